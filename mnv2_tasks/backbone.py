@@ -1,0 +1,158 @@
+"""MobileNetV2 as a trunk: an image in, named feature taps out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from mnv2_tasks.blocks import InvertedResidual, Padding, conv_bn
+from mnv2_tasks.errors import InputError
+
+# Table 2 of the paper: expansion t, channels c, repeats n, stride s of the first block.
+STAGES = (
+    # t,  c,   n, s
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_CHANNELS = 32
+LAST_CHANNELS = 1280
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What a head needs to know of a feature map: its channels, and how many input pixels one of its cells spans."""
+
+    channels: int
+    stride: int
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, at least one of it, and never more than 10% below what was asked."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+class MobileNetV2(nn.Module):
+    """Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv 1801.04381), Table 2.
+
+    forward: (B, in_channels, H, W) float -> {tap name: (B, channels, ceil(H / stride), ceil(W / stride))}
+
+    `taps` declares every tap at construction. `cK` is the last bottleneck before the next halving; `cKx` is the same
+    place after expansion: `c4x` is the first SSDLite source ("expansion of layer 15"), `c5x` the last 1x1
+    convolution. Names are levels, not strides: at `output_stride=16` c4 and c5 share a stride.
+
+    Args:
+        width: the width multiplier; below 1 the last convolution keeps its 1280 channels.
+        output_stride: 8, 16 or 32. Below 32, stride turns into dilation and the same weights load.
+        in_channels: of the image.
+        block: `block(in_channels, out_channels, stride=, expansion=, dilation=, layer=)` with `hidden_channels`,
+            `expand(x)` and `project(hidden, x)`; see `mnv2_tasks.blocks`.
+        padding: "symmetric" (torch's) or "same" (TensorFlow's; for weights that come from there).
+        norm_eps, norm_momentum: of every batch norm.
+
+    Weights start as in the authors' code (TensorFlow-Slim's mobilenet_v2 training scope): truncated normal with a
+    standard deviation of 0.09; batch norm at 1 and 0.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        output_stride: int = 32,
+        *,
+        in_channels: int = 3,
+        block: Callable[..., nn.Module] = InvertedResidual,
+        padding: Padding = "symmetric",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise InputError(f"backbone.output_stride is {output_stride}: use 8, 16 or 32")
+        if padding not in ("symmetric", "same"):
+            raise InputError(
+                f"backbone.padding is {padding!r}: use symmetric (torch's) or same (TensorFlow's)"
+            )
+        if width <= 0 or in_channels < 1:
+            raise InputError(f"backbone.width is {width}, in_channels {in_channels}: both must be above 0")
+        layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
+
+        channels = round_channels(STEM_CHANNELS * width)
+        self.stem = layer(in_channels, channels, stride=2)
+        self.blocks = nn.ModuleList()
+        self.taps: dict[str, Tap] = {}
+        self._hidden_taps: dict[int, str] = {}  # block index -> name of the tap after its expansion
+        self._block_taps: dict[int, str] = {}  # block index -> name of the tap after it
+        level, stride, dilation = 1, 2, 1
+        for t, c, n, s in STAGES:
+            out_channels = round_channels(c * width)
+            for i in range(n):
+                index = len(self.blocks)
+                block_stride, next_dilation = (s if i == 0 else 1), dilation
+                halves = block_stride == 2
+                if halves:
+                    self._add_tap(f"c{level}", Tap(channels, stride), self._block_taps, index - 1)
+                    if stride == output_stride:  # dilate what follows instead of striding
+                        block_stride, next_dilation = 1, dilation * 2
+                made = block(
+                    channels, out_channels, stride=block_stride, expansion=t, dilation=dilation, layer=layer
+                )
+                if halves:
+                    self._add_tap(f"c{level}x", Tap(made.hidden_channels, stride), self._hidden_taps, index)
+                    level += 1
+                self.blocks.append(made)
+                channels, stride, dilation = out_channels, stride * block_stride, next_dilation
+        self._add_tap(f"c{level}", Tap(channels, stride), self._block_taps, len(self.blocks) - 1)
+        last_channels = round_channels(LAST_CHANNELS * max(1.0, width))
+        self.last: nn.Module | None = layer(channels, last_channels, kernel_size=1)
+        self.taps[f"c{level}x"] = Tap(last_channels, stride)
+        self._kept = set(self.taps)
+        self.apply(partial(init_weights, std=0.09))
+
+    def _add_tap(self, name: str, tap: Tap, places: dict[int, str], index: int) -> None:
+        self.taps[name] = tap
+        places[index] = name
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Return only these taps from now on, and drop the layers behind the deepest of them.
+
+        A parameter that no head uses would stall multi-process training.
+        """
+        names = set(names)
+        if unknown := names - set(self.taps):
+            raise InputError(f"the backbone has no tap {sorted(unknown)}; it has {', '.join(self.taps)}")
+        self._kept = names
+        if "c5x" in names:
+            return
+        self.last = None
+        depth = [
+            i for places in (self._hidden_taps, self._block_taps) for i, n in places.items() if n in names
+        ]
+        self.blocks = self.blocks[: max(depth, default=-1) + 1]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        taps: dict[str, Tensor] = {}
+        x = self.stem(x)  # (B, 32 w, H / 2, W / 2)
+        for index, block in enumerate(self.blocks):
+            hidden = block.expand(x)
+            if self._hidden_taps.get(index) in self._kept:
+                taps[self._hidden_taps[index]] = hidden
+            x = block.project(hidden, x)
+            if self._block_taps.get(index) in self._kept:
+                taps[self._block_taps[index]] = x
+        if self.last is not None:
+            taps["c5x"] = self.last(x)  # (B, 1280 max(1, w), H / stride, W / stride)
+        return taps
+
+
+def init_weights(module: nn.Module, std: float) -> None:
+    """Truncated normal for convolutions, zero biases; for `nn.Module.apply`. Batch norm starts at 1 and 0 anyway."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,176 @@
+"""Lightning callbacks: averaged weights, a progress bar with an estimate, metrics per epoch, example pictures."""
+
+import csv
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveraging
+from torch import Tensor
+
+from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.tasks import MultiTask
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of weights and norm statistics, used for validation and kept in checkpoints.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) after n steps, so that short runs profit too.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+            n = float(count)
+            keep = min(decay, (1 + n) / (10 + n))
+            if averaged[0].is_floating_point():
+                torch._foreach_lerp_(averaged, current, 1 - keep)
+            else:  # counters
+                torch._foreach_copy_(averaged, current)
+
+        super().__init__(multi_avg_fn=average)
+
+
+class Progress(TQDMProgressBar):
+    """The bar of an epoch, with the time left to the end of the whole run; a line now and then where no one watches."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stderr.isatty() else 50)
+        self._start: tuple[float, int] | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_batch_start(trainer, *args)
+        if self._start is None and trainer.global_step > 0:  # the first step is slower than the others
+            self._start = time.monotonic(), trainer.global_step
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        items = super().get_metrics(trainer, module)
+        items.pop("v_num", None)
+        if self._start and trainer.global_step > self._start[1]:
+            began, first = self._start
+            left = trainer.estimated_stepping_batches - trainer.global_step
+            seconds = int((time.monotonic() - began) / (trainer.global_step - first) * left)
+            items["run ends in"] = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        return items
+
+
+class EpochLog(Callback):
+    """`metrics.csv` in the run folder: one row an epoch, carried on when a run is resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._began = 0.0
+        self._images = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._began, self._images, self._validating = time.monotonic(), 0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self._images += sum(len(images) for images, _ in batch) * trainer.world_size
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._validation_began = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._validating = time.monotonic() - self._validation_began
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        seconds = time.monotonic() - self._began
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(self._images / max(seconds - self._validating, 1e-9), 2),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        rows = [r for r in read_rows(self.path) if r["epoch"] < row["epoch"]]
+        write_rows(self.path, [*rows, row])
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv as numbers; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+
+
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
+    """Replace the file in one move, so that a full disk or a kill leaves the old one."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    draft.replace(path)
+
+
+class Examples(Callback):
+    """The same few validation images after every epoch, with truth and prediction, to loggers that take pictures."""
+
+    def __init__(self, *, count: int = 8) -> None:
+        self.count = count
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        from mnv2_tasks.loggers import log_examples
+
+        assert isinstance(module, MultiTask)
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        for logger in trainer.loggers:
+            log_examples(
+                logger, module.classes, lambda: examples(module, data, "val", self.count), trainer.global_step
+            )
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image as it lies on disk, and per task its targets and the prediction, in the pixels of `size` (H, W)."""
+
+    image: Tensor  # (3, H, W) uint8
+    size: tuple[int, int]
+    targets: dict[str, dict[str, Tensor]]
+    predictions: dict[str, dict[str, Tensor]]
+
+
+def examples(module: MultiTask, data: DataModule, split: str, count: int) -> list[Example]:
+    """`count` images spread evenly over a split, predicted by the module as it is."""
+    raw = data.split(split)
+    picked = torch.linspace(0, len(raw) - 1, min(count, len(raw))).long().unique().tolist()
+    images, targets = data.batch(split, picked)
+    training = module.training
+    module.eval()
+    with torch.inference_mode():
+        found = module.model.predict(images.to(module.device))
+    module.train(training)
+    return [
+        Example(
+            raw[index]["image"].as_subclass(Tensor),
+            data.size,
+            {task: {name: value[i] for name, value in fields.items()} for task, fields in targets.items()},
+            {task: {name: value.cpu() for name, value in rows[i].items()} for task, rows in found.items()},
+        )
+        for i, index in enumerate(picked)
+    ]
+
+
+def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path) -> None:
+    """Write truth beside prediction for one task, as a PNG."""
+    from mnv2_tasks.draw import sheet
+
+    head, classes = module.model.heads[task], module.classes[task]
+
+    def draw(example: Example, what: dict[str, Tensor]) -> Tensor:
+        return head.draw(example.image, what, classes, size=example.size)  # type: ignore[operator]
+
+    sheet([(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in shown]).save(path)

@@ -1,0 +1,144 @@
+"""What the command lines share: composing the config, one-line errors, and memory settings for CPU training."""
+
+import ctypes
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from mnv2_tasks.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def command(main: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run `main` on the config that the command line composes; what people can mend is told in one line, exit 2."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
+    # `head.x` is the only head's x, whatever its name; `settle` puts it there.
+    sys.argv[1:] = [re.sub(r"^head\.", "++head.", argument) for argument in sys.argv[1:]]
+    composed = False
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
+    def run(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
+        try:
+            main(config)
+        except Exception as error:
+            if line := one_line(error):
+                fail(line)
+            raise
+
+    try:
+        run()
+    except (HydraException, OmegaConfBaseException) as error:
+        if composed:
+            raise
+        fail(_composing_error(str(error), config_name))
+
+
+def fail(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def one_line(error: BaseException) -> str | None:
+    """What to tell a person of an error that is theirs to mend; None for a fault of the program's."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(
+            link, InputError
+        ):  # a loader's worker wraps the message in its traceback: the last line is it
+            return str(link).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        if isinstance(link, OSError) and link.errno == 28:
+            return f"the disk is full ({link.filename or 'while writing'}); free some space, then go on with resume=<run>"
+        if "No space left on device" in str(link):
+            return "the disk is full; free some space, then go on with resume=<run folder>"
+    return None
+
+
+def settle(config: DictConfig) -> dict[str, Any]:
+    """The config as a plain, resolved dict; `head.x` moved into the only head. Raises InputError on what is missing."""
+    shorthand = config.get("head")
+    if shorthand is not None:
+        heads = config.heads
+        if len(heads) != 1:
+            raise InputError(
+                f"head.{next(iter(shorthand))}: the run has several heads; write heads.<task>.… instead"
+            )
+        task = next(iter(heads))
+        for key, value in shorthand.items():
+            if key not in heads[task]:
+                raise InputError(
+                    f"head.{key}: {task} has no such setting{_suggest(str(key), map(str, heads[task]))}"
+                )
+            heads[task][key] = value
+        OmegaConf.set_struct(config, False)
+        del config["head"]
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise InputError(f"{missing[0]} is not given: add {missing[0]}=<value> to the command")
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def tune_for_cpu() -> None:
+    """Two settings of the process that CPU training lives by; call it before torch is imported.
+
+    Waiting OpenMP threads sleep instead of spinning: with the loader's workers on the same cores, spinning took more
+    than half of the time. And glibc keeps freed memory: a training step frees and allocates the same large
+    activations each time, and faulting their pages in again took a third of it. Does nothing where there is no glibc.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 28)):  # mmap, trim, top pad
+            libc.mallopt(parameter, value)
+    except (OSError, AttributeError):
+        pass
+
+
+def _composing_error(message: str, config_name: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if match := re.search(r"Could not override '([^']+)'", message):
+        key = match[1]
+        return f"{key}: no such setting in the config{_suggest(key, _known_keys(config_name))}"
+    return " ".join(line for line in lines if not line.startswith(("To append", "full_key", "object_type")))
+
+
+def _suggest(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else "; --cfg job prints every setting"
+
+
+def _known_keys(config_name: str) -> Iterator[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    groups = [a for a in sys.argv[1:] if re.match(r"^[a-z_]+=", a)]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(config_name, groups)
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key in node:
+            yield prefix + str(key)
+            if isinstance(node, DictConfig) and not OmegaConf.is_missing(node, key):
+                child = node._get_node(key)
+                if isinstance(child, (DictConfig, ListConfig)) and not isinstance(child, ListConfig):
+                    yield from walk(child, f"{prefix}{key}.")
+
+    return walk(config, "")

@@ -1,0 +1,116 @@
+"""What a network costs: parameters and multiply-adds, as the paper counts them; `python -m mnv2_tasks.cost`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mnv2_tasks.backbone import LAST_CHANNELS, MobileNetV2, round_channels
+from mnv2_tasks.blocks import conv_bn
+from mnv2_tasks.heads.ssdlite import EXTRA_CHANNELS, SSDLite
+
+# The published width x resolution grid: parameters in M, and multiply-adds in M by input size.
+# Source: github.com/tensorflow/models, research/slim/nets/mobilenet/README.md.
+PARAMETERS = {0.35: 1.66, 0.5: 1.95, 0.75: 2.61, 1.0: 3.47, 1.3: 5.34, 1.4: 6.06}
+SIZES = (224, 192, 160, 128, 96)
+GRID: dict[float, dict[int, int]] = {
+    0.35: dict(zip(SIZES, (59, 43, 30, 20, 11), strict=True)),
+    0.5: dict(zip(SIZES, (97, 71, 50, 32, 18), strict=True)),
+    0.75: dict(zip(SIZES, (209, 153, 107, 69, 39), strict=True)),
+    1.0: dict(zip(SIZES, (300, 221, 154, 99, 56), strict=True)),
+    1.3: {224: 509},
+    1.4: {224: 582},
+}
+
+
+def parameters(module: nn.Module, *, folded: bool = False) -> int:
+    """Learned values; `folded` leaves out batch norm, as when it is folded into the convolutions.
+
+    The published tables count that way: 3.47 M for MobileNetV2 1.0 with its 1000-class layer.
+    """
+    norms = {id(p) for m in module.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    return sum(p.numel() for p in module.parameters() if not (folded and id(p) in norms))
+
+
+def madds(run: Callable[..., object], *inputs: Tensor) -> int:
+    """Multiply-adds of the convolutions and matrix products of `run(*inputs)`; give it meta tensors to be quick."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def classifier_cost(width: float, size: int, *, num_classes: int = 1000) -> tuple[int, int]:
+    """(parameters, multiply-adds) of MobileNetV2 with its classification layer, as published."""
+    with torch.device("meta"):
+        backbone = MobileNetV2(width)
+        linear = nn.Linear(round_channels(LAST_CHANNELS * max(1.0, width)), num_classes)
+        image = torch.empty(1, 3, size, size)
+    backbone.eval()
+    weights = parameters(backbone, folded=True) + linear.weight.numel()
+    return weights, madds(lambda x: linear(backbone(x)["c5x"].mean((2, 3))), image)
+
+
+def ssdlite_cost(num_classes: int, *, size: int = 320) -> dict[str, tuple[int, int]]:
+    """{part: (parameters, multiply-adds)} of SSDLite, and of plain SSD's prediction layers on the same taps."""
+    with torch.device("meta"):
+        backbone = MobileNetV2().eval()
+        backbone.keep(SSDLite.needs)
+        head = SSDLite(backbone.taps, num_classes).eval()
+        image = torch.empty(1, 3, size, size)
+        ssd = _plain_ssd(backbone, head, num_classes).eval()
+        taps = backbone(image)
+    trunk = parameters(backbone), madds(backbone, image)
+    lite = parameters(head), madds(head, taps, (size, size))
+    return {
+        "backbone": trunk,
+        "SSDLite layers": lite,
+        "SSD layers": (parameters(ssd), madds(ssd, taps)),
+        "whole SSDLite": (trunk[0] + lite[0], trunk[1] + lite[1]),
+    }
+
+
+class _plain_ssd(nn.Module):
+    """SSD's prediction layers: every separable convolution of SSDLite replaced by a full 3x3 one."""
+
+    def __init__(self, backbone: MobileNetV2, head: SSDLite, num_classes: int) -> None:
+        super().__init__()
+        channels = [backbone.taps[name].channels for name in head.needs]
+        self.extras = nn.ModuleList()
+        for out_channels in EXTRA_CHANNELS:
+            squeeze = conv_bn(channels[-1], out_channels // 2, kernel_size=1)
+            self.extras.append(nn.Sequential(squeeze, conv_bn(out_channels // 2, out_channels, stride=2)))
+            channels.append(out_channels)
+        pairs = zip(channels, head.counts, strict=True)
+        self.layers = nn.ModuleList(nn.Conv2d(c, n * (num_classes + 5), 3, padding=1) for c, n in pairs)
+
+    def forward(self, taps: dict[str, Tensor]) -> list[Tensor]:
+        levels = [taps[name] for name in SSDLite.needs]
+        for extra in self.extras:
+            levels.append(extra(levels[-1]))
+        return [layer(x) for layer, x in zip(self.layers, levels, strict=True)]
+
+
+def main() -> None:
+    print("MobileNetV2 with 1000 classes: ours (published), batch norm folded")
+    print(f"{'width':>6} {'params, M':>14} " + " ".join(f"{f'MAdds at {s}, M':>18}" for s in SIZES))
+    for width, row in GRID.items():
+        costs = [classifier_cost(width, size) for size in SIZES]
+        cells = [
+            f"{cost / 1e6:.1f} ({row.get(size, '-')})" for (_, cost), size in zip(costs, SIZES, strict=True)
+        ]
+        weights = f"{costs[0][0] / 1e6:.2f} ({PARAMETERS[width]})"
+        print(f"{width:>6} {weights:>14} " + " ".join(f"{cell:>18}" for cell in cells))
+    print("\nMobileNetV2 1.0 at 320, 80 classes: parameters, multiply-adds (paper, Tables 5 and 6)")
+    paper = {
+        "SSD layers": "14.8 M, 1.25 B",
+        "SSDLite layers": "2.1 M, 0.35 B",
+        "whole SSDLite": "4.3 M, 0.8 B",
+    }
+    for part, (weights, cost) in ssdlite_cost(80).items():
+        print(f"{part:>16}: {weights / 1e6:6.2f} M, {cost / 1e9:5.3f} B   ({paper.get(part, '-')})")
+    print("The paper's 0.35 B is twice our count of the SSDLite layers; its total of 0.8 B holds them once.")
+
+
+if __name__ == "__main__":
+    main()

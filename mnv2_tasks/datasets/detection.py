@@ -1,0 +1,243 @@
+"""Images with boxes, whatever their format on disk: the split that yields samples, and checks on boxes."""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from mnv2_tasks.datasets.images import check_images, image_size, read_image
+from mnv2_tasks.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MAX_SIDE = (
+    1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
+)
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The labelled boxes of many images as flat arrays, a row an object."""
+
+    image: NDArray[np.int64]  # (N,) position of its image
+    boxes: NDArray[np.floating[Any]]  # (N, 4) xyxy, pixels of the original image
+    labels: NDArray[np.int64]  # (N,)
+    crowd: NDArray[np.bool_]  # (N,)
+    area: NDArray[np.floating[Any]]  # (N,) original square pixels
+
+    def take(self, rows: NDArray[Any]) -> "Objects":
+        """A copy of the objects at these positions, or where this mask is true."""
+        fields = (self.image, self.boxes, self.labels, self.crowd, self.area)
+        return Objects(*(field[rows] for field in fields))
+
+
+class DetectionSplit(Dataset):
+    """Images of a folder and their boxes, kept as flat arrays, which loader processes share without copying.
+
+    Args:
+        folder, names: where the images are; `names` are relative to it.
+        sizes: (I, 2) int, the (H, W) that the annotations declare for each image.
+        objects: the boxes, in pixels of those sizes.
+        max_side: a longer image is reduced when it is read, and its boxes with it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        sizes: NDArray[np.int64],
+        objects: Objects,
+        class_names: tuple[str, ...],
+        max_side: int | None = MAX_SIDE,
+    ) -> None:
+        self.folder, self.class_names, self.max_side = folder, class_names, max_side
+        # Bytes in one array: a list of strings would be copied page by page into every loader process.
+        self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+        self._sizes = sizes
+        self._objects = objects.take(np.argsort(objects.image, kind="stable"))
+        self._starts = np.searchsorted(self._objects.image, np.arange(len(names) + 1))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The sample in the one format; boxes in pixels of "image", "area" and "size" of the original."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of a split of {len(self)} images")
+        height, width = self._sizes[index].tolist()
+        path = self.folder / self.file_name(index)
+        image = read_image(path, declared=(height, width), max_side=self.max_side)
+        canvas = (image.shape[-2], image.shape[-1])
+        here = self._objects.take(np.arange(self._starts[index], self._starts[index + 1]))
+        scale = np.array([canvas[1] / width, canvas[0] / height] * 2, np.float32)
+        boxes = torch.from_numpy(here.boxes * scale)  # (N, 4)
+        return {
+            "image": image,
+            "image_id": index,
+            "size": (height, width),
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
+            "labels": torch.from_numpy(here.labels),
+            "crowd": torch.from_numpy(here.crowd),
+            "area": torch.from_numpy(here.area),
+        }
+
+    def file_name(self, index: int) -> str:
+        """The image's name relative to the folder, as in the annotations."""
+        return os.fsdecode(self._names[index])
+
+    def box_sizes(self) -> Tensor:
+        """(N, 2) float32: width and height of every box but the crowds', as fractions of its image."""
+        single = self._objects.take(~self._objects.crowd)
+        sides = (single.boxes[:, 2:] - single.boxes[:, :2]) / self._sizes[single.image][:, ::-1]
+        return torch.from_numpy(sides.astype(np.float32))
+
+    def subset(self, mask: NDArray[np.bool_]) -> "DetectionSplit":
+        """The images where `mask` (I,) is true, in the same order."""
+        kept = self._objects.take(mask[self._objects.image])
+        position = np.cumsum(mask) - 1
+        return DetectionSplit(
+            self.folder,
+            [self.file_name(i) for i in np.flatnonzero(mask).tolist()],
+            sizes=self._sizes[mask],
+            objects=replace(kept, image=position[kept.image]),
+            class_names=self.class_names,
+            max_side=self.max_side,
+        )
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What annotations say, before anything is checked against the images."""
+
+    where: str  # the annotation file or folder
+    names: list[str]  # of the images
+    sizes: NDArray[np.int64]  # (I, 2): (H, W), 0 where not told
+    objects: Objects  # area NaN where not told
+    describe: Callable[[int], str]  # row of `objects` -> the file and annotation that it comes from
+
+
+def make_split(
+    parsed: Parsed, folder: Path, *, class_names: tuple[str, ...], bad_boxes: str, max_side: int | None
+) -> DetectionSplit:
+    """Check images and boxes, and fill in what was not told: sizes from the images, areas from the boxes."""
+    sizes, objects = parsed.sizes.copy(), parsed.objects
+    paths = [folder / name for name in parsed.names]
+    check_images(paths, declared=[(h, w) if h > 0 and w > 0 else None for h, w in sizes.tolist()])
+    for index in np.flatnonzero((sizes <= 0).any(1)):
+        sizes[index] = image_size(paths[index])
+    boxes, keep = check_boxes(
+        objects.boxes, sizes[objects.image], bad_boxes=bad_boxes, where=parsed.where, describe=parsed.describe
+    )
+    sides = boxes[:, 2:] - boxes[:, :2]
+    area = np.where(np.isfinite(objects.area), objects.area, sides.prod(1)).astype(np.float32)
+    objects = replace(objects, boxes=boxes, area=area).take(keep)
+    return DetectionSplit(
+        folder, parsed.names, sizes=sizes, objects=objects, class_names=class_names, max_side=max_side
+    )
+
+
+def check_boxes(
+    boxes: NDArray[np.floating[Any]],
+    sizes: NDArray[np.int64],
+    *,
+    bad_boxes: str,
+    where: str,
+    describe: Callable[[int], str],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Refuse, or with bad_boxes="fix" mend, boxes (N, 4) xyxy in images of `sizes` (N, 2) (H, W).
+
+    Bad is a box that is not finite, is inverted, has no area, or sticks out of its image by more than 1 pixel;
+    up to 1 pixel is rounding and is clipped in silence. "fix" clips what sticks out and drops what then has no
+    area, with one warning that counts both (`where` opens it).
+
+    Returns the boxes clipped to their images, and the mask (N,) of those to keep. With "error", raises
+    InputError for the first bad box, which `describe(row)` names.
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    edges = np.tile(sizes[:, ::-1], 2)  # (N, 4): W, H, W, H
+    finite = np.isfinite(boxes).all(1)
+    clipped = np.clip(np.where(finite[:, None], boxes, 0), 0, edges).astype(np.float32)
+    out = finite & ((boxes < -1) | (boxes > edges + 1)).any(1)
+    flat = (clipped[:, 2:] <= clipped[:, :2]).any(1)
+    bad = np.asarray(out | flat)
+    if not bad.any():
+        return clipped, ~flat
+    if bad_boxes == "fix":
+        warnings.warn(
+            f"{where}: of {len(bad)} boxes, clipped {np.count_nonzero(out & ~flat)} that stuck out of their "
+            f"image and dropped {np.count_nonzero(flat)} without area in it",
+            stacklevel=2,
+        )
+        return clipped, ~flat
+    row = int(np.argmax(bad))
+    if not finite[row]:
+        problem = "is not finite"
+    elif (high[row] < low[row]).any():
+        problem = "is inverted"
+    elif (high[row] == low[row]).any() or not out[row]:
+        problem = "has no area"
+    else:
+        problem = "lies outside its image" if flat[row] else "sticks out of its image"
+    height, width = sizes[row].tolist()
+    corners = ", ".join(f"{value:g}" for value in boxes[row])
+    others = f"; {np.count_nonzero(bad) - 1} more boxes are bad" if np.count_nonzero(bad) > 1 else ""
+    raise InputError(
+        f"{describe(row)}: the box (x1, y1, x2, y2) = ({corners}) {problem}; the image is {width}x{height} (width "
+        f"x height){others}; correct it, or give data.bad_boxes=fix, which clips or drops such boxes"
+    )
+
+
+def check_settings(root: str | Path, *, val_fraction: float, bad_boxes: str) -> Path:
+    """The data set's folder, once it exists and the settings shared by the formats make sense."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise InputError(
+            f"{folder}: this data set folder {problem}; give the right one as data.root=<folder>"
+        )
+    if not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
+        raise InputError(f"data.val_fraction={val_fraction}: give the part to hold out, from 0 to below 1")
+    if bad_boxes not in ("error", "fix"):
+        raise InputError(f"data.bad_boxes={bad_boxes}: give error or fix")
+    return folder
+
+
+def held_out(names: Sequence[str], fraction: float) -> NDArray[np.bool_]:
+    """Which images are for validation: a mask (I,) that depends on each image's name, not on the order.
+
+    An image keeps its side when others come or go. The copies that Roboflow makes of an image, named
+    "x_jpg.rf.<hash>.jpg", stay together, or val would hold what was trained on. Of two images or more, each side
+    gets one.
+    """
+    digests = [hashlib.sha256(os.fsencode(name.split(".rf.")[0])).digest() for name in names]
+    score = np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])
+    mask = score < fraction
+    if fraction and not mask.any():
+        mask = score == score.min()
+    if fraction and mask.all():
+        mask = score < score.max()
+    return mask
+
+
+def hold_out(
+    train: DetectionSplit, fraction: float, *, where: str
+) -> tuple[DetectionSplit, DetectionSplit | None]:
+    """Train without its held-out images, and these as val (None for none); says so in a log line."""
+    names = [train.file_name(i) for i in range(len(train))]
+    mask = held_out(names, fraction)
+    if not mask.any():
+        return train, None
+    log.info("%s: there is no val side: %d of %d images are held out, by name", where, mask.sum(), len(mask))
+    return train.subset(~mask), train.subset(mask)

@@ -1,0 +1,188 @@
+"""Image files in: any ordinary file becomes uint8 RGB, and a broken file is named before training starts."""
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision import tv_tensors
+
+from mnv2_tasks.errors import InputError
+
+# A long panorama or a scan is no attack: the pixel limit of PIL, meant for files from strangers, is raised.
+Image.MAX_IMAGE_PIXELS = 2**30
+
+MIN_SIDE = 16  # shorter sides are stretched to this, so that crops and strides have something to work on
+MAX_CHECKED = 20_000  # with more images than this, only their existence is checked before training
+
+_TURNS = {  # EXIF orientation -> what puts the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+# What PIL's decoders raise on broken files, besides OSError.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+_UNREADABLE = (*_BROKEN, Image.DecompressionBombError)
+
+
+def read_image(
+    path: str | Path, *, declared: tuple[int, int] | None = None, max_side: int | None = None
+) -> tv_tensors.Image:
+    """Read any image as uint8 (3, H, W) RGB: grey, CMYK, palette and 16-bit ones, too; transparency is dropped.
+
+    16-bit values keep their upper byte. The EXIF rotation is applied, unless `declared`, the (H, W) of the
+    annotations, fits only the image as stored. A long side over `max_side` is reduced to it (a JPEG then
+    decodes at a fraction of its size, much faster); a side under 16 pixels is stretched to 16. Raises
+    InputError for a file that is missing, broken or no image, or when `declared` fits neither way up.
+    """
+    limit = (max_side, max_side) if max_side else None
+    try:
+        with Image.open(path) as opened:
+            stored = (opened.height, opened.width)
+            if limit and opened.format in ("JPEG", "MPO"):
+                opened.thumbnail(limit, reducing_gap=1.0)  # before anything else loads the pixels
+            opened.load()
+            orientation = _orientation(opened)
+            image = _rgb(opened)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if _is_turned(path, stored, orientation, declared):
+        image = image.transpose(_TURNS[orientation])
+    if limit:
+        image.thumbnail(limit, reducing_gap=1.0)
+    if min(image.size) < MIN_SIDE:
+        image = image.resize(
+            (max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)), Image.Resampling.BILINEAR
+        )
+    pixels = torch.from_numpy(np.array(image))  # (H, W, 3)
+    return tv_tensors.Image(pixels.permute(2, 0, 1).contiguous())
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """The (H, W) of an image, its EXIF rotation applied, from the file's header. Raises InputError."""
+    try:
+        with Image.open(path) as image:
+            height, width = image.height, image.width
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def check_image(path: str | Path, *, declared: tuple[int, int] | None = None) -> None:
+    """Refuse an image that is missing, cut short, no image or not of the `declared` (H, W).
+
+    Cheap: it reads the header and looks for the end marker of a JPEG or PNG. Only when that is not there are
+    the pixels decoded, to be sure. Damage in between is found when the image is read. Raises InputError.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            stored = (image.height, image.width)
+            position = file.tell()
+            file.seek(-min(4096, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            complete = _END_MARKERS.get(image.format or "", b"") in file.read()
+            file.seek(position)
+            if not complete:
+                image.load()
+            orientation = 1 if declared in (None, stored) else _orientation(image)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    _is_turned(path, stored, orientation, declared)
+
+
+def check_images(paths: Sequence[Path], *, declared: Sequence[tuple[int, int] | None] | None = None) -> None:
+    """check_image for every path, with a few threads; for more than 20,000 paths, only that each file exists.
+
+    Existence takes one listing per folder. Raises InputError for the first bad file, and counts the others.
+    """
+    missing = _missing(paths)
+    if missing:
+        raise InputError(f"{_no_such(missing[0])} ({len(missing)} of {len(paths)} images are missing)")
+    if len(paths) > MAX_CHECKED:
+        return
+    sizes = declared if declared is not None else [None] * len(paths)
+    with ThreadPoolExecutor(8) as pool:
+        problems = [problem for problem in pool.map(_problem, paths, sizes) if problem]
+    if problems:
+        others = f" ({len(problems) - 1} more images have problems)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + others)
+
+
+def _problem(path: Path, declared: tuple[int, int] | None) -> str | None:
+    try:
+        check_image(path, declared=declared)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _missing(paths: Sequence[Path]) -> list[Path]:
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        # A file system that ignores case finds names that its listing spells differently.
+        if name not in listings[folder] and not os.path.isfile(path):
+            missing.append(path)
+    return missing
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # I;16 and its byte orders, or 32-bit integers that hold 16-bit values
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # PIL warns about a palette with transparency that goes to RGB directly
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; broken EXIF counts as upright."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except _BROKEN:
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _is_turned(
+    path: str | Path, stored: tuple[int, int], orientation: int, declared: tuple[int, int] | None
+) -> bool:
+    """Whether to apply the EXIF orientation: annotations are made on the stored or on the upright image."""
+    upright = stored[::-1] if orientation >= 5 else stored
+    if declared is not None and declared not in (stored, upright):
+        turned = f" ({upright[1]}x{upright[0]} after its EXIF rotation)" if upright != stored else ""
+        raise InputError(
+            f"{path}: the image is {stored[1]}x{stored[0]}{turned} but its annotations declare "
+            f"{declared[1]}x{declared[0]} (width x height); correct the width and height there, or put the "
+            "image there that was annotated"
+        )
+    return orientation != 1 and (declared is None or declared == upright)
+
+
+def _no_such(path: str | Path) -> str:
+    return f"{path}: no such image; put it there, or remove it from the annotations"
+
+
+def _unreadable(path: str | Path, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(_no_such(path))
+    if isinstance(error, UnidentifiedImageError):
+        reason = "it is no image of a known format" if os.path.getsize(path) else "the file is empty"
+    else:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return InputError(
+        f"{path}: the image cannot be read: {reason}; replace it, or remove it from the annotations"
+    )

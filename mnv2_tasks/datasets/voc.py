@@ -1,0 +1,271 @@
+"""Detection data as Pascal VOC XML, one file an image."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+
+from mnv2_tasks.datasets.detection import (
+    MAX_SIDE,
+    DetectionSplit,
+    Objects,
+    Parsed,
+    check_settings,
+    hold_out,
+    make_split,
+)
+from mnv2_tasks.errors import InputError
+
+ANNOTATIONS = ("Annotations", "annotations", "annotations/xmls", "xml", ".")
+IMAGES = ("JPEGImages", "images", ".")
+LISTS = ("ImageSets/Main/{split}.txt", "{split}.txt")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Thing(NamedTuple):
+    """One <object>."""
+
+    name: str
+    box: tuple[float, ...]  # in the order of CORNERS
+    difficult: bool
+
+
+class Page(NamedTuple):
+    """One XML file."""
+
+    file: Path
+    image: str  # its <filename>
+    size: tuple[int, int]  # (H, W), 0 where not told
+    things: list[Thing]
+
+
+class Voc:
+    """Pascal VOC: an XML file an image, of the same name, and text files that list the names on each side.
+
+    Args:
+        root: the data set's folder.
+        annotations, images: folders below root; None looks in the usual places.
+        lists: file below root, with "{split}" for train, val, test, an image a line; None: the usual places.
+        classes: names in the order of the class indices; None: every name found, sorted.
+        one_based: pixels count from 1, as in the official VOC: xmin and ymin become one less.
+        val_fraction: where there is no val list, the part of train held out by a hash of the file name.
+        bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
+        max_side: an image whose long side is over this is reduced when it is read.
+
+    A `difficult` object gets crowd=True: neither training nor the metric counts it. Raises InputError for what
+    is wrong: in lists and XML at once (with `classes` given, only train's XML), in images and boxes once that
+    side is asked for.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        annotations: str | None = None,
+        images: str | None = None,
+        lists: str | None = None,
+        classes: Sequence[str] | None = None,
+        one_based: bool = False,
+        val_fraction: float = 0.2,
+        bad_boxes: str = "error",
+        max_side: int | None = MAX_SIDE,
+    ) -> None:
+        self.root = check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
+        self.images, self.val_fraction, self.bad_boxes = images, val_fraction, bad_boxes
+        self.one_based, self.max_side = one_based, max_side
+        self.annotations = _find_annotations(self.root, annotations)
+        self._sides = _find_sides(self.root, self.annotations, lists)
+        if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
+            raise InputError(
+                f"data.classes={classes}: give a list of different names, as in data.classes=[car,bus]"
+            )
+        self._pages: dict[str, list[Page]] = {}
+        if classes is None:
+            pages = [page for side in self._sides for page in self._read(side)]
+            classes = sorted({thing.name for page in pages for thing in page.things})
+        if not classes:
+            raise InputError(
+                f"{self.annotations}: its XML files hold no <object>: there is nothing to learn; add some"
+            )
+        self._classes = tuple(classes)
+        self.provides = {"detection": self._classes}
+        _check_names(self._read("train"), self._classes)
+        self._splits: dict[str, DetectionSplit | None] = {}
+
+    def split(self, name: str) -> DetectionSplit | None:
+        """The images of "train", "val" or "test", checked, with their boxes; None where there are none."""
+        if name not in self._splits:
+            if name in self._sides:
+                self._splits[name] = self._make(name)
+            if "val" not in self._sides and name in ("train", "val"):
+                train = self._splits.get("train") or self._make("train")
+                where = str(self.annotations)
+                self._splits["train"], self._splits["val"] = hold_out(train, self.val_fraction, where=where)
+        return self._splits.get(name)
+
+    def _read(self, side: str) -> list[Page]:
+        if side not in self._pages:
+            self._pages[side] = [_read_page(file) for file in self._sides[side]]
+        return self._pages[side]
+
+    def _make(self, side: str) -> DetectionSplit:
+        pages = self._read(side)
+        del self._pages[side]
+        _check_names(pages, self._classes)
+        folder, names = _find_images(self.root, self.images, pages)
+        return make_split(
+            _parsed(pages, names, self._classes, one_based=self.one_based),
+            folder,
+            class_names=self._classes,
+            bad_boxes=self.bad_boxes,
+            max_side=self.max_side,
+        )
+
+
+def _find_annotations(root: Path, given: str | None) -> Path:
+    places = (given,) if given else ANNOTATIONS
+    for place in places:
+        if (root / place).is_dir() and any(name.endswith(".xml") for name in os.listdir(root / place)):
+            return root / place
+    raise InputError(
+        f"{root}: no XML files in {' or '.join(places)}; name their folder, below this one, as data.annotations"
+    )
+
+
+def _find_sides(root: Path, annotations: Path, given: str | None) -> dict[str, list[Path]]:
+    """The XML files of each side; all of them are train where there are no lists."""
+    stems = {name.removesuffix(".xml") for name in os.listdir(annotations) if name.endswith(".xml")}
+    for pattern in (given,) if given else LISTS:
+        files = {side: root / pattern.replace("{split}", side) for side in ("train", "val", "test")}
+        if files["train"].is_file():
+            listed = {side: _read_list(file, stems) for side, file in files.items() if file.is_file()}
+            return {side: [annotations / f"{stem}.xml" for stem in names] for side, names in listed.items()}
+    if given:
+        raise InputError(
+            f"{root}: there is no list {given.replace('{split}', 'train')}; name the lists as "
+            "data.lists=<file>, with {split} where train, val or test stands"
+        )
+    return {"train": [annotations / f"{stem}.xml" for stem in sorted(stems)]}
+
+
+def _read_list(file: Path, stems: set[str]) -> list[str]:
+    """The image names of a list: the first word of each line, as some lists go on with labels."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: cannot be read as text: {error}; give a list of image names, one a line"
+        ) from error
+    names = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if line:
+            word = line.split()[0]
+            name = next((name for name in (line, word, Path(word).stem) if name in stems), None)
+            if name is None:
+                raise InputError(f"{file}: line {number}: there is no {word}.xml; add it, or remove the line")
+            names.append(name)
+    if not names:
+        raise InputError(f"{file}: no images are listed; list some, or remove the file")
+    if len(set(names)) < len(names):
+        name, count = Counter(names).most_common(1)[0]
+        raise InputError(f"{file}: {name} is listed {count} times; keep one line of it")
+    return names
+
+
+def _read_page(file: Path) -> Page:
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import parse
+
+    try:
+        top = parse(file).getroot()
+    except ParseError as error:
+        raise InputError(f"{file}: not XML: {error}; correct or remove the file") from error
+    except DefusedXmlException as error:
+        raise InputError(
+            f"{file}: it declares XML entities, which are refused as unsafe; remove them"
+        ) from error
+    except (OSError, ValueError, LookupError) as error:
+        raise InputError(f"{file}: cannot be read as XML: {error}; correct or remove the file") from error
+    things = []
+    for number, entry in enumerate(top.findall("object"), 1):
+        name = (entry.findtext("name") or "").strip()
+        if not name:
+            raise InputError(f"{file}: object {number} has no <name>; add it, or remove the object")
+        texts = [entry.findtext(f"bndbox/{corner}") for corner in CORNERS]
+        try:
+            box = tuple(float(text) for text in texts)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            told = ", ".join(f"{corner}={text}" for corner, text in zip(CORNERS, texts, strict=True))
+            raise InputError(
+                f"{file}: object {number}: <bndbox> needs 4 numbers, but has {told}; correct or remove the object"
+            ) from None
+        things.append(Thing(name, box, (entry.findtext("difficult") or "").strip() == "1"))
+    height, width = (top.findtext(f"size/{side}") or "" for side in ("height", "width"))
+    size = (int(height), int(width)) if height.strip().isdecimal() and width.strip().isdecimal() else (0, 0)
+    return Page(file, (top.findtext("filename") or "").strip(), size, things)
+
+
+def _check_names(pages: Sequence[Page], classes: tuple[str, ...]) -> None:
+    known = set(classes)
+    for page in pages:
+        for number, thing in enumerate(page.things, 1):
+            if thing.name not in known:
+                raise InputError(
+                    f"{page.file}: object {number}: {thing.name!r} is not among data.classes={list(classes)}; "
+                    "correct the name, or add it to the classes"
+                )
+
+
+def _find_images(root: Path, given: str | None, pages: Sequence[Page]) -> tuple[Path, list[str]]:
+    """The folder with the images, and the file name of each page's: its stem is the XML file's."""
+    beside = pages[0].file.parent
+    folders = [root / given] if given else list(dict.fromkeys([*(root / place for place in IMAGES), beside]))
+    for folder in filter(Path.is_dir, folders):
+        files: dict[str, list[str]] = {}
+        for name in sorted(os.listdir(folder)):
+            if name.lower().endswith(SUFFIXES):
+                files.setdefault(os.path.splitext(name)[0], []).append(name)
+        names, missing = [], []
+        for page in pages:
+            candidates = files.get(page.file.stem, [])
+            # <filename> only decides between two images: it often is out of date.
+            names += [page.image] if page.image in candidates else candidates[:1]
+            missing += [] if candidates else [page.file]
+        if missing and names:
+            raise InputError(
+                f"{missing[0]}: there is no image {missing[0].stem}.* in {folder} ({len(missing)} of {len(pages)} "
+                "images are missing); put it there, or remove the XML file"
+            )
+        if names:
+            return folder, names
+    raise InputError(
+        f"{pages[0].file}: its image is missing, and so are all {len(pages)}: there is no {pages[0].file.stem}.* in "
+        f"{' or '.join(map(str, folders))}; put them there, or name their folder below data.root as data.images"
+    )
+
+
+def _parsed(pages: Sequence[Page], names: list[str], classes: tuple[str, ...], *, one_based: bool) -> Parsed:
+    origins = [(i, number) for i, page in enumerate(pages) for number in range(len(page.things))]
+    things = [thing for page in pages for thing in page.things]
+    labels = {name: label for label, name in enumerate(classes)}
+    boxes = np.array([thing.box for thing in things], np.float64).reshape(-1, 4)
+    boxes[:, :2] -= one_based
+    objects = Objects(
+        image=np.array([i for i, _ in origins], np.int64),
+        boxes=boxes,
+        labels=np.array([labels[thing.name] for thing in things], np.int64),
+        crowd=np.array([thing.difficult for thing in things], np.bool_),
+        area=np.full(len(things), np.nan),
+    )
+    return Parsed(
+        where=str(pages[0].file.parent),
+        names=names,
+        sizes=np.array([page.size for page in pages], np.int64),
+        objects=objects,
+        describe=lambda row: f"{pages[origins[row][0]].file}: object {origins[row][1] + 1}",
+    )

@@ -1,0 +1,76 @@
+"""Evaluate a checkpoint, or a model of foreign weights: `python -m mnv2_tasks.evaluate ckpt=<file> data=...`."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.errors import InputError
+
+
+def main(config: Any) -> None:
+    tune_for_cpu()
+    from hydra.core.hydra_config import HydraConfig
+    from pytorch_lightning import seed_everything
+
+    from mnv2_tasks import run
+    from mnv2_tasks.model import load_model as load_checkpoint
+    from mnv2_tasks.tasks import MultiTask
+    from mnv2_tasks.weights import load_model as load_foreign
+
+    given = [override.split("=")[0] for override in HydraConfig.get().overrides.task]
+    if config.ckpt:
+        model, checkpoint = load_checkpoint(config.ckpt)
+        trained = checkpoint["config"]
+        if not any(key == "data" or key.startswith("data.") for key in given):
+            config.data = trained["data"]
+        settings = settle(config)
+        settings |= {"heads": trained["heads"], "backbone": trained["backbone"]}
+        if "size" not in given:
+            settings["size"] = trained["size"]
+        data = run.make_data(settings)
+        for task, names in checkpoint["classes"].items():
+            _same_classes(config.ckpt, task, names, data.classes[task])
+    else:
+        settings = settle(config)
+        data = run.make_data(settings)
+        model = run.make_model(settings, data)
+        if not config.weights:
+            raise InputError(
+                "nothing to evaluate: give ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings"
+            )
+        load_foreign(model, config.weights)
+        model.eval()
+    seed_everything(settings["seed"], verbose=False)
+    split = settings["split"]
+    task = MultiTask(model, data.classes)
+    trainer = run.make_trainer(settings, None)
+    results: dict[str, Any] = {split: run.evaluate(task, data, trainer, split)}
+    if not trainer.is_global_zero:
+        return
+    folder = (
+        Path(settings["runs"])
+        / "evaluate"
+        / (settings["name"] or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    results |= {**run.model_cost(task.model, data.size), "size": list(data.size)}
+    results |= {"model": str(config.ckpt or config.weights)}
+    run.write_json(folder / "metrics.json", results)
+    run.write_pictures(task, data, split, folder, count=settings["examples"])
+    run.print_table(results, [split])
+    print(f"results: {folder}")
+
+
+def _same_classes(ckpt: str, task: str, trained: tuple[str, ...], found: tuple[str, ...]) -> None:
+    if trained != found:
+        raise InputError(
+            f"{ckpt}: its {task} classes are not those of this data: only in the checkpoint "
+            f"{sorted(set(trained) - set(found))}, only in the data {sorted(set(found) - set(trained))}"
+            f"{', or their order differs' if set(trained) == set(found) else ''}; "
+            "evaluate on data with the same classes, or train on this data"
+        )
+
+
+if __name__ == "__main__":
+    command(main, "evaluate")

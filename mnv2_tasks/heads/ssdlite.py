@@ -1,0 +1,238 @@
+"""SSDLite: separable single-shot detection on two taps and four extra levels (section 6.2 of the paper)."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, box_convert, sigmoid_focal_loss
+
+from mnv2_tasks.backbone import Tap, init_weights
+from mnv2_tasks.blocks import Padding, conv_bn, separable_conv
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.heads import Prediction, Taps, Targets
+from mnv2_tasks.heads.boxes import aligned_iou, decode, encode, fit_shapes, grid_boxes, match, original_shapes
+from mnv2_tasks.metrics import CocoMAP
+
+EXTRA_CHANNELS = (512, 256, 256, 128)
+DRAWN_SCORE = 0.4  # weaker predictions stay off the pictures
+
+
+class Outputs(NamedTuple):
+    scores: Tensor  # (B, A, K + 1) logits, background first
+    deltas: Tensor  # (B, A, 4) from the default boxes
+    defaults: Tensor  # (A, 4) default boxes (cx, cy, w, h), fractions of the image
+    size: tuple[int, int]  # (H, W) of the input
+
+
+class SSDLite(nn.Module):
+    """Prediction layers are depthwise 3x3 + linear 1x1 on c4x, c5x and four extra levels of half the size each.
+
+    Targets, batched: boxes (B, M, 4) xyxy in input pixels, labels (B, M) with -1 where there is no object, crowd
+    (B, M), area (B, M), image_id (B,), size (B, 2) of the original images. An image without objects is valid.
+
+    Args:
+        taps, num_classes: what the backbone declares; classes without the background.
+        boxes: "original" (the authors' default boxes), "six" (the same with six on the first level too) or "fit"
+            (as many as the original, fitted to the training boxes by `fit`). The shapes are part of the state dict.
+        loss: "hard_negative" (softmax cross-entropy with 3 hard negatives to a positive, as in SSD) or "focal"
+            (sigmoid; RetinaNet's, alpha 0.25, gamma 2). Scores are softmax or sigmoid accordingly.
+        threshold: the IoU from which a default box learns an object.
+        box_weight: of the smooth L1 loss against the classification loss.
+        score_threshold, candidates, nms, detections: decoding keeps the `candidates` highest scores above the
+            threshold, suppresses per class at IoU `nms`, and returns at most `detections`.
+        padding, norm_eps, norm_momentum: as in the backbone.
+    """
+
+    kind = "detection"
+    needs = ("c4x", "c5x")
+    primary = "map"
+    curves = ("map", "map_50", "map_75")
+
+    def __init__(
+        self,
+        taps: dict[str, Tap],
+        num_classes: int,
+        *,
+        boxes: Literal["original", "six", "fit"] = "original",
+        loss: Literal["hard_negative", "focal"] = "hard_negative",
+        threshold: float = 0.5,
+        box_weight: float = 1.0,
+        score_threshold: float = 0.01,
+        candidates: int = 400,
+        nms: float = 0.6,
+        detections: int = 100,
+        padding: Padding = "symmetric",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if boxes not in ("original", "six", "fit"):
+            raise InputError(f"head.boxes is {boxes!r}: use original, six or fit")
+        if loss not in ("hard_negative", "focal"):
+            raise InputError(f"head.loss is {loss!r}: use hard_negative or focal")
+        layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        self.num_classes, self.boxes, self.kind_of_loss = num_classes, boxes, loss
+        self.threshold, self.box_weight = threshold, box_weight
+        self.score_threshold, self.candidates, self.nms, self.detections = (
+            score_threshold,
+            candidates,
+            nms,
+            detections,
+        )
+
+        channels = [taps[name].channels for name in self.needs]
+        self.extras = nn.ModuleList()
+        for out_channels in EXTRA_CHANNELS:
+            squeezed = out_channels // 2
+            self.extras.append(
+                nn.Sequential(
+                    layer(channels[-1], squeezed, kernel_size=1),
+                    *separable_conv(squeezed, out_channels, stride=2, layer=layer),
+                )
+            )
+            channels.append(out_channels)
+
+        shapes = original_shapes(len(channels), reduce_lowest=boxes != "six")
+        self.counts = [len(level) for level in shapes]
+        self.register_buffer("shapes", torch.cat(shapes))  # (sum of counts, 2)
+        self.shapes: Tensor
+
+        def predictor(in_channels: int, values: int) -> nn.Sequential:
+            depthwise = layer(in_channels, in_channels, groups=in_channels)
+            return nn.Sequential(depthwise, nn.Conv2d(in_channels, values, 1))
+
+        pairs = list(zip(channels, self.counts, strict=True))
+        self.score_layers = nn.ModuleList(predictor(c, n * (num_classes + 1)) for c, n in pairs)
+        self.box_layers = nn.ModuleList(predictor(c, n * 4) for c, n in pairs)
+        self.apply(partial(init_weights, std=0.03))
+        if loss == "focal":  # so that the many negatives do not drown the first steps: RetinaNet, section 4.1
+            for predict in self.score_layers:
+                nn.init.constant_(predict[-1].bias, -4.6)  # type: ignore[index]
+
+    def fit(self, sizes: Tensor) -> str:
+        """Fit the default boxes to (N, 2) training box sizes, as fractions of the image; returns what it did."""
+        stock = original_shapes(len(self.counts))
+        fitted = fit_shapes(sizes, stock)
+        self.shapes.copy_(torch.cat(fitted))
+        before, after = (
+            aligned_iou(sizes, torch.cat(s)).max(1).values.mean().item() for s in (stock, fitted)
+        )
+        levels = "; ".join(" ".join(f"{w:.3f}x{h:.3f}" for w, h in level.tolist()) for level in fitted)
+        return (
+            f"default boxes fitted to {len(sizes)} training boxes: mean best IoU of shapes {before:.3f} -> {after:.3f}\n"
+            f"  per level, width x height of the image: {levels}"
+        )
+
+    def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
+        levels = [taps[name] for name in self.needs]
+        for extra in self.extras:
+            levels.append(extra(levels[-1]))
+
+        def flatten(layers: nn.ModuleList, values: int) -> Tensor:
+            maps = [layer(x).permute(0, 2, 3, 1) for layer, x in zip(layers, levels, strict=True)]
+            return torch.cat([m.reshape(len(m), -1, values) for m in maps], 1).float()  # (B, A, values)
+
+        grids = [(x.shape[-2], x.shape[-1]) for x in levels]
+        defaults = grid_boxes(self.shapes.float().split(self.counts), grids)
+        return Outputs(
+            flatten(self.score_layers, self.num_classes + 1), flatten(self.box_layers, 4), defaults, size
+        )
+
+    def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """{class_loss, box_loss}: float32, summed over the batch and divided by its number of positives."""
+        scores, deltas, defaults, (height, width) = outputs
+        with torch.autocast(scores.device.type, enabled=False):
+            boxes = targets["boxes"].float() / scores.new_tensor([width, height, width, height])  # (B, M, 4)
+            labels = targets["labels"]
+            matched = match(
+                boxes, (labels >= 0) & ~targets["crowd"], defaults, threshold=self.threshold
+            )  # (B, A)
+            positive = matched >= 0
+            count = positive.sum().clamp(min=1)
+            chosen = matched.clamp(min=0)
+            wanted = torch.zeros_like(matched)
+            box_loss = deltas.sum() * 0
+            if labels.shape[1]:
+                wanted = torch.where(positive, labels.gather(1, chosen) + 1, wanted)  # 0 is the background
+                image, anchor = positive.nonzero(as_tuple=True)
+                goal = encode(
+                    box_convert(boxes[image, chosen[image, anchor]], "xyxy", "cxcywh"), defaults[anchor]
+                )
+                box_loss = F.smooth_l1_loss(deltas[image, anchor], goal, reduction="sum")
+            if self.kind_of_loss == "focal":
+                goal = F.one_hot(wanted, self.num_classes + 1)[..., 1:].to(scores.dtype)
+                class_loss = sigmoid_focal_loss(scores[..., 1:], goal, reduction="sum")
+            else:
+                class_loss = hard_negative_loss(scores, wanted)
+        return {"class_loss": class_loss / count, "box_loss": self.box_weight * box_loss / count}
+
+    @torch.no_grad()
+    def predict(self, outputs: Outputs) -> list[Prediction]:
+        """[{boxes (N, 4) xyxy in input pixels, scores (N,), labels (N,)}], highest score first."""
+        scores, deltas, defaults, (height, width) = outputs
+        batch, anchors, _ = scores.shape
+        scores = scores.float()
+        score = scores[..., 1:].sigmoid() if self.kind_of_loss == "focal" else scores.softmax(-1)[..., 1:]
+        score, place = score.flatten(1).topk(min(self.candidates, anchors * self.num_classes))  # (B, C)
+        anchor, label = place // self.num_classes, place % self.num_classes
+        boxes = decode(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])
+        boxes = boxes * boxes.new_tensor([width, height, width, height])  # (B, C, 4)
+
+        image, rank = (score > self.score_threshold).nonzero(as_tuple=True)
+        boxes, score, label = boxes[image, rank], score[image, rank], label[image, rank]
+        kept = batched_nms(boxes, score, image * self.num_classes + label, self.nms)
+        kept = kept[image[kept].argsort(stable=True)]  # by image, and within an image by score
+        counts = image[kept].bincount(minlength=batch).tolist()
+        rows = zip(*(x[kept].split(counts) for x in (boxes, score, label)), strict=True)
+        most = self.detections
+        return [{"boxes": b[:most], "scores": s[:most], "labels": n[:most]} for b, s, n in rows]
+
+    def metrics(self, classes: tuple[str, ...]) -> CocoMAP:
+        return CocoMAP(classes)
+
+    def update(self, metric: CocoMAP, outputs: Outputs, targets: Targets) -> None:
+        height, width = outputs.size
+        predictions, truths = [], []
+        for i, prediction in enumerate(self.predict(outputs)):
+            h, w = targets["size"][i].tolist()
+            scale = targets["boxes"].new_tensor([w / width, h / height] * 2)
+            predictions.append({**prediction, "boxes": prediction["boxes"] * scale})
+            real = targets["labels"][i] >= 0
+            truth = {name: targets[name][i][real] for name in ("boxes", "labels", "crowd", "area")}
+            truths.append({**truth, "boxes": truth["boxes"] * scale, "image_id": int(targets["image_id"][i])})
+        metric.update(predictions, truths)
+
+    def draw(
+        self, image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, size: tuple[int, int]
+    ) -> Tensor:
+        from mnv2_tasks.draw import draw_boxes
+
+        scores = shown.get("scores")
+        real = shown["labels"] >= 0 if scores is None else scores >= DRAWN_SCORE
+        height, width = image.shape[1] / size[0], image.shape[2] / size[1]
+        boxes = shown["boxes"][real] * shown["boxes"].new_tensor([width, height] * 2)
+        kept = {name: shown[name][real] for name in ("labels", "scores", "crowd") if name in shown}
+        return draw_boxes(image, boxes, kept.pop("labels"), classes, **kept)
+
+    def plot(self, metric: CocoMAP, classes: tuple[str, ...], folder: Path) -> None:
+        from mnv2_tasks.plots import plot_confusion, plot_precision_recall
+
+        plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
+        plot_confusion(metric.confusion(), classes, folder / "confusion.png", background=True)
+
+
+def hard_negative_loss(scores: Tensor, wanted: Tensor, *, ratio: int = 3, least: int = 3) -> Tensor:
+    """Summed cross-entropy over the positives and the hardest negatives of each image (SSD, section 2.2).
+
+    scores: (B, A, K + 1) logits; wanted: (B, A) class, 0 for background. An image gives `ratio` negatives to a
+    positive, and at least `least` of them.
+    """
+    loss = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+    positive = wanted > 0
+    hardness = loss.detach().masked_fill(positive, -1)
+    rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    negatives = (ratio * positive.sum(1, keepdim=True)).clamp(min=least)
+    return (loss * (positive | ((rank < negatives) & ~positive))).sum()

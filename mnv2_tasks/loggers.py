@@ -1,0 +1,121 @@
+"""Where numbers and pictures go besides the run folder: Weights & Biases and TensorBoard."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from mnv2_tasks.callbacks import Example
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.model import Classes
+
+Mode = Literal["auto", "online", "offline", "disabled"]
+
+
+def logged_in() -> bool:
+    """Whether a W&B key is at hand, in the environment or in the netrc file that `wandb login` writes."""
+    import netrc
+
+    from wandb import Settings
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = Settings().base_url.removeprefix("https://").removeprefix("http://").split("/")[0]
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb(
+    folder: str,
+    name: str,
+    *,
+    project: str = "mnv2_tasks",
+    entity: str | None = None,
+    group: str | None = None,
+    tags: list[str] | None = None,
+    mode: Mode = "auto",
+    log_model: bool = False,
+) -> Logger:
+    """W&B in the run folder; "auto" is online when logged in and offline otherwise, and nothing ever prompts.
+
+    WANDB_MODE in the environment goes before "auto". The run's id is kept in the folder, so that a resumed run goes
+    on in its old curve. An offline run is sent later with `wandb sync`. `log_model` uploads best.ckpt as an artifact.
+    """
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise InputError(f"logger.wandb.mode is {mode!r}: use auto, online, offline or disabled")
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")  # type: ignore[assignment]
+    if mode == "online" and not logged_in():
+        raise InputError(
+            "logger.wandb.mode=online, but no one is logged in: run `wandb login`, or use mode=offline"
+        )
+    kept = Path(folder) / "wandb_id.txt"
+    if kept.exists():
+        run_id = kept.read_text().strip()
+    else:
+        from wandb.util import generate_id
+
+        run_id = generate_id()
+        kept.write_text(run_id)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        group=group,
+        tags=tags,
+        name=name,
+        id=run_id,
+        resume="allow",
+        mode=mode,
+        save_dir=folder,
+        log_model=False if not log_model else "best",
+    )
+
+
+def tensorboard(folder: str) -> Logger:
+    """TensorBoard events in the run folder's `tensorboard/`."""
+    try:
+        import tensorboard as _  # noqa: F401
+    except ImportError as error:
+        raise InputError("logger=tensorboard needs its extra: pip install -e '.[tensorboard]'") from error
+    return TensorBoardLogger(folder, name="", version="tensorboard")
+
+
+def log_examples(logger: Logger, classes: Classes, make: Callable[[], list[Example]], step: int) -> None:
+    """Send example pictures to a logger that shows them; `make` is not called for one that does not."""
+    if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
+        return
+    shown = make()
+    for task, names in classes.items():
+        pictures = [wandb_image(e, task, names) for e in shown]
+        logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
+
+
+def wandb_image(example: Example, task: str, names: tuple[str, ...]) -> Any:
+    """An example as a `wandb.Image` with its boxes, true and predicted, to switch on and off."""
+    from wandb import Image
+
+    sides = {"ground_truth": example.targets[task], "predictions": example.predictions[task]}
+    pixels = example.image.permute(1, 2, 0).numpy()
+    if "boxes" not in sides["predictions"]:
+        return Image(pixels)
+    height, width = example.size
+    boxes = {}
+    for side, shown in sides.items():
+        scores = shown.get("scores")
+        data = []
+        for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
+            label = int(shown["labels"][i])
+            if label < 0 or (scores is not None and scores[i] < 0.1):
+                continue
+            corners = {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height}
+            box: dict[str, Any] = {"position": corners, "class_id": label, "box_caption": names[label]}
+            if scores is not None:
+                box["scores"] = {"score": float(scores[i])}
+            data.append(box)
+        boxes[side] = {"box_data": data, "class_labels": dict(enumerate(names))}
+    return Image(pixels, boxes=boxes)

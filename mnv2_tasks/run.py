@@ -1,0 +1,265 @@
+"""The run folder and the wiring: from a plain config to data, model, trainer, and the files a run leaves."""
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from hydra.utils import instantiate
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+
+from mnv2_tasks.callbacks import EMA, EpochLog, Examples, Progress, example_sheet, examples, read_rows
+from mnv2_tasks.cost import madds, parameters
+from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.model import Model, build_model
+from mnv2_tasks.tasks import MultiTask
+from mnv2_tasks.weights import load_backbone
+
+Config = dict[str, Any]
+RUN_VARIABLE = "MNV2_TASKS_RUN"  # tells the processes of one run its folder
+
+
+def image_size(config: Config) -> tuple[int, int]:
+    size = config["size"]
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side >= 32 for side in pair):
+        raise InputError(f"size is {size}: give one side or [height, width], each at least 32")
+    return pair
+
+
+def make_data(config: Config) -> DataModule:
+    """The datamodule of a config's `data`, `loader` and `augment` sections, checked on the way."""
+    kinds = {task: _kind(head) for task, head in config["heads"].items()}
+    augment = instantiate(config["augment"]) if config.get("augment") else None
+    source = instantiate(config["data"])
+    return DataModule(
+        source, kinds, size=image_size(config), augment=augment, seed=config["seed"], **config["loader"]
+    )
+
+
+def _kind(head: Mapping[str, Any]) -> str:
+    from hydra.utils import get_class
+
+    return get_class(head["_target_"]).kind  # type: ignore[attr-defined]
+
+
+def make_model(config: Config, data: DataModule) -> Model:
+    """The model for this data: pretrained weights loaded, default boxes fitted where asked for."""
+    torch.manual_seed(config["seed"])
+    model = build_model(config, data.classes)
+    load_backbone(model.backbone, config["backbone"].get("weights"))
+    for task, head in model.heads.items():
+        if config["heads"][task].get("boxes") == "fit":
+            fitted = head.fit(data.split("train").box_sizes())  # type: ignore[operator]
+            rank_zero_only(print)(f"{task}: {fitted}")
+    return model.to(memory_format=torch.channels_last)
+
+
+def make_task(config: Config, data: DataModule) -> MultiTask:
+    return MultiTask(
+        make_model(config, data),
+        data.classes,
+        config=config,
+        optimizer=instantiate(config["optim"]["optimizer"]),
+        schedule=instantiate(config["optim"]["schedule"]),
+    )
+
+
+def open_folder(config: Config) -> Path:
+    """Where the run writes: runs/<task>/<name or time>, its own folder again when it is resumed.
+
+    Called once everything that can be wrong with the input has been checked, so that nothing half-written stays.
+    """
+    if RUN_VARIABLE in os.environ:  # a further process of the same run
+        return Path(os.environ[RUN_VARIABLE])
+    if config["resume"]:
+        folder = Path(config["resume"])
+    else:
+        base = Path(config["runs"]) / "+".join(config["heads"])
+        stem = config["name"] or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder, n = base / stem, 1
+        while not config["name"] and folder.exists():
+            n += 1
+            folder = base / f"{stem}_{n}"
+        if (folder / "checkpoints").exists():
+            raise InputError(
+                f"{folder}: a run of that name exists; choose another name=, or go on with resume={folder}"
+            )
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    os.environ[RUN_VARIABLE] = str(folder)
+    return folder
+
+
+def resumed_config(folder: str | Path, changes: list[str]) -> Config:
+    """The config of a run to be continued, with `key=value` changes such as trainer.max_epochs=40."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = Path(folder) / "config.yaml"
+    if not path.exists() or not (Path(folder) / "checkpoints" / "last.ckpt").exists():
+        raise InputError(
+            f"resume={folder}: no run to continue there (config.yaml and checkpoints/last.ckpt are needed)"
+        )
+    config = OmegaConf.create(path.read_text())
+    OmegaConf.set_struct(config, True)
+    try:
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
+    except OmegaConfBaseException as error:
+        raise InputError(
+            f"resume={folder}: cannot change {' '.join(changes)}: {str(error).splitlines()[0]}"
+        ) from error
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {**{str(k): v for k, v in plain.items()}, "resume": str(folder)}
+
+
+def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
+    """Lightning's Trainer with the config's `trainer` section as it stands; `folder=None` is for evaluation alone."""
+    _quiet()
+    callbacks: list[Callback] = [Progress()]
+    loggers: list[Any] = []
+    if folder is not None:
+        callbacks += [
+            ModelCheckpoint(
+                folder / "checkpoints",
+                filename="best",
+                monitor="val/score",
+                mode="max",
+                save_last=True,
+                enable_version_counter=False,
+            ),
+            EpochLog(folder / "metrics.csv"),
+            Examples(count=config["examples"]),
+        ]
+        if config["ema"]:
+            callbacks.append(EMA(config["ema"]))
+        if config["early_stopping"]:
+            callbacks.append(EarlyStopping("val/score", patience=config["early_stopping"], mode="max"))
+        loggers = [instantiate(node, folder=str(folder)) for node in config["logger"].values() if node]
+    return instantiate(
+        config["trainer"],
+        callbacks=callbacks,
+        logger=loggers or False,
+        enable_checkpointing=folder is not None,
+        default_root_dir=str(folder or "."),
+        use_distributed_sampler=False,
+        _convert_="all",
+    )
+
+
+def _quiet() -> None:
+    """Lightning's advice is for those who write loops; its errors stay."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for what in (".*does not have many workers.*", ".*LeafSpec.*", ".*logging interval.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", what)
+
+
+def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str) -> dict[str, float]:
+    """The metrics of one side, {"ssdlite/map": ...}; the module's metrics keep what plots need."""
+    task.split = data.tested = split
+    trainer.test(task, datamodule=data, verbose=False)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name.replace(f"/{split}/", "/"): value for name, value in found.items() if f"/{split}/" in name}
+
+
+def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, *, count: int) -> None:
+    """Example sheets and the heads' plots of the side that was evaluated last."""
+    shown = examples(task, data, split, count) if count else []
+    for name, head in task.model.heads.items():
+        place = folder if len(task.model.heads) == 1 else folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        if shown:
+            example_sheet(task, name, shown, place / "examples.png")
+        head.plot(task.metrics[name], task.classes[name], place)  # type: ignore[operator]
+
+
+def write_curves(task: MultiTask, folder: Path) -> None:
+    """Losses and scores over the epochs, from metrics.csv."""
+    from mnv2_tasks.plots import plot_losses, plot_scores
+
+    rows = read_rows(folder / "metrics.csv")
+    if not rows:
+        return
+    names = [f"{name}/val/{curve}" for name, head in task.model.heads.items() for curve in head.curves]  # type: ignore[union-attr]
+    plot_losses(rows, folder / "losses.png")
+    plot_scores(rows, folder / "scores.png", names=names)
+
+
+def model_cost(model: Model, size: tuple[int, int]) -> dict[str, int]:
+    """{"parameters", "madds"} of one image through the whole model."""
+    image = torch.zeros(
+        1, model.backbone.stem[0].in_channels, *size, dtype=torch.uint8, device=model.mean.device
+    )
+    return {"parameters": parameters(model), "madds": madds(model.eval(), image)}
+
+
+def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, began: float) -> None:
+    """Evaluate the best checkpoint on val, and on test where there is one; write metrics.json and the pictures."""
+    from mnv2_tasks.model import read_checkpoint
+    from mnv2_tasks.weights import load_exactly
+
+    best = folder / "checkpoints" / "best.ckpt"
+    checkpoint = read_checkpoint(best)
+    load_exactly(task.model, checkpoint["state"], str(best), hint="the file was changed")
+    sides = ["val"] + (["test"] if data.split("test") is not None else [])
+    results: dict[str, Any] = {}
+    for side in sides:
+        trainer = make_trainer(config, None)
+        results[side] = evaluate(task, data, trainer, side)
+        if trainer.is_global_zero and side == sides[-1]:
+            write_pictures(task, data, side, folder, count=config["examples"])
+    if not trainer.is_global_zero:
+        return
+    write_curves(task, folder)
+    rows = read_rows(folder / "metrics.csv")
+    speeds = [row["images_per_second"] for row in rows if row.get("images_per_second")]
+    results |= {
+        "best_epoch": checkpoint["epoch"],
+        "epochs": len(rows),
+        **model_cost(task.model, data.size),
+        "images_per_second": sorted(speeds)[len(speeds) // 2] if speeds else None,
+        "wall_seconds": round(time.monotonic() - began, 1),
+        "size": list(data.size),
+        "classes": {name: list(names) for name, names in task.classes.items()},
+    }
+    write_json(folder / "metrics.json", results)
+    print_table(results, sides)
+    print(f"run folder: {folder}")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write in one move; NaN becomes null, which every reader understands."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(inner) for key, inner in value.items()}
+        return None if isinstance(value, float) and value != value else value
+
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(plain(values), indent=2, ensure_ascii=False) + "\n")
+    draft.replace(path)
+
+
+def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
+    """A short table: a row a metric, a column a side; then what the model costs."""
+    names = list(dict.fromkeys(name for side in sides for name in results[side]))
+    width = max(map(len, names)) + 2
+    print("\n" + "".ljust(width) + "".join(side.rjust(9) for side in sides))
+    for name in names:
+        print(name.ljust(width) + "".join(f"{results[side].get(name, float('nan')):9.4f}" for side in sides))
+    cost = f"{results['parameters'] / 1e6:.2f} M parameters, {results['madds'] / 1e9:.3f} B multiply-adds"
+    print(f"{cost} at {'x'.join(map(str, results['size']))}" if "size" in results else cost)
+    if results.get("wall_seconds"):
+        print(f"{results['epochs']} epochs in {results['wall_seconds']:.0f} s")

@@ -1,0 +1,24 @@
+"""Learning-rate schedules: warm-up, then a cosine or a staircase; stepped once a batch."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup: float = 0.05, final: float = 0.0) -> LambdaLR:
+    """Rise linearly over the first `warmup` share of the steps, then fall along a half cosine to `final` x lr."""
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        progress = min(1.0, (step - rise) / max(1, steps - rise))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)
+
+
+def exponential(optimizer: Optimizer, *, steps: int, decay: float = 0.98, times: int = 300) -> LambdaLR:
+    """lr x decay ** k, k = 0 ... times - 1 in equal parts of the run: the paper's 0.98 an epoch (section 6.1)."""
+    return LambdaLR(optimizer, lambda step: decay ** (step * times // max(1, steps)))

@@ -1,0 +1,230 @@
+"""Pretrained weights in: from torchvision, timm, TensorFlow ports and our own runs, without executing code."""
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mnv2_tasks.backbone import MobileNetV2
+from mnv2_tasks.errors import InputError
+
+State = dict[str, Tensor]
+PUBLISHED_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """What a `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.npz` file holds. Nothing in the file is executed."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a file of plain tensors (cut short, or holding code, which is never run); "
+            "download it again, or save its state dict anew"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, BadZipFile, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}); it may be cut short: copy it again") from error
+    if not isinstance(held, dict):
+        raise InputError(f"{path}: holds a {type(held).__name__}, not named tensors; save a state dict")
+    return held
+
+
+def read_state(path: str | Path) -> State:
+    """The named tensors of a weights file, out of whatever a training framework wrapped them in."""
+    held = read_file(path)
+    for key in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(held.get(key), dict):
+            held = held[key]
+    state = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    if not state:
+        raise InputError(f"{path}: holds no tensors; expected a state dict")
+    return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): value for name, value in state.items()}
+
+
+# ------------------------------------------------------------------------------------------ backbone layouts
+
+BLOCK_PARTS = ("expand.0", "expand.1", "depthwise.0", "depthwise.1", "linear.0", "linear.1")
+
+
+def _from_torchvision(name: str) -> str | None:
+    """features.N.conv... -> ours; None for what is not part of the trunk."""
+    for theirs, ours in (("features.0.", "stem."), ("features.18.", "last.")):
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    match = re.fullmatch(r"features\.(\d+)\.conv\.(\d+(?:\.[01])?)\.(\w+)", name)
+    if not match:
+        return None
+    index, part, leaf = int(match[1]) - 1, match[2], match[3]
+    parts = ["0.0", "0.1", "1.0", "1.1", "2", "3"] if index else ["0.0", "0.1", "1", "2"]
+    return f"blocks.{index}.{BLOCK_PARTS[-len(parts) :][parts.index(part)]}.{leaf}" if part in parts else None
+
+
+def _from_timm(name: str) -> str | None:
+    """timm's mobilenetv2_*: conv_stem, blocks.stage.repeat.conv_pw / conv_dw / conv_pwl, conv_head -> ours."""
+    for theirs, ours in (
+        ("conv_stem.", "stem.0."),
+        ("bn1.", "stem.1."),
+        ("conv_head.", "last.0."),
+        ("bn2.", "last.1."),
+    ):
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    match = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(conv_pwl|conv_pw|conv_dw|bn[123])\.(\w+)", name)
+    if not match:
+        return None
+    stage, repeat = int(match[1]), int(match[2])
+    parts = (
+        ["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"]
+        if stage
+        else ["conv_dw", "bn1", "conv_pw", "bn2"]
+    )
+    index = sum((1, 2, 3, 4, 3, 3, 1)[:stage]) + repeat
+    return f"blocks.{index}.{BLOCK_PARTS[-len(parts) :][parts.index(match[3])]}.{match[4]}"
+
+
+def _from_ours(name: str) -> str | None:
+    name = re.sub(r"^(model\.)?backbone\.", "", name)
+    return name if name.startswith(("stem.", "blocks.", "last.")) else None
+
+
+# The key that tells a layout from the others -> how its names become ours.
+BACKBONE_LAYOUTS: dict[str, Callable[[str], str | None]] = {
+    r"features\.0\.0\.weight": _from_torchvision,
+    r"conv_stem\.weight": _from_timm,
+    r"((model\.)?backbone\.)?stem\.0\.weight": _from_ours,
+}
+
+
+def backbone_state(state: State, source: str) -> State:
+    """The trunk's tensors of a state dict in torchvision's, timm's or our own layout, under our names."""
+    for key, rename in BACKBONE_LAYOUTS.items():
+        if any(re.fullmatch(key, name) for name in state):
+            return {ours: value for name, value in state.items() if (ours := rename(name))}
+    raise InputError(
+        f"{source}: not a MobileNetV2 in torchvision's, timm's or our own layout (first keys: "
+        f"{', '.join(list(state)[:3])}); rename its tensors to one of them"
+    )
+
+
+def load_backbone(backbone: MobileNetV2, weights: str | Path | None) -> None:
+    """Fill a backbone: None leaves it as it is, "imagenet" is torchvision's, anything else is a file.
+
+    Raises InputError where tensors are missing or of another shape, naming them and what would fix it. The last
+    convolution may be missing here or there: segmenters do without it.
+    """
+    if weights is None:
+        return
+    if str(weights) == "imagenet":
+        state, source = _imagenet(), "torchvision's ImageNet weights"
+    else:
+        state, source = read_state(weights), str(weights)
+    state = backbone_state(state, source)
+    if backbone.last is None or not any(name.startswith("last.") for name in state):
+        state = {name: value for name, value in state.items() if not name.startswith("last.")}
+        state |= {name: value for name, value in backbone.state_dict().items() if name.startswith("last.")}
+    load_exactly(backbone, state, source, hint=_backbone_hint(backbone, state))
+
+
+def _imagenet() -> State:
+    from torchvision.models import MobileNet_V2_Weights
+
+    weights = MobileNet_V2_Weights.IMAGENET1K_V2
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except OSError as error:  # URLError is one
+        raise InputError(
+            f"backbone.weights=imagenet: cannot download {weights.url} ({error}); fetch that file on a machine with "
+            "a network and pass backbone.weights=<file>, or train from scratch with backbone.weights=null"
+        ) from error
+
+
+def _backbone_hint(backbone: MobileNetV2, state: State) -> str:
+    """What of the configuration would make these tensors fit, or nothing."""
+    stem = state.get("stem.0.weight")
+    if stem is not None and stem.shape[1] != backbone.stem[0].in_channels:
+        return f"the file is for images of {stem.shape[1]} channels: set backbone.in_channels={stem.shape[1]}"
+    for width in PUBLISHED_WIDTHS:
+        with torch.device("meta"):
+            shapes = {
+                n: v.shape for n, v in MobileNetV2(width).state_dict().items() if not n.startswith("last.")
+            }
+        if all(name in state and state[name].shape == shape for name, shape in shapes.items()):
+            return f"the file is a MobileNetV2 of width {width}: set backbone.width={width}"
+    return "use the block type and width that the file was trained with"
+
+
+def load_exactly(module: nn.Module, state: State, source: str, *, hint: str) -> None:
+    """`load_state_dict(strict=True)` with an error that a person can act on; changes nothing when it fails."""
+    own = module.state_dict()
+    # Counters of batches are bookkeeping that many files leave out.
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    surplus = [name for name in state if name not in own]
+    wrong = [
+        f"{n} {tuple(v.shape)} for {tuple(own[n].shape)}"
+        for n, v in state.items()
+        if n in own and v.shape != own[n].shape
+    ]
+    if not (missing or surplus or wrong):
+        module.load_state_dict({**own, **state})
+        return
+    found = [(missing, "missing"), (surplus, "not known here"), (wrong, "of another shape")]
+    parts = [
+        f"{len(names)} tensors {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
+        for names, what in found
+        if names
+    ]
+    raise InputError(f"{source}: does not fit the model: {'; '.join(parts)}; {hint}")
+
+
+# ---------------------------------------------------------------------------------- whole models of others
+
+
+def ssdlite_from_tensorflow(state: State) -> State:
+    """An SSDLite ported from TensorFlow's Object Detection API -> the names of our `Model` with one ssdlite head.
+
+    Theirs: `features.*` as in torchvision, `extras.k` (1x1, depthwise, 1x1), `box_heads.k` and `cls_heads.k`
+    (depthwise, then 1x1). Boxes are (ty, tx, th, tw) there and (tx, ty, tw, th) here; background is column 0 in
+    both. Build the model with `padding=same`, `norm_eps=1e-3`, the original default boxes and sigmoid scores
+    (`configs/experiment/ssdlite_pedestrian.yaml`).
+    """
+    ours: State = {f"backbone.{name}": value for name, value in backbone_state(state, "weights").items()}
+    for name, value in state.items():
+        match = re.fullmatch(r"(extras|box_heads|cls_heads)\.(\d+)\.(.+)", name)
+        if not match:
+            continue
+        part = {"extras": "extras", "box_heads": "box_layers", "cls_heads": "score_layers"}[match[1]]
+        if part == "box_layers" and re.fullmatch(r"1\.(weight|bias)", match[3]):
+            order = torch.arange(len(value)).view(-1, 4)[:, [1, 0, 3, 2]].flatten()
+            value = value[order]
+        ours[f"heads.ssdlite.{part}.{match[2]}.{match[3]}"] = value
+    return ours
+
+
+def load_model(model: nn.Module, path: str | Path) -> None:
+    """Fill a whole model from one of our files, or from an SSDLite in the layout of `ssdlite_from_tensorflow`."""
+    state = read_state(path)
+    if any(name.startswith("cls_heads.") for name in state):
+        state = ssdlite_from_tensorflow(state)
+        computed = {n: v for n, v in model.state_dict().items() if n.endswith((".shapes", "mean", "std"))}
+        state = computed | state  # not learned: they come from the configuration
+    else:
+        state = {name.removeprefix("model."): value for name, value in state.items()}
+    load_exactly(
+        model, state, str(path), hint="use the task, backbone and class count that it was trained with"
+    )

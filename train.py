@@ -1,0 +1,34 @@
+"""Train: `python train.py task=ssdlite data=coco data.root=...`; `--help` lists the choices, `--cfg job` every setting."""
+
+import sys
+import time
+
+from mnv2_tasks.cli import command, settle, tune_for_cpu
+
+
+def main(config) -> None:  # type: ignore[no-untyped-def]
+    began = time.monotonic()
+    tune_for_cpu()
+    from pytorch_lightning import seed_everything
+
+    from mnv2_tasks import run
+
+    if config.resume:
+        changes = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("resume=", "hydra."))]
+        settings = run.resumed_config(config.resume, changes)
+    else:
+        settings = settle(config)
+    seed_everything(settings["seed"], verbose=False)
+    data = run.make_data(settings)
+    for side in ("train", "val"):  # everything wrong with the data is said before the run has a folder
+        data.split(side)
+    task = run.make_task(settings, data)
+    folder = run.open_folder(settings)
+    trainer = run.make_trainer(settings, folder)
+    last = folder / "checkpoints" / "last.ckpt" if settings["resume"] else None
+    trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    run.finish(task, data, settings, folder, began)
+
+
+if __name__ == "__main__":
+    command(main, "train")
