@@ -1,4 +1,4 @@
-"""Train: `python train.py task=ssdlite data=coco data.root=...`; `--help` lists the choices, `--cfg job` every setting."""
+"""Train: `python train.py task=ssdlite data=coco data.root=<folder>`; `--cfg job` prints every setting."""
 
 import sys
 import time

@@ -2,6 +2,7 @@
 
 import ctypes
 import difflib
+import errno
 import os
 import re
 import sys
@@ -63,10 +64,8 @@ def one_line(error: BaseException) -> str | None:
             link, InputError
         ):  # a loader's worker wraps the message in its traceback: the last line is it
             return str(link).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        if isinstance(link, OSError) and link.errno == 28:
-            return f"the disk is full ({link.filename or 'while writing'}); free some space, then go on with resume=<run>"
-        if "No space left on device" in str(link):
-            return "the disk is full; free some space, then go on with resume=<run folder>"
+        if isinstance(link, OSError) and link.errno == errno.ENOSPC:
+            return f"{link.filename or 'writing'}: the disk is full; free some space, then go on with resume=<run folder>"
     return None
 
 

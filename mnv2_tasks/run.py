@@ -80,7 +80,7 @@ def open_folder(config: Config) -> Path:
 
     Called once everything that can be wrong with the input has been checked, so that nothing half-written stays.
     """
-    if RUN_VARIABLE in os.environ:  # a further process of the same run
+    if int(os.environ.get("LOCAL_RANK", 0)) and RUN_VARIABLE in os.environ:  # a further process of the same run
         return Path(os.environ[RUN_VARIABLE])
     if config["resume"]:
         folder = Path(config["resume"])

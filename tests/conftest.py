@@ -1,11 +1,14 @@
-"""What several tests share."""
+"""What several tests share: the command lines run in this process, and the reference data, where there is any."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"  # reference weights and data, where there are any
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 torch.set_num_threads(2)
 
 
@@ -14,3 +17,28 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no reference data beside the project")
     return SHARED
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """cli("train" | "evaluate", *overrides) as from a shell; with fails=True -> (exit code, what it printed)."""
+
+    def call(program: str, *overrides: str, fails: bool = False) -> tuple[int, str]:
+        monkeypatch.chdir(ROOT)
+        for name in ("LOCAL_RANK", "MNV2_TASKS_RUN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(sys, "argv", [program, *overrides])
+        capfd.readouterr()
+        code = 0
+        try:
+            if program == "train":
+                runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+            else:
+                runpy.run_module(f"mnv2_tasks.{program}", run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert bool(code) == fails, out + err
+        return code, err if fails else out
+
+    return call

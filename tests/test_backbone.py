@@ -42,9 +42,7 @@ def test_equals_torchvision(width, training):
     ours.load_state_dict(backbone_state(theirs.state_dict(), "torchvision"), strict=True)
     theirs.train(training), ours.train(training)
     image = torch.rand(2, 3, 97, 128)
-    features = create_feature_extractor(theirs, train_return_nodes=NODES, eval_return_nodes=NODES).train(
-        training
-    )
+    features = create_feature_extractor(theirs, train_return_nodes=NODES, eval_return_nodes=NODES).train(training)
     wanted, found = features(image), ours(image)
     for name, tap in wanted.items():
         assert (found[name] - tap).abs().max() == 0.0, name

@@ -7,15 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mnv2_tasks.datasets.detection import (
-    MAX_SIDE,
-    DetectionSplit,
-    Objects,
-    Parsed,
-    check_settings,
-    hold_out,
-    make_split,
-)
+from mnv2_tasks.datasets import detection
+from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.errors import InputError
 
 ANNOTATIONS = (
@@ -34,16 +27,16 @@ class Coco:
 
     Args:
         root: the data set's folder.
-        annotations: file below root, with "{split}" for train, val, test, or without it: one file for all. None
+        annotations: file below root, with "{split}" for train, val, test; without it, one file for all. None
             looks in the usual places.
         images: folder below root, "{split}" allowed. None: the first usual one that has the first image.
         val_fraction: where there is no val file, the part of train held out by a hash of the file name.
         bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
         max_side: an image whose long side is over this is reduced when it is read.
 
-    Classes are the categories in the order of their ids. An `iscrowd` object gets crowd=True. Where `area` is
-    missing it is the box's; where an image's size is missing it is read from the image. Raises InputError for
-    what is wrong: in the training file at once; in images, boxes and other files once that side is asked for.
+    Classes are the categories in the order of their ids. An `iscrowd` object gets crowd=True. Where `area`
+    is missing it is the box's; a missing image size is read from the image. Raises InputError for what is
+    wrong: in the training file at once; in images, boxes and other files once that side is asked for.
     """
 
     def __init__(
@@ -54,15 +47,11 @@ class Coco:
         images: str | None = None,
         val_fraction: float = 0.2,
         bad_boxes: str = "error",
-        max_side: int | None = MAX_SIDE,
+        max_side: int | None = detection.MAX_SIDE,
     ) -> None:
-        self.root = check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
-        self.images, self.val_fraction, self.bad_boxes, self.max_side = (
-            images,
-            val_fraction,
-            bad_boxes,
-            max_side,
-        )
+        self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
+        self.images, self.val_fraction = images, val_fraction
+        self.bad_boxes, self.max_side = bad_boxes, max_side
         self.files = _find_files(self.root, annotations)
         contents = _read(self.files["train"])
         self._classes = _class_names(self.files, contents)
@@ -76,21 +65,21 @@ class Coco:
             if name == "train" or (name == "val" and "val" not in self.files):
                 self._make_train()
             elif name in self.files:
-                file, contents = self.files[name], _read(self.files[name])
-                _check_classes(self.files, file, contents, self._classes)
-                self._splits[name] = self._make(name, _parse(file, contents, self._classes))
+                contents = _read(self.files[name])
+                _check_classes(self.files[name], contents, self.files["train"], self._classes)
+                self._splits[name] = self._make(name, _parse(self.files[name], contents, self._classes))
         return self._splits.get(name)
 
     def _make_train(self) -> None:
         assert self._train is not None
         train = self._make("train", self._train)
         if "val" not in self.files:
-            train, self._splits["val"] = hold_out(train, self.val_fraction, where=self._train.where)
+            train, self._splits["val"] = detection.hold_out(train, self.val_fraction, where=self._train.where)
         self._splits["train"], self._train = train, None
 
     def _make(self, side: str, parsed: Parsed) -> DetectionSplit:
         folder = _find_images(self.root, self.images, side, parsed)
-        return make_split(
+        return detection.make_split(
             parsed, folder, class_names=self._classes, bad_boxes=self.bad_boxes, max_side=self.max_side
         )
 
@@ -99,95 +88,78 @@ def _find_files(root: Path, given: str | None) -> dict[str, Path]:
     """The annotation file of each side that has one."""
     patterns = (given,) if given else ANNOTATIONS
     for pattern in patterns:
-        sides = SPELLINGS if "{split}" in pattern else {"train": ("train",)}
         found: dict[str, Path] = {}
-        for side, spellings in sides.items():
+        for side, spellings in (SPELLINGS if "{split}" in pattern else {"train": ("train",)}).items():
             files = (root / pattern.replace("{split}", spelling) for spelling in spellings)
             if file := next(filter(Path.is_file, files), None):
                 found[side] = file
         if "train" in found:
             return found
-    there = [
-        str(file.relative_to(root)) for glob in ("*.json", "annotations/*.json") for file in root.glob(glob)
-    ]
+    there = [str(file.relative_to(root)) for glob in ("*.json", "annotations/*.json") for file in root.glob(glob)]
     raise InputError(
         f"{root}: no training annotations: there is no {' or '.join(patterns).replace('{split}', 'train')}"
-        f"{' (but ' + ', '.join(sorted(there)[:5]) + ')' if there else ''}; name the file in this folder as "
+        f"{', but ' + ', '.join(sorted(there)[:5]) if there else ''}; name the file, below this folder, as "
         'data.annotations=<file>, with "{split}" where train, val or test stands'
     )
 
 
 def _find_images(root: Path, given: str | None, side: str, parsed: Parsed) -> Path:
     patterns = (given,) if given else IMAGES
-    folders = dict.fromkeys(
-        root / pattern.replace("{split}", s) for pattern in patterns for s in SPELLINGS[side]
-    )
+    folders = [root / pattern.replace("{split}", s) for pattern in patterns for s in SPELLINGS[side]]
     for name in parsed.names[:10]:  # one missing image must not hide the folder
         for folder in folders:
             if (folder / name).is_file():
                 return folder
     raise InputError(
-        f"{parsed.where}: its images are missing: {parsed.names[0]} (the first of {len(parsed.names)}) is in none "
-        f"of {', '.join(map(str, folders))}; put them there, or name their folder below data.root as data.images"
+        f"{parsed.where}: its images are missing: {parsed.names[0]} (the first of {len(parsed.names)}) is not "
+        f"in {' or '.join(map(str, dict.fromkeys(folders)))}; put them there, or name their folder, below "
+        "data.root, as data.images"
     )
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The checked outline of a COCO file: "images", "annotations" and "categories" are lists of objects."""
+    """A COCO file, its "images", "annotations" and "categories" sure to be lists of objects."""
 
-    def without_masks(entry: dict[str, Any]) -> dict[str, Any]:
+    def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
         entry.pop("segmentation", None)  # most of a large file, and not needed: dropped while parsing
         return entry
 
     try:
-        contents = json.loads(file.read_text(encoding="utf-8-sig"), object_hook=without_masks)
+        contents = json.loads(file.read_text(encoding="utf-8-sig"), object_hook=without_mask)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{file}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}; correct it there, or "
-            "export or download the file again"
-        ) from error
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{file}: {place}: not JSON: {error.msg}; correct or export the file again") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{file}: cannot be read as JSON: {error}; export or download the file again"
-        ) from error
-    for key in ("images", "annotations", "categories"):
-        entries = contents.get(key) if isinstance(contents, dict) else None
+        raise InputError(f"{file}: cannot be read as JSON: {error}; export the file again") from error
+    for table in ("images", "annotations", "categories"):
+        entries = contents.get(table) if isinstance(contents, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise InputError(
-                f'{file}: no list of objects "{key}": this is no COCO detection file; export it as such'
-            )
+            raise InputError(f'{file}: it has no list of objects "{table}"; export it as COCO object detection')
     return contents
 
 
-def _column(
-    file: Path, contents: dict[str, Any], table: str, key: str, *kinds: type, default: Any = None
-) -> list[Any]:
+def _column(file: Path, contents: dict[str, Any], table: str, key: str, *kinds: type, default: Any = None) -> list[Any]:
     """contents[table][*][key]; every value must be of one of these types."""
     values = [default if (value := entry.get(key)) is None else value for entry in contents[table]]
     if not set(map(type, values)) <= set(kinds):
         row = next(row for row, value in enumerate(values) if type(value) not in kinds)
         problem = "is missing" if values[row] is None else f"is {values[row]!r:.60}"
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(
-            f'{file}: {table}[{row}]: "{key}" {problem}; it must be of type {wanted}: correct the file'
-        )
+        raise InputError(f'{file}: {table}[{row}]: "{key}" {problem}; correct it: it must be of type {wanted}')
     return values
 
 
-def _unique(file: Path, what: str, values: list[Any]) -> None:
+def _unique(file: Path, what: str, values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         value, count = Counter(values).most_common(1)[0]
         raise InputError(f"{file}: {count} {what} {value!r}; keep one of them, or rename the others")
+    return values
 
 
 def _categories(file: Path, contents: dict[str, Any]) -> dict[int, str]:
     """{id: name} in the order of the ids."""
-    ids, names = (
-        _column(file, contents, "categories", "id", int),
-        _column(file, contents, "categories", "name", str),
-    )
-    _unique(file, "categories have the id", ids)
-    _unique(file, "categories are named", names)
+    ids = _unique(file, "categories have the id", _column(file, contents, "categories", "id", int))
+    names = _unique(file, "categories are named", _column(file, contents, "categories", "name", str))
     return dict(sorted(zip(ids, names, strict=True)))
 
 
@@ -198,19 +170,15 @@ def _annotated(file: Path, contents: dict[str, Any]) -> set[str]:
 
 def _empty_parents(file: Path, contents: dict[str, Any]) -> set[str]:
     """Categories without annotations that are another's supercategory: Roboflow writes such a dummy."""
-    parents = {
-        entry["supercategory"]
-        for entry in contents["categories"]
-        if isinstance(entry.get("supercategory"), str) and entry["supercategory"] != entry.get("name")
-    }
-    return parents - _annotated(file, contents)
+    pairs = [(entry.get("supercategory"), entry.get("name")) for entry in contents["categories"]]
+    return {parent for parent, name in pairs if isinstance(parent, str) and parent != name} - _annotated(file, contents)
 
 
 def _class_names(files: dict[str, Path], contents: dict[str, Any]) -> tuple[str, ...]:
     train = files["train"]
     names, dummies = _categories(train, contents).values(), _empty_parents(train, contents)
     for side, file in files.items():
-        if side != "train" and dummies.intersection(names):
+        if side != "train" and dummies.intersection(names):  # a rare case, so that one file is read mostly
             dummies -= _annotated(file, _read(file))
     classes = tuple(name for name in names if name not in dummies)
     if not classes:
@@ -218,76 +186,58 @@ def _class_names(files: dict[str, Path], contents: dict[str, Any]) -> tuple[str,
     return classes
 
 
-def _check_classes(
-    files: dict[str, Path], file: Path, contents: dict[str, Any], classes: tuple[str, ...]
-) -> None:
+def _check_classes(file: Path, contents: dict[str, Any], train: Path, classes: tuple[str, ...]) -> None:
     names = set(_categories(file, contents).values())
-    only_here = sorted(names - set(classes) - _empty_parents(file, contents))
-    missing = sorted(set(classes) - names)
-    if only_here or missing:
-        problems = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"adds {', '.join(only_here)}"] * bool(
-            only_here
-        )
-        raise InputError(
-            f"{file}: its categories differ from those of {files['train']}: it {' and '.join(problems)}; declare "
-            "the same categories in both"
-        )
+    added = sorted(names - set(classes) - _empty_parents(file, contents))
+    for verb, odd in (("lacks", sorted(set(classes) - names)), ("adds", added)):
+        if odd:
+            raise InputError(
+                f"{file}: its categories differ from those of {train}: it {verb} {', '.join(odd)}; declare the "
+                "same categories in both"
+            )
 
 
 def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Parsed:
-    ids, names = (
-        _column(file, contents, "images", "id", int, str),
-        _column(file, contents, "images", "file_name", str),
-    )
+    ids = _unique(file, "images have the id", _column(file, contents, "images", "id", int, str))
+    names = _unique(file, "images have the file_name", _column(file, contents, "images", "file_name", str))
     if not names:
-        raise InputError(f'{file}: no images: "images" is empty; list the images there')
-    _unique(file, "images have the id", ids)
-    _unique(file, "images have the file_name", names)
+        raise InputError(f'{file}: there are no images: "images" is empty; list them there')
     sizes = [_column(file, contents, "images", key, int, float, default=0) for key in ("height", "width")]
     numbers = [entry.get("id") for entry in contents["annotations"]]
 
-    def positions(key: str, kinds: tuple[type, ...], table: str, known: dict[Any, int]) -> np.ndarray:
-        values = _column(file, contents, "annotations", key, *kinds)
+    def positions(key: str, table: str, known: dict[Any, int]) -> np.ndarray:
+        values = _column(file, contents, "annotations", key, int, str)
         found = [known.get(value, -1) for value in values]
         if -1 in found:
             row = found.index(-1)
             raise InputError(
-                f'{file}: annotation {numbers[row]}: {key} {values[row]!r} is not declared under "{table}"; declare '
+                f'{file}: annotation {numbers[row]}: {key} {values[row]!r} is not declared in "{table}"; declare '
                 "it there, or remove the annotation"
             )
         return np.array(found, np.int64)
 
-    image = positions("image_id", (int, str), "images", {value: i for i, value in enumerate(ids)})
-    labels = positions(
-        "category_id",
-        (int,),
-        "categories",
-        {
-            number: classes.index(name)
-            for number, name in _categories(file, contents).items()
-            if name in classes
-        },
-    )
+    def describe(row: int) -> str:
+        return f"{file}: annotation {numbers[row]} of image {names[image[row]]}"
+
+    image = positions("image_id", "images", {value: i for i, value in enumerate(ids)})
+    labels = {name: label for label, name in enumerate(classes)}
+    known = {number: labels[name] for number, name in _categories(file, contents).items() if name in labels}
     boxes = _column(file, contents, "annotations", "bbox", list)
-    if not {4} >= set(map(len, boxes)) or not {int, float} >= {type(value) for box in boxes for value in box}:
+    if not set(map(len, boxes)) <= {4} or not {type(value) for box in boxes for value in box} <= {int, float}:
         row = next(i for i, box in enumerate(boxes) if [type(v) in (int, float) for v in box] != [True] * 4)
         raise InputError(
-            f'{file}: annotation {numbers[row]} of image {names[image[row]]}: "bbox" is {boxes[row]!r:.60}; it must '
-            "be 4 numbers, x, y, width, height: correct or remove the annotation"
+            f'{describe(row)}: "bbox" is {boxes[row]!r:.60}; correct it to 4 numbers, x, y, width, height, or '
+            "remove the annotation"
         )
     corners = np.array(boxes, np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
+    crowd = _column(file, contents, "annotations", "iscrowd", int, bool, default=0)
+    area = _column(file, contents, "annotations", "area", int, float, default=np.nan)
     objects = Objects(
-        image,
-        corners,
-        labels,
-        np.array(_column(file, contents, "annotations", "iscrowd", int, bool, default=0), np.bool_),
-        np.array(_column(file, contents, "annotations", "area", int, float, default=np.nan), np.float64),
+        image=image,
+        boxes=corners,
+        labels=positions("category_id", "categories", known),
+        crowd=np.array(crowd, np.bool_),
+        area=np.array(area, np.float64),
     )
-    return Parsed(
-        where=str(file),
-        names=names,
-        sizes=np.array(sizes).T.astype(np.int64),
-        objects=objects,
-        describe=lambda row: f"{file}: annotation {numbers[row]} of image {names[image[row]]}",
-    )
+    return Parsed(str(file), names, np.array(sizes).T.astype(np.int64), objects, describe)

@@ -21,9 +21,7 @@ from mnv2_tasks.errors import InputError
 
 log = logging.getLogger(__name__)
 
-MAX_SIDE = (
-    1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
-)
+MAX_SIDE = 1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
 
 
 @dataclass(frozen=True)
@@ -158,9 +156,9 @@ def check_boxes(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Refuse, or with bad_boxes="fix" mend, boxes (N, 4) xyxy in images of `sizes` (N, 2) (H, W).
 
-    Bad is a box that is not finite, is inverted, has no area, or sticks out of its image by more than 1 pixel;
-    up to 1 pixel is rounding and is clipped in silence. "fix" clips what sticks out and drops what then has no
-    area, with one warning that counts both (`where` opens it).
+    Bad is a box that is not finite, is inverted, has no area, or sticks out of its image by more than 1
+    pixel; up to 1 pixel is rounding and is clipped in silence. "fix" clips what sticks out and drops what
+    then has no area, with one warning that counts both (`where` opens it).
 
     Returns the boxes clipped to their images, and the mask (N,) of those to keep. With "error", raises
     InputError for the first bad box, which `describe(row)` names.
@@ -169,9 +167,9 @@ def check_boxes(
     edges = np.tile(sizes[:, ::-1], 2)  # (N, 4): W, H, W, H
     finite = np.isfinite(boxes).all(1)
     clipped = np.clip(np.where(finite[:, None], boxes, 0), 0, edges).astype(np.float32)
-    out = finite & ((boxes < -1) | (boxes > edges + 1)).any(1)
-    flat = (clipped[:, 2:] <= clipped[:, :2]).any(1)
-    bad = np.asarray(out | flat)
+    out: NDArray[np.bool_] = finite & np.any((boxes < -1) | (boxes > edges + 1), axis=1)
+    flat: NDArray[np.bool_] = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
+    bad = out | flat
     if not bad.any():
         return clipped, ~flat
     if bad_boxes == "fix":
@@ -194,8 +192,8 @@ def check_boxes(
     corners = ", ".join(f"{value:g}" for value in boxes[row])
     others = f"; {np.count_nonzero(bad) - 1} more boxes are bad" if np.count_nonzero(bad) > 1 else ""
     raise InputError(
-        f"{describe(row)}: the box (x1, y1, x2, y2) = ({corners}) {problem}; the image is {width}x{height} (width "
-        f"x height){others}; correct it, or give data.bad_boxes=fix, which clips or drops such boxes"
+        f"{describe(row)}: the box (x1, y1, x2, y2) = ({corners}) {problem}; the image is {width}x{height} "
+        f"(width x height){others}; correct it, or give data.bad_boxes=fix, which clips or drops such boxes"
     )
 
 
@@ -204,9 +202,7 @@ def check_settings(root: str | Path, *, val_fraction: float, bad_boxes: str) -> 
     folder = Path(root).expanduser()
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"
-        raise InputError(
-            f"{folder}: this data set folder {problem}; give the right one as data.root=<folder>"
-        )
+        raise InputError(f"{folder}: this data set folder {problem}; give the right one as data.root=<folder>")
     if not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
         raise InputError(f"data.val_fraction={val_fraction}: give the part to hold out, from 0 to below 1")
     if bad_boxes not in ("error", "fix"):
@@ -231,9 +227,7 @@ def held_out(names: Sequence[str], fraction: float) -> NDArray[np.bool_]:
     return mask
 
 
-def hold_out(
-    train: DetectionSplit, fraction: float, *, where: str
-) -> tuple[DetectionSplit, DetectionSplit | None]:
+def hold_out(train: DetectionSplit, fraction: float, *, where: str) -> tuple[DetectionSplit, DetectionSplit | None]:
     """Train without its held-out images, and these as val (None for none); says so in a log line."""
     names = [train.file_name(i) for i in range(len(train))]
     mask = held_out(names, fraction)

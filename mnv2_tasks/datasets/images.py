@@ -61,11 +61,9 @@ def read_image(
     if limit:
         image.thumbnail(limit, reducing_gap=1.0)
     if min(image.size) < MIN_SIDE:
-        image = image.resize(
-            (max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)), Image.Resampling.BILINEAR
-        )
-    pixels = torch.from_numpy(np.array(image))  # (H, W, 3)
-    return tv_tensors.Image(pixels.permute(2, 0, 1).contiguous())
+        image = image.resize((max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)), Image.Resampling.BILINEAR)
+    # NumPy copies (H, W, 3) to (3, H, W) in this thread; torch would start its own beside the loader's processes.
+    return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -113,8 +111,7 @@ def check_images(paths: Sequence[Path], *, declared: Sequence[tuple[int, int] | 
     with ThreadPoolExecutor(8) as pool:
         problems = [problem for problem in pool.map(_problem, paths, sizes) if problem]
     if problems:
-        others = f" ({len(problems) - 1} more images have problems)" if len(problems) > 1 else ""
-        raise InputError(problems[0] + others)
+        raise InputError(f"{problems[0]} ({len(problems)} of {len(paths)} images are bad)")
 
 
 def _problem(path: Path, declared: tuple[int, int] | None) -> str | None:
@@ -145,7 +142,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.mode == "P":
         image = image.convert("RGBA")  # PIL warns about a palette with transparency that goes to RGB directly
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -157,9 +154,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in _TURNS else 1
 
 
-def _is_turned(
-    path: str | Path, stored: tuple[int, int], orientation: int, declared: tuple[int, int] | None
-) -> bool:
+def _is_turned(path: str | Path, stored: tuple[int, int], orientation: int, declared: tuple[int, int] | None) -> bool:
     """Whether to apply the EXIF orientation: annotations are made on the stored or on the upright image."""
     upright = stored[::-1] if orientation >= 5 else stored
     if declared is not None and declared not in (stored, upright):
@@ -183,6 +178,4 @@ def _unreadable(path: str | Path, error: Exception) -> InputError:
         reason = "it is no image of a known format" if os.path.getsize(path) else "the file is empty"
     else:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return InputError(
-        f"{path}: the image cannot be read: {reason}; replace it, or remove it from the annotations"
-    )
+    return InputError(f"{path}: the image cannot be read: {reason}; replace it, or remove it from the annotations")

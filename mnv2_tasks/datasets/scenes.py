@@ -1,15 +1,16 @@
 """The embedded default data set: scenes of six textured shapes, drawn on the fly, labelled for all three kinds.
 
-An image is a pure function of (seed, split, index). Only raw PCG64 draws and element-wise float32 arithmetic are
-used (no BLAS, no vectorised sine, no text or image library), so that the bytes agree between machines.
+An image is a pure function of (seed, split, index). It is made of raw PCG64 draws and element-wise float32
+arithmetic alone (no BLAS, no vectorised sine, no image library), so that its bytes agree between machines.
 
-A scene holds 0 to 6 objects on a textured, lit background with clutter lines. The first object is by construction
-the largest: it shows at least 1.6 times as many pixels as any other. Every object shows at least half of its own area;
-the rest may lie behind another object or outside the image. Colour and texture say nothing about the class.
+A scene holds 0 to 6 objects on a textured, lit background with clutter lines. Every object shows at least 60% of
+its whole area; the rest may lie behind other objects or outside the image. The first object is, by construction,
+the largest: it shows at least 1.6 times as many pixels as any other. Colour and texture do not tell the class.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,75 +22,64 @@ from torchvision import tv_tensors
 
 from mnv2_tasks.errors import InputError
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32, unless said otherwise
+Size = tuple[int, int]  # (H, W)
 
 OBJECT_COUNTS = (0.03, 0.21, 0.22, 0.20, 0.15, 0.11, 0.08)  # probability of asking for 0, 1, .. 6 objects
 LARGEST_RATIO = 1.6  # visible pixels of the largest object over those of the next
-MIN_VISIBLE = 0.5  # of an object's whole area, the part outside the image included
-BOX_SAMPLE = 512  # images behind box_sizes()
-
-
-# Signed distance of each shape in its own frame (u, v): negative inside, circumradius about 1.
-
-
-def _circle(u: Array, v: Array) -> Array:
-    return np.sqrt(u * u + v * v) - 0.95
-
-
-def _square(u: Array, v: Array) -> Array:
-    return np.maximum(abs(u), abs(v)) - 0.8
-
-
-def _triangle(u: Array, v: Array) -> Array:
-    return np.maximum(abs(u) * 0.866025 - v * 0.5, v) - 0.56
+MIN_VISIBLE = 0.6  # of an object's whole area, the part outside the image included
+BOX_SAMPLE = 512  # scenes behind box_sizes(), at most
 
 
 def _star(u: Array, v: Array) -> Array:
-    # The pentagram is where at least four of five half-planes meet: the second largest distance decides.
-    first, second = np.full_like(u, -9), np.full_like(u, -9)
-    for x, y in ((0, 1), (0.951057, 0.309017), (0.587785, -0.809017), (-0.587785, -0.809017), (-0.951057, 0.309017)):
+    # The pentagram is where at least four of five half-planes meet, so the second largest distance decides.
+    first = second = np.full_like(u, -9)
+    for x, y in ((0, 1), (0.951, 0.309), (0.588, -0.809), (-0.588, -0.809), (-0.951, 0.309)):
         distance = u * x + v * y
         second = np.maximum(second, np.minimum(first, distance))
         first = np.maximum(first, distance)
     return second - 0.35
 
 
-def _ring(u: Array, v: Array) -> Array:
-    return abs(np.sqrt(u * u + v * v) - 0.76) - 0.24
-
-
-def _cross(u: Array, v: Array) -> Array:
-    u, v = abs(u), abs(v)
-    return np.maximum(np.minimum(u, v) - 0.3, np.maximum(u, v) - 1)
-
-
+# Distance from each shape's outline in the shape's own frame, negative inside; the shapes reach to a radius of about 1.
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
-    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "ring": _ring, "cross": _cross,
-}  # fmt: skip
+    "circle": lambda u, v: np.sqrt(u * u + v * v) - 0.95,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.8,
+    "triangle": lambda u, v: np.maximum(abs(u) * 0.866 - v * 0.5, v) - 0.56,
+    "star": _star,
+    "ring": lambda u, v: abs(np.sqrt(u * u + v * v) - 0.76) - 0.24,
+    "cross": lambda u, v: np.maximum(np.minimum(abs(u), abs(v)) - 0.3, np.maximum(abs(u), abs(v)) - 1),
+}
 
 
 class Placed(NamedTuple):
-    """One object as laid out: its class and its window of the image, with arrays (h, w) over that window."""
+    """An object laid out: arrays are (h, w), over its window of the image."""
 
     kind: int
     number: int  # its value in the owner map, from 1
     window: tuple[slice, slice]
-    u: Array  # own frame, unit radius
+    u: Array  # the shape's own frame
     v: Array
     cover: Array  # how much of each pixel the shape covers, 0..1
 
 
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    # Not Generator.uniform: some builds fuse its multiply and add, which rounds differently.
+    return low + (high - low) * rng.random()
+
+
 def _direction(rng: np.random.Generator) -> tuple[float, float]:
-    """A random unit vector, rounded so that the last bit of a C library's cosine does not matter."""
-    angle = rng.uniform(0, 2 * math.pi)
+    # Rounded, so that the last bit of a C library's cosine does not matter.
+    angle = 2 * math.pi * rng.random()
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
 
 
-def _propose(rng: np.random.Generator, size: tuple[int, int], scale: float, number: int) -> tuple[Placed, int]:
-    """A random object about `scale` image sides wide, and its whole area in pixels, in or out of the image."""
+def _propose(rng: np.random.Generator, size: Size, *, number: int) -> tuple[Placed, int]:
+    """A random object, and its whole area in pixels, in or out of the image."""
+    scale = _between(rng, 0.3, 0.6) if number == 1 else _between(rng, 0.14, 0.44)
     kind, radius = int(rng.integers(len(SHAPES))), scale * min(size) / 2
-    cy, cx = (rng.uniform(0.05, 0.95) * side for side in size)
-    stretch = rng.uniform(0.87, 1.15)  # squared, the aspect ratio
+    cy, cx = (_between(rng, 0.05, 0.95) * side for side in size)
+    stretch = _between(rng, 0.87, 1.15)  # squared, it is the aspect ratio
     c, s = _direction(rng)
     reach = math.ceil(1.4 * radius)
     top, left = int(cy) - reach, int(cx) - reach
@@ -98,100 +88,103 @@ def _propose(rng: np.random.Generator, size: tuple[int, int], scale: float, numb
     along, across = radius * stretch, radius / stretch
     u = x * (c / along) + y * (s / along)
     v = y * (c / across) - x * (s / across)
-    distance = tuple(SHAPES.values())[kind](u, v)
-    clip = slice(max(-top, 0), size[0] - top), slice(max(-left, 0), size[1] - left)
+    distance = list(SHAPES.values())[kind](u, v)
+    inside = slice(max(-top, 0), size[0] - top), slice(max(-left, 0), size[1] - left)
     window = slice(max(top, 0), top + len(y)), slice(max(left, 0), left + len(x))
-    cover = np.clip(0.5 - distance[clip] * radius, 0, 1)
-    return Placed(kind, number, window, u[clip], v[clip], cover), int(np.count_nonzero(distance < 0))
+    cover = np.clip(0.5 - distance[inside] * radius, 0, 1)
+    return Placed(kind, number, window, u[inside], v[inside], cover), int(np.count_nonzero(distance < 0))
 
 
-def arrange(rng: np.random.Generator, size: tuple[int, int]) -> tuple[list[Placed], NDArray[np.uint8]]:
-    """Lay a scene out: its objects from back to front, and the owner map (H, W): 0 or the visible object's number."""
-    wanted = int(np.searchsorted(np.cumsum(OBJECT_COUNTS), rng.random() * 0.999999, side="right"))
+def arrange(rng: np.random.Generator, size: Size) -> tuple[list[Placed], Array]:
+    """Lay a scene out: its objects from back to front, and the owner map (H, W) uint8, which holds the number of
+    the object that each pixel shows, or 0."""
+    chance = rng.random()
+    wanted = sum(chance >= below for below in accumulate(OBJECT_COUNTS[:-1]))
     layers: list[Placed] = []
-    owner, whole = np.zeros(size, np.uint8), []
+    areas: list[int] = []
+    owner = np.zeros(size, np.uint8)
     for _ in range(3 * wanted):  # an object that does not fit is dropped, so that crowded scenes end, too
-        scale = rng.uniform(0.14, 0.44) if layers else rng.uniform(0.3, 0.6)
-        candidate, area = _propose(rng, size, scale, len(whole) + 1)
-        on_top = rng.random() < 0.5
-        trial = owner.copy()
-        region = trial[candidate.window]
-        region[(candidate.cover > 0.5) & (on_top | (region == 0))] = candidate.number
-        areas = [*whole, area]
-        visible = [int(np.count_nonzero(trial == number)) for number in range(1, len(areas) + 1)]
-        shown = all(part and part >= MIN_VISIBLE * area for part, area in zip(visible, areas, strict=True))
-        if shown and visible[0] >= LARGEST_RATIO * max(visible[1:], default=0):
-            owner = trial
-            whole = areas
-            layers.insert(len(layers) if on_top else 0, candidate)
-            if len(layers) == wanted:
-                break
+        item, area = _propose(rng, size, number=len(layers) + 1)
+        on_top, trial, wholes = rng.random() < 0.5, owner.copy(), [*areas, area]
+        region = trial[item.window]
+        region[(item.cover > 0.5) & (on_top | (region == 0))] = item.number
+        shown = [int(np.count_nonzero(trial == number)) for number in range(1, item.number + 1)]
+        fits = all(part and part >= MIN_VISIBLE * whole for part, whole in zip(shown, wholes, strict=True))
+        if fits and shown[0] >= LARGEST_RATIO * max(shown[1:], default=0):
+            owner, areas = trial, wholes
+            layers.insert(len(layers) if on_top else 0, item)
+        if len(layers) == wanted:
+            break
     return layers, owner
 
 
-def _smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
+def _smooth_noise(rng: np.random.Generator, size: Size, *, cells: int) -> Array:
     """Bilinear noise (H, W) in 0..1 from a random grid of `cells` x `cells`."""
     grid = rng.random((cells + 1, cells + 1), dtype=np.float32)
-    for side in size:  # rows, then columns: each pass interpolates the first axis and turns the grid
+    for side in size:  # each pass interpolates the first axis and swaps the two
         at = np.arange(side, dtype=np.float32) * (cells / side)
-        low = at.astype(np.intp)
-        weight = (at - np.floor(at))[:, None]
+        low, weight = at.astype(np.intp), (at - np.floor(at))[:, None]
         grid = (grid[low] * (1 - weight) + grid[low + 1] * weight).T
     return grid
 
 
-def _texture(rng: np.random.Generator, u: Array, v: Array, frequency: float) -> Array:
-    """How far (0..1) each point leans to the second of two colours: plain, stripes, checks, noise or gradient."""
+def _texture(rng: np.random.Generator, u: Array, v: Array, *, frequency: float) -> Array:
+    """Plain, noise, gradient, checks or stripes: how far (0..1) each point leans to the second of two colours."""
     kind, phase = rng.integers(5), rng.random()
     c, s = _direction(rng)
     if kind == 0:
         return np.zeros((1, 1), np.float32)
     if kind == 1:
-        return _smooth_noise(rng, (u + v).shape, round(2 * frequency) + 1)
+        return _smooth_noise(rng, np.broadcast_shapes(u.shape, v.shape), cells=round(2 * frequency) + 1)
     across = u * c + v * s
     if kind == 2:
         return np.clip(across * 0.5 + 0.5, 0, 1)
-    stripes = np.floor(across * frequency + phase)
+    steps = np.floor(across * frequency + phase)
     if kind == 3:
-        stripes = stripes + np.floor((v * c - u * s) * frequency + phase)
-    return stripes - 2 * np.floor(stripes * 0.5)
+        steps += np.floor((v * c - u * s) * frequency + phase)
+    return steps - 2 * np.floor(steps * 0.5)
 
 
 def _colour(rng: np.random.Generator, others: list[Array]) -> Array:
-    """A random colour (3, 1, 1), the farthest of four from the others: an object stands out from what is behind it."""
+    """A colour (3, 1, 1): of four random ones the farthest from the others, to stand out from what is behind."""
     picks = rng.random((4, 1, 3, 1, 1), dtype=np.float32)
     distance = abs(picks - np.stack(others)).max(axis=(2, 3, 4)).min(axis=1)
     return picks[distance.argmax(), 0]
 
 
-def paint(rng: np.random.Generator, size: tuple[int, int], layers: list[Placed]) -> NDArray[np.uint8]:
-    """Draw a laid out scene as an RGB image (3, H, W)."""
-    y = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, size[1], dtype=np.float32)[None]
+def paint(rng: np.random.Generator, size: Size, layers: list[Placed]) -> Array:
+    """Draw a laid out scene: RGB (3, H, W) uint8."""
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in size)
+    y = y[:, None]
     ground = rng.random((3, 1, 1), dtype=np.float32)
-    ground2 = np.clip(ground + rng.random((3, 1, 1), dtype=np.float32) * 0.6 - 0.3, 0, 1)
-    image = (ground2 - ground) * _texture(rng, x, y, rng.uniform(1, 5))
-    image = image + ground + (_smooth_noise(rng, size, int(rng.integers(2, 9))) - 0.5) * rng.uniform(0, 0.4)
-    for _ in range(rng.integers(5)):  # clutter lines, which belong to no class
+    other = np.clip(ground + rng.random((3, 1, 1), dtype=np.float32) * 0.6 - 0.3, 0, 1)
+    image = (other - ground) * _texture(rng, x, y, frequency=_between(rng, 1, 5))
+    clouds = _smooth_noise(rng, size, cells=int(rng.integers(2, 9))) - 0.5
+    image = image + (ground + clouds * _between(rng, 0, 0.4))
+    for _ in range(rng.integers(5)):  # clutter lines
         c, s = _direction(rng)
-        line = abs(x * c + y * s - rng.uniform(-0.9, 0.9)) < rng.uniform(0.01, 0.04)
-        line &= y * c - x * s < rng.uniform(-0.5, 1.5)
+        line = abs(x * c + y * s - _between(rng, -0.9, 0.9)) < _between(rng, 0.01, 0.04)
+        line &= y * c - x * s < _between(rng, -0.5, 1.5)
         np.copyto(image, rng.random((3, 1, 1), dtype=np.float32), where=line)
+
+    colours: list[Array] = [ground, other]
     for item in layers:
+        first, second = _colour(rng, colours), _colour(rng, colours)
+        colours.append(first)
+        mix = _texture(rng, item.u, item.v, frequency=_between(rng, 1, 2.5)) * _between(rng, 0.2, 0.8)
         region = image[:, *item.window]
-        first, second = (_colour(rng, [ground, ground2]) for _ in range(2))
-        fill = first + (second - first) * (_texture(rng, item.u, item.v, rng.uniform(1, 2.5)) * rng.uniform(0.2, 0.8))
-        region += (fill - region) * item.cover
+        region += (first + (second - first) * mix - region) * item.cover
+
     c, s = _direction(rng)
-    light, vignette = rng.uniform(0, 0.35), rng.uniform(0, 0.2)
-    image *= (x * (c * light) - x * x * vignette) + (y * (s * light) - y * y * vignette + rng.uniform(0.8, 1.1))
-    if rng.random() < 0.2:  # a binomial blur
+    light, vignette, level = _between(rng, 0, 0.35), _between(rng, 0, 0.2), _between(rng, 0.8, 1.1)
+    image *= (x * (c * light) - x * x * vignette) + (y * (s * light) - y * y * vignette + level)
+    if rng.random() < 0.2:  # blur
         image[:, 1:-1] = image[:, 1:-1] * 0.5 + (image[:, 2:] + image[:, :-2]) * 0.25
         image[:, :, 1:-1] = image[:, :, 1:-1] * 0.5 + (image[:, :, 2:] + image[:, :, :-2]) * 0.25
-    if rng.random() < 0.4:
+    if rng.random() < 0.4:  # in place here and below: big temporaries would take most of the time
         grain = rng.random(image.shape, dtype=np.float32)
         grain -= 0.5
-        grain *= rng.uniform(0.05, 0.25)
+        grain *= _between(rng, 0.05, 0.25)
         image += grain
     np.clip(image, 0, 1, out=image)
     image *= 255
@@ -199,10 +192,20 @@ def paint(rng: np.random.Generator, size: tuple[int, int], layers: list[Placed])
     return image.astype(np.uint8)
 
 
-class ScenesSplit(Dataset[dict[str, Any]]):
-    """One split, with random access; see `Scenes` for what a sample holds."""
+def _boxes(layers: list[Placed], owner: Array) -> list[tuple[int, int, int, int]]:
+    """The tight XYXY box of each object's visible pixels, in pixel edges."""
+    boxes = []
+    for item in layers:
+        seen = owner[item.window] == item.number
+        y, x = (np.flatnonzero(seen.any(axis=axis)) + item.window[1 - axis].start for axis in (1, 0))
+        boxes.append((x[0], y[0], x[-1] + 1, y[-1] + 1))
+    return boxes
 
-    def __init__(self, size: tuple[int, int], length: int, *, seed: int, split: int) -> None:
+
+class ScenesSplit(Dataset[dict[str, Any]]):
+    """One split, with random access; `Scenes` says what its samples hold."""
+
+    def __init__(self, size: Size, length: int, *, seed: int, split: int) -> None:
         self.size, self.length, self.seed, self.split = size, length, seed, split
 
     def __len__(self) -> int:
@@ -220,7 +223,7 @@ class ScenesSplit(Dataset[dict[str, Any]]):
         layers.sort(key=lambda item: item.number)
         kinds = [item.kind for item in layers]
         boxes = torch.tensor(_boxes(layers, owner), dtype=torch.float32).reshape(-1, 4)
-        area = np.bincount(owner.ravel(), minlength=len(layers) + 1)[1:]
+        area = np.bincount(owner.ravel(), minlength=len(kinds) + 1)[1:]
         mask = np.array([0, *(kind + 1 for kind in kinds)], np.uint8)[owner]
         return {
             "image": tv_tensors.Image(torch.from_numpy(image)),
@@ -235,31 +238,20 @@ class ScenesSplit(Dataset[dict[str, Any]]):
         }
 
     def box_sizes(self) -> Tensor:
-        """(N, 2) float32: widths and heights as fractions of the image, of the boxes in at most 512 scenes."""
-        indices = range(0, self.length, -(-self.length // BOX_SAMPLE))
+        """(N, 2) float32: width and height, as fractions of the image, of the boxes of at most 512 scenes."""
+        indices = range(0, self.length, math.ceil(self.length / BOX_SAMPLE))
         boxes = [box for index in indices for box in _boxes(*arrange(self._rng(index), self.size))]
         corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         return (corners[:, 2:] - corners[:, :2]) / torch.tensor(self.size[::-1])
 
 
-def _boxes(layers: list[Placed], owner: NDArray[np.uint8]) -> list[tuple[int, int, int, int]]:
-    """The tight box of each object's visible pixels, as XYXY pixel edges, in the order of `layers`."""
-    boxes = []
-    for item in layers:
-        rows, columns = item.window
-        seen = owner[item.window] == item.number
-        y, x = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-        box = columns.start + x[0], rows.start + y[0], columns.start + x[-1] + 1, rows.start + y[-1] + 1
-        boxes.append(box)
-    return boxes
-
-
 class Scenes:
-    """Drawn scenes: `train` and `val` images, `size` pixels square or an (H, W) pair.
+    """Drawn scenes: `train` and `val` images, `size` pixels square or an (H, W) pair of at least 16 pixels a side.
 
-    - detection: a box is the tight extent of an object's visible pixels, so boxes and masks agree; "area" counts them.
-    - segmentation: 0 is background, 1..6 are the shapes.
-    - classification: the class of the largest object; -1 (ignore) in the few scenes without objects.
+    - detection: a box is the tight extent of an object's visible pixels, so that boxes and masks agree; "area"
+      counts these pixels.
+    - segmentation: 0 is the background, 1..6 are the shapes.
+    - classification: the class of the largest object; -1, to be ignored, in the few scenes without objects.
     """
 
     provides: dict[str, tuple[str, ...]] = {
@@ -277,12 +269,11 @@ class Scenes:
         for name, value, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
             if value < least:
                 raise InputError(f"scenes: {name}={value}: give {least} or more")
-        self.size, self.seed = (int(pair[0]), int(pair[1])), seed
-        self.lengths = {"train": train, "val": val}
+        self.splits = {
+            name: ScenesSplit(pair, length, seed=seed, split=number)
+            for number, (name, length) in enumerate((("train", train), ("val", val)))
+        }
 
     def split(self, name: str) -> ScenesSplit | None:
         """The "train" or "val" split; there is no other."""
-        if name not in self.lengths:
-            return None
-        split = list(self.lengths).index(name)
-        return ScenesSplit(self.size, self.lengths[name], seed=self.seed, split=split)
+        return self.splits.get(name)

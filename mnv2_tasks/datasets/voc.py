@@ -9,15 +9,8 @@ from xml.etree.ElementTree import ParseError
 
 import numpy as np
 
-from mnv2_tasks.datasets.detection import (
-    MAX_SIDE,
-    DetectionSplit,
-    Objects,
-    Parsed,
-    check_settings,
-    hold_out,
-    make_split,
-)
+from mnv2_tasks.datasets import detection
+from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.errors import InputError
 
 ANNOTATIONS = ("Annotations", "annotations", "annotations/xmls", "xml", ".")
@@ -73,25 +66,21 @@ class Voc:
         one_based: bool = False,
         val_fraction: float = 0.2,
         bad_boxes: str = "error",
-        max_side: int | None = MAX_SIDE,
+        max_side: int | None = detection.MAX_SIDE,
     ) -> None:
-        self.root = check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
+        self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
         self.images, self.val_fraction, self.bad_boxes = images, val_fraction, bad_boxes
         self.one_based, self.max_side = one_based, max_side
         self.annotations = _find_annotations(self.root, annotations)
         self._sides = _find_sides(self.root, self.annotations, lists)
         if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
-            raise InputError(
-                f"data.classes={classes}: give a list of different names, as in data.classes=[car,bus]"
-            )
+            raise InputError(f"data.classes={classes}: give a list of different names, as in data.classes=[car,bus]")
         self._pages: dict[str, list[Page]] = {}
         if classes is None:
             pages = [page for side in self._sides for page in self._read(side)]
             classes = sorted({thing.name for page in pages for thing in page.things})
         if not classes:
-            raise InputError(
-                f"{self.annotations}: its XML files hold no <object>: there is nothing to learn; add some"
-            )
+            raise InputError(f"{self.annotations}: its XML files hold no <object>: there is nothing to learn; add some")
         self._classes = tuple(classes)
         self.provides = {"detection": self._classes}
         _check_names(self._read("train"), self._classes)
@@ -105,7 +94,7 @@ class Voc:
             if "val" not in self._sides and name in ("train", "val"):
                 train = self._splits.get("train") or self._make("train")
                 where = str(self.annotations)
-                self._splits["train"], self._splits["val"] = hold_out(train, self.val_fraction, where=where)
+                self._splits["train"], self._splits["val"] = detection.hold_out(train, self.val_fraction, where=where)
         return self._splits.get(name)
 
     def _read(self, side: str) -> list[Page]:
@@ -118,7 +107,7 @@ class Voc:
         del self._pages[side]
         _check_names(pages, self._classes)
         folder, names = _find_images(self.root, self.images, pages)
-        return make_split(
+        return detection.make_split(
             _parsed(pages, names, self._classes, one_based=self.one_based),
             folder,
             class_names=self._classes,
@@ -158,9 +147,7 @@ def _read_list(file: Path, stems: set[str]) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file}: cannot be read as text: {error}; give a list of image names, one a line"
-        ) from error
+        raise InputError(f"{file}: cannot be read as text: {error}; give a list of image names, one a line") from error
     names = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if line:
@@ -186,9 +173,7 @@ def _read_page(file: Path) -> Page:
     except ParseError as error:
         raise InputError(f"{file}: not XML: {error}; correct or remove the file") from error
     except DefusedXmlException as error:
-        raise InputError(
-            f"{file}: it declares XML entities, which are refused as unsafe; remove them"
-        ) from error
+        raise InputError(f"{file}: it declares XML entities, which are refused as unsafe; remove them") from error
     except (OSError, ValueError, LookupError) as error:
         raise InputError(f"{file}: cannot be read as XML: {error}; correct or remove the file") from error
     things = []
@@ -200,7 +185,7 @@ def _read_page(file: Path) -> Page:
         try:
             box = tuple(float(text) for text in texts)  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            told = ", ".join(f"{corner}={text}" for corner, text in zip(CORNERS, texts, strict=True))
+            told = ", ".join(f"{corner}={text!r:.20}" for corner, text in zip(CORNERS, texts, strict=True))
             raise InputError(
                 f"{file}: object {number}: <bndbox> needs 4 numbers, but has {told}; correct or remove the object"
             ) from None

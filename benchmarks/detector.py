@@ -1,0 +1,297 @@
+"""Our SSDLite beside torchvision's SSD on the CPU: one trunk, one data set, one training loop.
+
+    python benchmarks/detector.py data=coco data.root=<folder> backbone.weights=<file> head.boxes=fit \
+        trainer.max_epochs=60 --test --out detector.json
+
+Takes the settings of train.py and runs three variants, one after another, each in a fresh process:
+    ours         our model and loss, as train.py has them
+    torchvision  torchvision's SSD (matching, loss, decoding) and SSDLiteHead, on our trunk, extra levels
+                 and default boxes, with our memory format and process settings
+    stock        the same with torchvision's default boxes, contiguous memory and a process as it comes
+                 (leave OMP_WAIT_POLICY unset); 20 steps are timed, or all with --stock-accuracy
+
+All else is shared: batches, normalisation, optimiser, schedule, clipping, averaged weights, thresholds of the
+decoding, and COCO's metrics, in original pixels, of the last averaged weights. ms/step is the median of
+forward, loss, backward and optimiser; workers that load meanwhile slow it down, so loader.workers=0 times it
+alone. Memory is the peak of the process, without its workers, up to the end of training.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
+
+from mnv2_tasks.cli import CONFIGS, fail, one_line, settle, tune_for_cpu
+from mnv2_tasks.errors import InputError
+
+if {"--child=ours", "--child=torchvision"} & set(sys.argv):  # it works only before torch is imported
+    tune_for_cpu()
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteHead
+
+from mnv2_tasks.heads.ssdlite import EXTRA_CHANNELS, SSDLite
+from mnv2_tasks.metrics import CocoMAP
+from mnv2_tasks.model import Model
+
+VARIANTS = ("ours", "torchvision", "stock")
+STOCK_STEPS = 20
+COLUMNS = {"val/map": "val AP", "val/map_50": "val AP50", "test/map": "test AP", "test/map_50": "test AP50"}
+COLUMNS |= {"step_ms": "ms/step", "train_seconds": "train s", "peak_mib": "peak MiB", "images_seen": "images"}
+Found = list[dict[str, Tensor]]  # boxes in input pixels, scores and labels of each image
+
+
+class Ours(nn.Module):
+    """Our model with one detector; as torchvision's, it gives losses in training and detections otherwise."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        (self.task,) = model.heads
+
+    def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor] | Found:
+        head = self.model.heads[self.task]
+        outputs = self.model(images.contiguous(memory_format=torch.channels_last))[self.task]
+        return head.loss(outputs, targets) if self.training else head.predict(outputs)
+
+
+class TorchvisionSSD(SSD):
+    """torchvision's SSD on the trunk, the extra levels and the thresholds of a model of ours."""
+
+    def __init__(self, model: Model, size: tuple[int, int], *, norm: Any, stock: bool) -> None:
+        (head,) = model.heads.values()
+        boxes = OurBoxes(head)
+        if stock:  # as in torchvision's ssdlite320_mobilenet_v3_large
+            boxes = DefaultBoxGenerator([[2, 3] for _ in head.counts], min_ratio=0.2, max_ratio=0.95)
+        channels = [*(model.backbone.taps[name].channels for name in head.needs), *EXTRA_CHANNELS]
+        classes = head.num_classes + 1  # with the background, 0
+        layers = SSDLiteHead(channels, boxes.num_anchors_per_location(), classes, norm)
+        decoding = {"score_thresh": head.score_threshold, "nms_thresh": head.nms}
+        decoding |= {"detections_per_img": head.detections, "topk_candidates": head.candidates}
+        trunk = Levels(model.backbone, head)
+        super().__init__(trunk, boxes, size, classes, head=layers, iou_thresh=head.threshold, **decoding)
+        self.transform = Normalise(model.mean, model.std)
+        self.layout = torch.contiguous_format if stock else torch.channels_last
+        self.to(memory_format=self.layout)
+
+    def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor] | Found:
+        images = images.contiguous(memory_format=self.layout)
+        if not self.training:
+            return [{**found, "labels": found["labels"] - 1} for found in super().forward(images)]
+        real = (targets["labels"] >= 0) & ~targets["crowd"]
+        rows = zip(targets["boxes"], targets["labels"] + 1, real, strict=True)
+        return super().forward(images, [{"boxes": b[keep], "labels": k[keep]} for b, k, keep in rows])
+
+
+class Levels(nn.Module):
+    """Our trunk and extra levels as torchvision wants a backbone: {level: feature map}."""
+
+    def __init__(self, backbone: nn.Module, head: SSDLite) -> None:
+        super().__init__()
+        self.backbone, self.extras, self.needs = backbone, head.extras, head.needs
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        taps = self.backbone(x)
+        levels = [taps[name] for name in self.needs]
+        for extra in self.extras:
+            levels.append(extra(levels[-1]))
+        return {str(i): level for i, level in enumerate(levels)}
+
+
+class Normalise(nn.Module):
+    """In the place of torchvision's transform: our normalisation of the whole batch, and no second resize."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, images: Tensor, targets: Any = None) -> tuple[ImageList, Any]:
+        normal = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return ImageList(normal, [tuple(images.shape[-2:])] * len(images)), targets
+
+    def postprocess(self, found: Found, *sizes: Any) -> Found:
+        return found
+
+
+class OurBoxes(DefaultBoxGenerator):
+    """torchvision's grid with the shapes of our head."""
+
+    def __init__(self, head: SSDLite) -> None:
+        super().__init__([[] for _ in head.counts], clip=False)
+        self._wh_pairs = [level.clone() for level in head.shapes.split(head.counts)]
+
+    def num_anchors_per_location(self) -> list[int]:
+        return [len(level) for level in self._wh_pairs]
+
+
+def make(variant: str, config: dict[str, Any], data: Any) -> nn.Module:
+    """The network of one variant; trunk and extra levels start from the same weights in all."""
+    from mnv2_tasks.run import make_model
+
+    model = make_model(config, data)
+    if variant == "ours":
+        return Ours(model)
+    (section,) = config["heads"].values()
+    norm = partial(nn.BatchNorm2d, eps=section["norm_eps"], momentum=section["norm_momentum"])
+    return TorchvisionSSD(model, data.size, norm=norm, stock=variant == "stock")
+
+
+def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | None) -> Any:
+    """Train to the end, or for `steps`; returns the averaged model, and the time and memory that it took."""
+    from mnv2_tasks.callbacks import EMA
+    from mnv2_tasks.tasks import parameter_groups
+
+    (task,), loader = data.tasks, data.loader("train")
+    epochs, clip = config["trainer"]["max_epochs"], config["trainer"]["gradient_clip_val"]
+    total = epochs * len(loader)
+    optimizer = instantiate(config["optim"]["optimizer"])(parameter_groups(model))
+    learned = [value for group in optimizer.param_groups for value in group["params"]]
+    schedule = instantiate(config["optim"]["schedule"])(optimizer, steps=total)
+    average = EMA(config["ema"] or 0.0)._kwargs["multi_avg_fn"]  # the function that train.py averages with
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    steps, took, seen, began = min(steps or total, total), [], 0, time.monotonic()
+    model.train()
+    for epoch in range(epochs):
+        loader.sampler.set_epoch(epoch)
+        losses: list[float] = []
+        for ((images, targets),) in loader:
+            start = time.perf_counter()
+            loss = sum(model(images, targets[task]).values())
+            optimizer.zero_grad()
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(learned, clip)
+            optimizer.step()
+            took.append(1000 * (time.perf_counter() - start))
+            schedule.step()
+            averaged.update_parameters(model)
+            seen += len(images)
+            losses.append(loss.item())
+            if len(took) == steps:
+                break
+        seconds = time.monotonic() - began
+        left = seconds / len(took) * (steps - len(took)) / 60
+        mean, speed = sum(losses) / len(losses), f"{median(took):.0f} ms a step, {left:.1f} min left"
+        print(f"  epoch {epoch + 1}/{epochs}: loss {mean:.4f}, {speed}", flush=True)
+        if len(took) == steps:
+            break
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    results = {"step_ms": median(took), "train_seconds": seconds, "peak_mib": peak, "images_seen": seen}
+    return averaged.module, results
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
+    """COCO's metrics of one side, in original pixels: {"<side>/map": ...}."""
+    ((task, classes),) = data.classes.items()
+    metric, head = CocoMAP(classes), SimpleNamespace(predict=lambda outputs: outputs.found)
+    model.eval()
+    for ((images, targets),) in data.loader(side):
+        outputs = SimpleNamespace(found=model(images, targets[task]), size=data.size)
+        SSDLite.update(head, metric, outputs, targets[task])  # into original pixels, for every variant
+    return {f"{side}/{name}": float(value) for name, value in metric.compute().items()}
+
+
+def run_variant(args: argparse.Namespace) -> None:
+    """Train and evaluate one variant in this process; the results go to args.out."""
+    from mnv2_tasks.run import make_data, write_json
+
+    overrides = [re.sub(r"^head\.", "++head.", override) for override in args.overrides]
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = settle(compose("train", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    data, trainer = make_data(config), config["trainer"]
+    if list(data.tasks.values()) != ["detection"]:
+        raise InputError(f"task={'+'.join(data.tasks)}: one detector is compared; use task=ssdlite")
+    if trainer["precision"] != "32-true" or trainer["accumulate_grad_batches"] != 1:
+        raise InputError("trainer: use precision=32-true and accumulate_grad_batches=1")
+    sides = ["val", "test"] if args.test else ["val"]
+    for side in sides:  # what is wrong with the data is said before the training
+        data.loader(side)
+    brief = args.child == "stock" and not args.stock_accuracy
+    steps = args.steps_only or (STOCK_STEPS if brief else None)
+    model = make(args.child, config, data)
+    averaged, results = train(model, data, config, steps=steps)
+    if steps is None:
+        for side in sides:
+            results |= evaluate(averaged, data, side)
+    results |= {"parameters": sum(value.numel() for value in model.parameters()), "torch": torch.__version__}
+    results |= {"threads": torch.get_num_threads(), "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY")}
+    write_json(args.out, {**results, "config": config})
+
+
+def ratio(above: dict[str, Any], below: dict[str, Any]) -> dict[str, float]:
+    """Quotients of what both measured; of the whole training only where both saw as many images."""
+    names = [name for name in COLUMNS if name != "images_seen" and above.get(name) and below.get(name)]
+    if above["images_seen"] != below["images_seen"]:
+        names.remove("train_seconds")
+    return {name: above[name] / below[name] for name in names}
+
+
+def print_table(results: dict[str, dict[str, Any]]) -> None:
+    print("\n" + "".ljust(18) + "".join(heading.rjust(11) for heading in COLUMNS.values()))
+    for row, values in results.items():
+        cells = [values.get(name) for name in COLUMNS]
+        texts = ["-" if cell is None else f"{cell:.4f}" if cell < 10 else f"{cell:.6g}" for cell in cells]
+        print(row.ljust(18) + "".join(text.rjust(11) for text in texts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="settings as for train.py: key=value")
+    parser.add_argument("--only", choices=VARIANTS)
+    parser.add_argument("--steps-only", type=int, metavar="N", help="time N steps of each; no metrics")
+    parser.add_argument("--stock-accuracy", action="store_true", help="train and evaluate stock too")
+    parser.add_argument("--test", action="store_true", help="evaluate on the test side too")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    args = parser.parse_intermixed_args()
+    if args.child:
+        return run_variant(args)
+    results: dict[str, Any] = {}
+    for variant in [args.only] if args.only else VARIANTS:
+        print(f"== {variant}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "results.json"
+            command = [sys.executable, __file__, *sys.argv[1:], f"--child={variant}", f"--out={path}"]
+            if code := subprocess.run(command).returncode:
+                raise SystemExit(code)
+            results[variant] = json.loads(path.read_text())
+        for above, below in (("ours", "torchvision"), ("stock", "ours")):
+            if above in results and below in results:
+                results[f"{above} / {below}"] = ratio(results[above], results[below])
+        if args.out:  # after each, so that a later fault costs nothing
+            args.out.write_text(json.dumps(results, indent=2) + "\n")
+    print_table(results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:
+        if line := one_line(error):
+            fail(line)
+        raise
