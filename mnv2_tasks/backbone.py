@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ class MobileNetV2(nn.Module):
         output_stride: int = 32,
         *,
         in_channels: int = 3,
-        block: Callable[..., nn.Module] = InvertedResidual,
+        block: Callable[..., Any] = InvertedResidual,
         padding: Padding = "symmetric",
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
@@ -75,9 +76,7 @@ class MobileNetV2(nn.Module):
         if output_stride not in (8, 16, 32):
             raise InputError(f"backbone.output_stride is {output_stride}: use 8, 16 or 32")
         if padding not in ("symmetric", "same"):
-            raise InputError(
-                f"backbone.padding is {padding!r}: use symmetric (torch's) or same (TensorFlow's)"
-            )
+            raise InputError(f"backbone.padding is {padding!r}: use symmetric (torch's) or same (TensorFlow's)")
         if width <= 0 or in_channels < 1:
             raise InputError(f"backbone.width is {width}, in_channels {in_channels}: both must be above 0")
         layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
@@ -99,9 +98,7 @@ class MobileNetV2(nn.Module):
                     self._add_tap(f"c{level}", Tap(channels, stride), self._block_taps, index - 1)
                     if stride == output_stride:  # dilate what follows instead of striding
                         block_stride, next_dilation = 1, dilation * 2
-                made = block(
-                    channels, out_channels, stride=block_stride, expansion=t, dilation=dilation, layer=layer
-                )
+                made = block(channels, out_channels, stride=block_stride, expansion=t, dilation=dilation, layer=layer)
                 if halves:
                     self._add_tap(f"c{level}x", Tap(made.hidden_channels, stride), self._hidden_taps, index)
                     level += 1
@@ -130,14 +127,13 @@ class MobileNetV2(nn.Module):
         if "c5x" in names:
             return
         self.last = None
-        depth = [
-            i for places in (self._hidden_taps, self._block_taps) for i, n in places.items() if n in names
-        ]
+        depth = [i for places in (self._hidden_taps, self._block_taps) for i, n in places.items() if n in names]
         self.blocks = self.blocks[: max(depth, default=-1) + 1]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         taps: dict[str, Tensor] = {}
         x = self.stem(x)  # (B, 32 w, H / 2, W / 2)
+        block: Any
         for index, block in enumerate(self.blocks):
             hidden = block.expand(x)
             if self._hidden_taps.get(index) in self._kept:

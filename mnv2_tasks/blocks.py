@@ -104,9 +104,7 @@ class InvertedResidual(nn.Module):
         return self.project(self.expand(x), x)
 
 
-def separable_conv(
-    in_channels: int, out_channels: int, *, stride: int = 1, layer: Layer = conv_bn
-) -> nn.Sequential:
+def separable_conv(in_channels: int, out_channels: int, *, stride: int = 1, layer: Layer = conv_bn) -> nn.Sequential:
     """3x3 depthwise + 1x1 pointwise, normalised and activated both: SSDLite's replacement for a convolution."""
     return nn.Sequential(
         layer(in_channels, in_channels, stride=stride, groups=in_channels),

@@ -68,9 +68,7 @@ class EpochLog(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began, self._images, self._validating = time.monotonic(), 0, 0.0
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         self._images += sum(len(images) for images, _ in batch) * trainer.world_size
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -128,9 +126,7 @@ class Examples(Callback):
         assert isinstance(module, MultiTask)
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         for logger in trainer.loggers:
-            log_examples(
-                logger, module.classes, lambda: examples(module, data, "val", self.count), trainer.global_step
-            )
+            log_examples(logger, module.classes, lambda: examples(module, data, "val", self.count), trainer.global_step)
 
 
 @dataclass(frozen=True)

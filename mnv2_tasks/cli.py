@@ -60,12 +60,12 @@ def one_line(error: BaseException) -> str | None:
         chain.append(link)
         link = link.__cause__ or link.__context__
     for link in chain:
-        if isinstance(
-            link, InputError
-        ):  # a loader's worker wraps the message in its traceback: the last line is it
+        if isinstance(link, InputError):  # a loader's worker wraps the message in its traceback: the last line is it
             return str(link).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
         if isinstance(link, OSError) and link.errno == errno.ENOSPC:
-            return f"{link.filename or 'writing'}: the disk is full; free some space, then go on with resume=<run folder>"
+            return (
+                f"{link.filename or 'writing'}: the disk is full; free some space, then go on with resume=<run folder>"
+            )
     return None
 
 
@@ -75,15 +75,11 @@ def settle(config: DictConfig) -> dict[str, Any]:
     if shorthand is not None:
         heads = config.heads
         if len(heads) != 1:
-            raise InputError(
-                f"head.{next(iter(shorthand))}: the run has several heads; write heads.<task>.… instead"
-            )
+            raise InputError(f"head.{next(iter(shorthand))}: the run has several heads; write heads.<task>.… instead")
         task = next(iter(heads))
         for key, value in shorthand.items():
             if key not in heads[task]:
-                raise InputError(
-                    f"head.{key}: {task} has no such setting{_suggest(str(key), map(str, heads[task]))}"
-                )
+                raise InputError(f"head.{key}: {task} has no such setting{_suggest(str(key), map(str, heads[task]))}")
             heads[task][key] = value
         OmegaConf.set_struct(config, False)
         del config["head"]

@@ -1,6 +1,7 @@
 """What a network costs: parameters and multiply-adds, as the paper counts them; `python -m mnv2_tasks.cost`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def parameters(module: nn.Module, *, folded: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if not (folded and id(p) in norms))
 
 
-def madds(run: Callable[..., object], *inputs: Tensor) -> int:
+def madds(run: Callable[..., object], *inputs: Any) -> int:
     """Multiply-adds of the convolutions and matrix products of `run(*inputs)`; give it meta tensors to be quick."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run(*inputs)
@@ -96,11 +97,9 @@ def main() -> None:
     print(f"{'width':>6} {'params, M':>14} " + " ".join(f"{f'MAdds at {s}, M':>18}" for s in SIZES))
     for width, row in GRID.items():
         costs = [classifier_cost(width, size) for size in SIZES]
-        cells = [
-            f"{cost / 1e6:.1f} ({row.get(size, '-')})" for (_, cost), size in zip(costs, SIZES, strict=True)
-        ]
-        weights = f"{costs[0][0] / 1e6:.2f} ({PARAMETERS[width]})"
-        print(f"{width:>6} {weights:>14} " + " ".join(f"{cell:>18}" for cell in cells))
+        cells = [f"{cost / 1e6:.1f} ({row.get(size, '-')})" for (_, cost), size in zip(costs, SIZES, strict=True)]
+        first = f"{costs[0][0] / 1e6:.2f} ({PARAMETERS[width]})"
+        print(f"{width:>6} {first:>14} " + " ".join(f"{cell:>18}" for cell in cells))
     print("\nMobileNetV2 1.0 at 320, 80 classes: parameters, multiply-adds (paper, Tables 5 and 6)")
     paper = {
         "SSD layers": "14.8 M, 1.25 B",

@@ -1,6 +1,7 @@
 """Where numbers and pictures go besides the run folder: Weights & Biases and TensorBoard."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -50,16 +51,13 @@ def wandb(
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")  # type: ignore[assignment]
     if mode == "online" and not logged_in():
-        raise InputError(
-            "logger.wandb.mode=online, but no one is logged in: run `wandb login`, or use mode=offline"
-        )
+        raise InputError("logger.wandb.mode=online, but no one is logged in: run `wandb login`, or use mode=offline")
     kept = Path(folder) / "wandb_id.txt"
     if kept.exists():
         run_id = kept.read_text().strip()
     else:
-        from wandb.util import generate_id
 
-        run_id = generate_id()
+        run_id = secrets.token_hex(4)
         kept.write_text(run_id)
     os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(
@@ -72,7 +70,7 @@ def wandb(
         resume="allow",
         mode=mode,
         save_dir=folder,
-        log_model=False if not log_model else "best",
+        log_model=log_model,
     )
 
 

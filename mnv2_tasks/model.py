@@ -34,7 +34,7 @@ class Model(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
         self.mean: Tensor
         self.std: Tensor
-        backbone.keep(need for head in heads.values() for need in head.needs)  # type: ignore[attr-defined]
+        backbone.keep(need for head in heads.values() for need in head.needs)
 
     def forward(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, Any]:
         """Outputs of `tasks`, or of all; one forward of the backbone serves them."""
@@ -61,9 +61,7 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
     mean, std = ([values[0]] * channels if len(set(values)) == 1 else list(values) for values in (mean, std))
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"backbone.mean and backbone.std must have in_channels={channels} values")
-    heads = {
-        task: instantiate(head)(backbone.taps, len(classes[task])) for task, head in config["heads"].items()
-    }
+    heads = {task: instantiate(head)(backbone.taps, len(classes[task])) for task, head in config["heads"].items()}
     return Model(backbone, heads, mean=mean, std=std)
 
 
@@ -76,9 +74,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     held = read_file(path)
     if "mnv2_tasks" not in held:
-        raise InputError(
-            f"{path}: not a checkpoint of mnv2_tasks; a bare state dict goes to backbone.weights"
-        )
+        raise InputError(f"{path}: not a checkpoint of mnv2_tasks; a bare state dict goes to backbone.weights")
     about = held["mnv2_tasks"]
     _refuse_foreign_targets({key: about["config"][key] for key in ("backbone", "heads")}, path)
     classes = {task: tuple(names) for task, names in about["classes"].items()}
@@ -105,11 +101,7 @@ def _refuse_foreign_targets(node: Any, path: str | Path) -> None:
         if target is not None:
             allowed = str(target).startswith(("mnv2_tasks.", "torch.nn."))
             found = get_class(target) if allowed else None
-            if not (
-                found
-                and issubclass(found, nn.Module)
-                and found.__module__.startswith(("mnv2_tasks", "torch.nn"))
-            ):
+            if not (found and issubclass(found, nn.Module) and found.__module__.startswith(("mnv2_tasks", "torch.nn"))):
                 raise InputError(
                     f"{path}: its config asks to build {target!r}; only networks are built from checkpoints"
                 )

@@ -96,9 +96,7 @@ def plot_precision_recall(
     _save(figure, path)
 
 
-def plot_confusion(
-    matrix: np.ndarray, classes: tuple[str, ...], path: str | Path, *, background: bool = False
-) -> None:
+def plot_confusion(matrix: np.ndarray, classes: tuple[str, ...], path: str | Path, *, background: bool = False) -> None:
     """A confusion matrix: rows are the truth, columns the prediction, colour the share of the row.
 
     matrix: counts (K, K), or (K + 1, K + 1) with `background`, whose last row and column stand for no object.

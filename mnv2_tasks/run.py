@@ -42,9 +42,7 @@ def make_data(config: Config) -> DataModule:
     kinds = {task: _kind(head) for task, head in config["heads"].items()}
     augment = instantiate(config["augment"]) if config.get("augment") else None
     source = instantiate(config["data"])
-    return DataModule(
-        source, kinds, size=image_size(config), augment=augment, seed=config["seed"], **config["loader"]
-    )
+    return DataModule(source, kinds, size=image_size(config), augment=augment, seed=config["seed"], **config["loader"])
 
 
 def _kind(head: Mapping[str, Any]) -> str:
@@ -116,9 +114,7 @@ def resumed_config(folder: str | Path, changes: list[str]) -> Config:
     try:
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
     except OmegaConfBaseException as error:
-        raise InputError(
-            f"resume={folder}: cannot change {' '.join(changes)}: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"resume={folder}: cannot change {' '.join(changes)}: {str(error).splitlines()[0]}") from error
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {**{str(k): v for k, v in plain.items()}, "resume": str(folder)}
@@ -162,7 +158,12 @@ def _quiet() -> None:
     """Lightning's advice is for those who write loops; its errors stay."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for what in (".*does not have many workers.*", ".*LeafSpec.*", ".*logging interval.*", ".*exists and is not empty.*"):
+    for what in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*logging interval.*",
+        ".*exists and is not empty.*",
+    ):
         warnings.filterwarnings("ignore", what)
 
 
@@ -199,9 +200,8 @@ def write_curves(task: MultiTask, folder: Path) -> None:
 
 def model_cost(model: Model, size: tuple[int, int]) -> dict[str, int]:
     """{"parameters", "madds"} of one image through the whole model."""
-    image = torch.zeros(
-        1, model.backbone.stem[0].in_channels, *size, dtype=torch.uint8, device=model.mean.device
-    )
+    stem: Any = model.backbone.stem[0]
+    image = torch.zeros((1, stem.in_channels, *size), dtype=torch.uint8, device=model.mean.device)
     return {"parameters": parameters(model), "madds": madds(model.eval(), image)}
 
 

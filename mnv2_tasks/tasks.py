@@ -40,9 +40,7 @@ class MultiTask(pl.LightningModule):
         super().__init__()
         self.model, self.classes, self.config = model, classes, config
         self.optimizer, self.schedule, self.weights = optimizer, schedule, dict(weights or {})
-        self.metrics = nn.ModuleDict(
-            {task: head.metrics(classes[task]) for task, head in model.heads.items()}
-        )  # type: ignore[operator]
+        self.metrics = nn.ModuleDict({task: head.metrics(classes[task]) for task, head in model.heads.items()})  # type: ignore[operator]
         self.split = "val"  # what the test loop calls its numbers
 
     def training_step(self, batch: list[Source], index: int) -> Tensor:

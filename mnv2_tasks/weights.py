@@ -89,11 +89,7 @@ def _from_timm(name: str) -> str | None:
     if not match:
         return None
     stage, repeat = int(match[1]), int(match[2])
-    parts = (
-        ["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"]
-        if stage
-        else ["conv_dw", "bn1", "conv_pw", "bn2"]
-    )
+    parts = ["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"] if stage else ["conv_dw", "bn1", "conv_pw", "bn2"]
     index = sum((1, 2, 3, 4, 3, 3, 1)[:stage]) + repeat
     return f"blocks.{index}.{BLOCK_PARTS[-len(parts) :][parts.index(match[3])]}.{match[4]}"
 
@@ -161,9 +157,7 @@ def _backbone_hint(backbone: MobileNetV2, state: State) -> str:
         return f"the file is for images of {stem.shape[1]} channels: set backbone.in_channels={stem.shape[1]}"
     for width in PUBLISHED_WIDTHS:
         with torch.device("meta"):
-            shapes = {
-                n: v.shape for n, v in MobileNetV2(width).state_dict().items() if not n.startswith("last.")
-            }
+            shapes = {n: v.shape for n, v in MobileNetV2(width).state_dict().items() if not n.startswith("last.")}
         if all(name in state and state[name].shape == shape for name, shape in shapes.items()):
             return f"the file is a MobileNetV2 of width {width}: set backbone.width={width}"
     return "use the block type and width that the file was trained with"
@@ -185,9 +179,7 @@ def load_exactly(module: nn.Module, state: State, source: str, *, hint: str) -> 
         return
     found = [(missing, "missing"), (surplus, "not known here"), (wrong, "of another shape")]
     parts = [
-        f"{len(names)} tensors {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
-        for names, what in found
-        if names
+        f"{len(names)} tensors {what} ({names[0]}{', ...' if len(names) > 1 else ''})" for names, what in found if names
     ]
     raise InputError(f"{source}: does not fit the model: {'; '.join(parts)}; {hint}")
 
@@ -225,6 +217,4 @@ def load_model(model: nn.Module, path: str | Path) -> None:
         state = computed | state  # not learned: they come from the configuration
     else:
         state = {name.removeprefix("model."): value for name, value in state.items()}
-    load_exactly(
-        model, state, str(path), hint="use the task, backbone and class count that it was trained with"
-    )
+    load_exactly(model, state, str(path), hint="use the task, backbone and class count that it was trained with")

@@ -70,7 +70,7 @@ def test_bytes_are_the_recorded_ones(samples):
     """A change here makes every recorded result of the project stale: say so, or undo it."""
     images = b"".join(samples[i]["image"].numpy().tobytes() for i in range(8))
     masks = b"".join(samples[i]["mask"].numpy().tobytes() for i in range(8))
-    assert (zlib.crc32(images), zlib.crc32(masks)) == (0, 0)
+    assert (zlib.crc32(images), zlib.crc32(masks)) == (3768579242, 310932540)
 
 
 def test_boxes_and_areas_are_the_extent_of_the_masks(samples):

@@ -178,9 +178,7 @@ class Collate:
             for name in FIELDS[kind]:
                 values = [torch.as_tensor(s[name]).as_subclass(Tensor) for s in samples]
                 if kind == "detection":
-                    fields[name] = pad_sequence(
-                        values, batch_first=True, padding_value=-1 if name == "labels" else 0
-                    )
+                    fields[name] = pad_sequence(values, batch_first=True, padding_value=-1 if name == "labels" else 0)
                 else:
                     fields[name] = torch.stack(values)
             targets[task] = {**fields, **shared}

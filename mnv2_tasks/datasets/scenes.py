@@ -5,7 +5,8 @@ arithmetic alone (no BLAS, no vectorised sine, no image library), so that its by
 
 A scene holds 0 to 6 objects on a textured, lit background with clutter lines. Every object shows at least 60% of
 its whole area; the rest may lie behind other objects or outside the image. The first object is, by construction,
-the largest: it shows at least 1.6 times as many pixels as any other. Colour and texture do not tell the class.
+the largest: it shows at least 1.6 times as many pixels as any other. Objects are vivid and the background is dull,
+but colour and texture do not tell the class.
 """
 
 import math
@@ -25,9 +26,10 @@ from mnv2_tasks.errors import InputError
 Array = NDArray[Any]  # float32, unless said otherwise
 Size = tuple[int, int]  # (H, W)
 
-OBJECT_COUNTS = (0.03, 0.21, 0.22, 0.20, 0.15, 0.11, 0.08)  # probability of asking for 0, 1, .. 6 objects
+OBJECT_COUNTS = (0.03, 0.25, 0.27, 0.21, 0.12, 0.08, 0.04)  # probability of asking for 0, 1, .. 6 objects
 LARGEST_RATIO = 1.6  # visible pixels of the largest object over those of the next
 MIN_VISIBLE = 0.6  # of an object's whole area, the part outside the image included
+MOST_TURN = math.radians(20)  # of an object to either side
 BOX_SAMPLE = 512  # scenes behind box_sizes(), at most
 
 
@@ -68,19 +70,20 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * rng.random()
 
 
-def _direction(rng: np.random.Generator) -> tuple[float, float]:
+def _direction(rng: np.random.Generator, *, most: float = math.pi) -> tuple[float, float]:
+    """Cosine and sine of an angle of at most `most` radians to either side."""
     # Rounded, so that the last bit of a C library's cosine does not matter.
-    angle = 2 * math.pi * rng.random()
+    angle = _between(rng, -most, most)
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
 
 
 def _propose(rng: np.random.Generator, size: Size, *, number: int) -> tuple[Placed, int]:
     """A random object, and its whole area in pixels, in or out of the image."""
-    scale = _between(rng, 0.3, 0.6) if number == 1 else _between(rng, 0.14, 0.44)
+    scale = _between(rng, 0.35, 0.65) if number == 1 else _between(rng, 0.2, 0.48)
     kind, radius = int(rng.integers(len(SHAPES))), scale * min(size) / 2
     cy, cx = (_between(rng, 0.05, 0.95) * side for side in size)
     stretch = _between(rng, 0.87, 1.15)  # squared, it is the aspect ratio
-    c, s = _direction(rng)
+    c, s = _direction(rng, most=MOST_TURN)
     reach = math.ceil(1.4 * radius)
     top, left = int(cy) - reach, int(cx) - reach
     y = np.arange(top, top + 2 * reach + 1, dtype=np.float32)[:, None] + (0.5 - cy)
@@ -145,9 +148,17 @@ def _texture(rng: np.random.Generator, u: Array, v: Array, *, frequency: float) 
     return steps - 2 * np.floor(steps * 0.5)
 
 
-def _colour(rng: np.random.Generator, others: list[Array]) -> Array:
-    """A colour (3, 1, 1): of four random ones the farthest from the others, to stand out from what is behind."""
-    picks = rng.random((4, 1, 3, 1, 1), dtype=np.float32)
+def _dull(rng: np.random.Generator) -> Array:
+    """A colour (3, 1, 1) of the background: some grey with a tint."""
+    return _between(rng, 0.15, 0.8) + rng.random((3, 1, 1), dtype=np.float32) * np.float32(0.2)
+
+
+def _vivid(rng: np.random.Generator, others: list[Array]) -> Array:
+    """A colour (3, 1, 1) of an object: of four saturated ones the farthest from the others in the picture."""
+    picks = rng.random((4, 3), dtype=np.float32)
+    picks[:, 0] *= 0.25
+    picks[:, 1] = 1 - picks[:, 1] * 0.25
+    picks = rng.permuted(picks, axis=1)[:, None, :, None, None]
     distance = abs(picks - np.stack(others)).max(axis=(2, 3, 4)).min(axis=1)
     return picks[distance.argmax(), 0]
 
@@ -156,22 +167,21 @@ def paint(rng: np.random.Generator, size: Size, layers: list[Placed]) -> Array:
     """Draw a laid out scene: RGB (3, H, W) uint8."""
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in size)
     y = y[:, None]
-    ground = rng.random((3, 1, 1), dtype=np.float32)
-    other = np.clip(ground + rng.random((3, 1, 1), dtype=np.float32) * 0.6 - 0.3, 0, 1)
-    image = (other - ground) * _texture(rng, x, y, frequency=_between(rng, 1, 5))
+    ground, other = _dull(rng), _dull(rng)
+    image = (other - ground) * _between(rng, 0, 0.6) * _texture(rng, x, y, frequency=_between(rng, 1, 5))
     clouds = _smooth_noise(rng, size, cells=int(rng.integers(2, 9))) - 0.5
     image = image + (ground + clouds * _between(rng, 0, 0.4))
-    for _ in range(rng.integers(5)):  # clutter lines
+    for _ in range(rng.integers(4)):  # clutter lines
         c, s = _direction(rng)
         line = abs(x * c + y * s - _between(rng, -0.9, 0.9)) < _between(rng, 0.01, 0.04)
         line &= y * c - x * s < _between(rng, -0.5, 1.5)
-        np.copyto(image, rng.random((3, 1, 1), dtype=np.float32), where=line)
+        np.copyto(image, _dull(rng), where=line)
 
     colours: list[Array] = [ground, other]
     for item in layers:
-        first, second = _colour(rng, colours), _colour(rng, colours)
+        first, second = _vivid(rng, colours), _vivid(rng, colours)
         colours.append(first)
-        mix = _texture(rng, item.u, item.v, frequency=_between(rng, 1, 2.5)) * _between(rng, 0.2, 0.8)
+        mix = _texture(rng, item.u, item.v, frequency=_between(rng, 1, 2.5)) * _between(rng, 0, 0.5)
         region = image[:, *item.window]
         region += (first + (second - first) * mix - region) * item.cover
 
@@ -260,9 +270,7 @@ class Scenes:
         "segmentation": ("background", *SHAPES),
     }
 
-    def __init__(
-        self, size: int | Sequence[int] = 128, *, train: int = 4096, val: int = 512, seed: int = 0
-    ) -> None:
+    def __init__(self, size: int | Sequence[int] = 128, *, train: int = 4096, val: int = 512, seed: int = 0) -> None:
         pair = (size, size) if isinstance(size, int) else tuple(size)
         if len(pair) != 2 or min(pair) < 16:
             raise InputError(f"scenes: size={size}: give an int or an (H, W) pair, 16 pixels or more a side")

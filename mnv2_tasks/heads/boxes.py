@@ -32,9 +32,7 @@ def original_shapes(levels: int = 6, *, reduce_lowest: bool = True) -> list[Tens
     shapes = []
     for level in range(levels):
         scale, following = SCALES[level], SCALES[level + 1]
-        pairs = [(scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 0.3333)] + [
-            (math.sqrt(scale * following), 1.0)
-        ]
+        pairs = [(scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 0.3333)] + [(math.sqrt(scale * following), 1.0)]
         if level == 0 and reduce_lowest:
             pairs = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
         shapes.append(torch.tensor([(s * math.sqrt(r), s / math.sqrt(r)) for s, r in pairs]))
@@ -103,7 +101,7 @@ def encode(boxes: Tensor, defaults: Tensor) -> Tensor:
 
 
 def decode(deltas: Tensor, defaults: Tensor) -> Tensor:
-    """(..., 4) deltas and (cx, cy, w, h) default boxes -> (..., 4) xyxy boxes, fractions of the image, clipped to it."""
+    """(..., 4) deltas and (cx, cy, w, h) default boxes -> (..., 4) xyxy boxes, fractions of the image, clipped."""
     deltas = deltas / deltas.new_tensor(VARIANCES)
     centre = defaults[..., :2] + deltas[..., :2] * defaults[..., 2:]
     half = defaults[..., 2:] * deltas[..., 2:].clamp(max=math.log(1000.0)).exp() / 2

@@ -117,12 +117,10 @@ class SSDLite(nn.Module):
         stock = original_shapes(len(self.counts))
         fitted = fit_shapes(sizes, stock)
         self.shapes.copy_(torch.cat(fitted))
-        before, after = (
-            aligned_iou(sizes, torch.cat(s)).max(1).values.mean().item() for s in (stock, fitted)
-        )
+        before, after = (aligned_iou(sizes, torch.cat(s)).max(1).values.mean().item() for s in (stock, fitted))
         levels = "; ".join(" ".join(f"{w:.3f}x{h:.3f}" for w, h in level.tolist()) for level in fitted)
         return (
-            f"default boxes fitted to {len(sizes)} training boxes: mean best IoU of shapes {before:.3f} -> {after:.3f}\n"
+            f"default boxes fitted to {len(sizes)} training boxes: mean best shape IoU {before:.3f} -> {after:.3f}\n"
             f"  per level, width x height of the image: {levels}"
         )
 
@@ -137,9 +135,7 @@ class SSDLite(nn.Module):
 
         grids = [(x.shape[-2], x.shape[-1]) for x in levels]
         defaults = grid_boxes(self.shapes.float().split(self.counts), grids)
-        return Outputs(
-            flatten(self.score_layers, self.num_classes + 1), flatten(self.box_layers, 4), defaults, size
-        )
+        return Outputs(flatten(self.score_layers, self.num_classes + 1), flatten(self.box_layers, 4), defaults, size)
 
     def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """{class_loss, box_loss}: float32, summed over the batch and divided by its number of positives."""
@@ -147,9 +143,7 @@ class SSDLite(nn.Module):
         with torch.autocast(scores.device.type, enabled=False):
             boxes = targets["boxes"].float() / scores.new_tensor([width, height, width, height])  # (B, M, 4)
             labels = targets["labels"]
-            matched = match(
-                boxes, (labels >= 0) & ~targets["crowd"], defaults, threshold=self.threshold
-            )  # (B, A)
+            matched = match(boxes, (labels >= 0) & ~targets["crowd"], defaults, threshold=self.threshold)  # (B, A)
             positive = matched >= 0
             count = positive.sum().clamp(min=1)
             chosen = matched.clamp(min=0)
@@ -158,9 +152,7 @@ class SSDLite(nn.Module):
             if labels.shape[1]:
                 wanted = torch.where(positive, labels.gather(1, chosen) + 1, wanted)  # 0 is the background
                 image, anchor = positive.nonzero(as_tuple=True)
-                goal = encode(
-                    box_convert(boxes[image, chosen[image, anchor]], "xyxy", "cxcywh"), defaults[anchor]
-                )
+                goal = encode(box_convert(boxes[image, chosen[image, anchor]], "xyxy", "cxcywh"), defaults[anchor])
                 box_loss = F.smooth_l1_loss(deltas[image, anchor], goal, reduction="sum")
             if self.kind_of_loss == "focal":
                 goal = F.one_hot(wanted, self.num_classes + 1)[..., 1:].to(scores.dtype)
