@@ -20,9 +20,10 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         settings = settle(config)
     seed_everything(settings["seed"], verbose=False)
     data = run.make_data(settings)
-    for side in ("train", "val"):  # everything wrong with the data is said before the run has a folder
-        data.split(side)
+    for side in ("train", "val"):  # everything wrong with the input is said before the run has a folder
+        data.loader(side)
     task = run.make_task(settings, data)
+    run.make_trainer(settings, None)
     folder = run.open_folder(settings)
     trainer = run.make_trainer(settings, folder)
     last = folder / "checkpoints" / "last.ckpt" if settings["resume"] else None

@@ -56,6 +56,9 @@ class MobileNetV2(nn.Module):
             `expand(x)` and `project(hidden, x)`; see `mnv2_tasks.blocks`.
         padding: "symmetric" (torch's) or "same" (TensorFlow's; for weights that come from there).
         norm_eps, norm_momentum: of every batch norm.
+        zero_init_residual: start blocks with a shortcut as the identity (their last norm at 0, Goyal et al., arXiv
+            1706.02677, section 5.1); training from scratch then starts several times faster.
+        freeze_to: a tap; the layers up to it keep their weights and norm statistics, which spares their backward pass.
 
     Weights start as in the authors' code (TensorFlow-Slim's mobilenet_v2 training scope): truncated normal with a
     standard deviation of 0.09; batch norm at 1 and 0.
@@ -71,6 +74,8 @@ class MobileNetV2(nn.Module):
         padding: Padding = "symmetric",
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
+        zero_init_residual: bool = False,
+        freeze_to: str | None = None,
     ) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
@@ -110,10 +115,30 @@ class MobileNetV2(nn.Module):
         self.taps[f"c{level}x"] = Tap(last_channels, stride)
         self._kept = set(self.taps)
         self.apply(partial(init_weights, std=0.09))
+        if zero_init_residual:
+            residual: Any
+            for residual in self.blocks:
+                residual.zero_init()
+        self._frozen: list[nn.Module] = self._layers_to(freeze_to) if freeze_to else []
+        for frozen in self._frozen:
+            frozen.requires_grad_(False)
+        self.train()
 
     def _add_tap(self, name: str, tap: Tap, places: dict[int, str], index: int) -> None:
         self.taps[name] = tap
         places[index] = name
+
+    def _layers_to(self, tap: str) -> list[nn.Module]:
+        for index, name in self._block_taps.items():
+            if name == tap:
+                return [self.stem, *self.blocks[: index + 1]]
+        raise InputError(f"backbone.freeze_to is {tap!r}: use one of {', '.join(self._block_taps.values())}")
+
+    def train(self, mode: bool = True) -> "MobileNetV2":
+        super().train(mode)
+        for layer in self._frozen:
+            layer.eval()
+        return self
 
     def keep(self, names: Iterable[str]) -> None:
         """Return only these taps from now on, and drop the layers behind the deepest of them.

@@ -1,7 +1,7 @@
 """The building blocks of the network: convolution + batch norm + activation, and the inverted residual."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,6 +102,12 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.expand(x), x)
+
+    def zero_init(self) -> None:
+        """Start as the identity where there is a shortcut."""
+        if self.shortcut:
+            norm: Any = self.linear[1]
+            nn.init.zeros_(norm.weight)
 
 
 def separable_conv(in_channels: int, out_channels: int, *, stride: int = 1, layer: Layer = conv_bn) -> nn.Sequential:

@@ -56,7 +56,6 @@ def wandb(
     if kept.exists():
         run_id = kept.read_text().strip()
     else:
-
         run_id = secrets.token_hex(4)
         kept.write_text(run_id)
     os.environ.setdefault("WANDB_SILENT", "true")

@@ -23,7 +23,7 @@ class Model(nn.Module):
     def __init__(
         self,
         backbone: MobileNetV2,
-        heads: Mapping[str, nn.Module],
+        heads: Mapping[str, Any],
         *,
         mean: Sequence[float],
         std: Sequence[float],
@@ -34,7 +34,8 @@ class Model(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
         self.mean: Tensor
         self.std: Tensor
-        backbone.keep(need for head in heads.values() for need in head.needs)
+        needs = [need for head in heads.values() for need in head.needs]
+        backbone.keep(needs)
 
     def forward(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, Any]:
         """Outputs of `tasks`, or of all; one forward of the backbone serves them."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
@@ -84,7 +85,7 @@ def open_folder(config: Config) -> Path:
         folder = Path(config["resume"])
     else:
         base = Path(config["runs"]) / "+".join(config["heads"])
-        stem = config["name"] or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        stem = str(config["name"] or "") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder, n = base / stem, 1
         while not config["name"] and folder.exists():
             n += 1
@@ -143,15 +144,18 @@ def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
         if config["early_stopping"]:
             callbacks.append(EarlyStopping("val/score", patience=config["early_stopping"], mode="max"))
         loggers = [instantiate(node, folder=str(folder)) for node in config["logger"].values() if node]
-    return instantiate(
-        config["trainer"],
-        callbacks=callbacks,
-        logger=loggers or False,
-        enable_checkpointing=folder is not None,
-        default_root_dir=str(folder or "."),
-        use_distributed_sampler=False,
-        _convert_="all",
-    )
+    try:
+        return instantiate(
+            config["trainer"],
+            callbacks=callbacks,
+            logger=loggers or False,
+            enable_checkpointing=folder is not None,
+            default_root_dir=str(folder or "."),
+            use_distributed_sampler=False,
+            _convert_="all",
+        )
+    except InstantiationException as error:
+        raise InputError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
 
 
 def _quiet() -> None:

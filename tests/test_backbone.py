@@ -163,3 +163,24 @@ def test_shared_imagenet_weights_load_with_both_paddings(shared):
         backbone = MobileNetV2(padding=padding).eval()
         load_backbone(backbone, path)
         assert backbone(torch.rand(1, 3, 96, 96))["c5x"].isfinite().all()
+
+
+def test_zero_init_residual_starts_blocks_as_the_identity():
+    backbone = MobileNetV2(0.35, zero_init_residual=True).eval()
+    x = torch.rand(1, 8, 8, 8)
+    block = backbone.blocks[2]
+    assert block.shortcut and torch.equal(block(x), x)
+
+
+def test_frozen_layers_stay_as_they_are():
+    backbone = MobileNetV2(0.35, freeze_to="c2").train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], 0.1)
+    backbone(torch.rand(2, 3, 64, 64))["c5x"].sum().backward()
+    optimizer.step()
+    for name, value in backbone.state_dict().items():
+        frozen = name.startswith(("stem.", "blocks.0.", "blocks.1.", "blocks.2."))
+        if frozen or "weight" in name:
+            assert torch.equal(value, before[name]) == frozen, name
+    with pytest.raises(InputError, match="freeze_to"):
+        MobileNetV2(freeze_to="c9")

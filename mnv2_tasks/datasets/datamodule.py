@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from mnv2_tasks.datasets.transforms import plain, seeded
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.model import Classes
 
 Sample = dict[str, Any]
 FIELDS = {
@@ -72,7 +71,7 @@ class DataModule(pl.LightningDataModule):
         self._splits: dict[str, Dataset | None] = {}
 
     @property
-    def classes(self) -> Classes:
+    def classes(self) -> dict[str, tuple[str, ...]]:
         return {task: self.source.provides[kind] for task, kind in self.tasks.items()}
 
     def split(self, name: str) -> Any:
