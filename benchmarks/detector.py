@@ -159,7 +159,7 @@ def make(variant: str, config: dict[str, Any], data: Any) -> nn.Module:
 
 def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | None) -> Any:
     """Train to the end, or for `steps`; returns the averaged model, and the time and memory that it took."""
-    from mnv2_tasks.callbacks import EMA
+    from mnv2_tasks.callbacks import warmed_average
     from mnv2_tasks.tasks import parameter_groups
 
     (task,), loader = data.tasks, data.loader("train")
@@ -168,7 +168,7 @@ def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | N
     optimizer = instantiate(config["optim"]["optimizer"])(parameter_groups(model))
     learned = [value for group in optimizer.param_groups for value in group["params"]]
     schedule = instantiate(config["optim"]["schedule"])(optimizer, steps=total)
-    average = EMA(config["ema"] or 0.0)._kwargs["multi_avg_fn"]  # the function that train.py averages with
+    average = warmed_average(config["ema"] or 0.0)  # as train.py does
     averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     steps, took, seen, began = min(steps or total, total), [], 0, time.monotonic()
     model.train()

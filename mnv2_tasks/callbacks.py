@@ -3,6 +3,7 @@
 import csv
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,28 @@ from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.tasks import MultiTask
 
 
+def warmed_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """For `AveragedModel(multi_avg_fn=...)`: decays by min(decay, (1 + n) / (10 + n)) after n steps."""
+
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = float(count)
+        keep = min(decay, (1 + n) / (10 + n))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+        else:  # counters
+            torch._foreach_copy_(averaged, current)
+
+    return average
+
+
 class EMA(WeightAveraging):
     """Exponential moving average of weights and norm statistics, used for validation and kept in checkpoints.
 
-    The decay warms up as min(decay, (1 + n) / (10 + n)) after n steps, so that short runs profit too.
+    The decay warms up, so that short runs profit too.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-            n = float(count)
-            keep = min(decay, (1 + n) / (10 + n))
-            if averaged[0].is_floating_point():
-                torch._foreach_lerp_(averaged, current, 1 - keep)
-            else:  # counters
-                torch._foreach_copy_(averaged, current)
-
-        super().__init__(multi_avg_fn=average)
+        super().__init__(multi_avg_fn=warmed_average(decay))
 
 
 class Progress(TQDMProgressBar):

@@ -24,7 +24,7 @@ def test_original_default_boxes():
     )
     assert torch.allclose(boxes[3, :2], torch.tensor([1.5 / 19, 0.5 / 19]))  # the next cell lies to the right
     assert torch.allclose(boxes[-1], torch.tensor([0.5, 0.5, 0.9747, 0.9747]), atol=1e-4)
-    assert [len(level) for level in original_shapes(reduce_lowest=False)] == [6] * 6
+    assert [len(level) for level in original_shapes(first_level=6)] == [6] * 6
 
 
 def test_coding_equals_torchvision():

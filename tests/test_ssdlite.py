@@ -35,10 +35,10 @@ def targets(counts: list[int], *, size: int = 128) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("size", [(128, 128), (97, 160), (32, 32)])
-@pytest.mark.parametrize("boxes", ["original", "six"])
-def test_shapes(size, output_stride, boxes):
+@pytest.mark.parametrize("first_level", [3, 6])
+def test_shapes(size, output_stride, first_level):
     backbone = MobileNetV2(0.35, output_stride)
-    head = SSDLite(backbone.taps, 5, boxes=boxes).eval()
+    head = SSDLite(backbone.taps, 5, first_level=first_level).eval()
     out = head(backbone.eval()(torch.rand(2, 3, *size)), size)
     assert out.scores.shape == (2, len(out.defaults), 6) and out.deltas.shape == (2, len(out.defaults), 4)
 
@@ -166,6 +166,6 @@ def test_fitted_boxes_travel_in_the_state_dict():
 
 
 def test_bad_settings_name_the_fix():
-    for settings in ({"boxes": "many"}, {"loss": "dice"}):
+    for settings in ({"boxes": "many"}, {"loss": "dice"}, {"first_level": 4}):
         with pytest.raises(InputError, match="head"):
             make(**settings)

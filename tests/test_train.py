@@ -133,7 +133,7 @@ def test_a_finished_run_can_be_made_longer(trained, cli, tmp_path):
     "settings",
     [
         ("trainer.precision=bf16-mixed", "head.loss=focal"),
-        ("optim=rmsprop", "head.boxes=six", "early_stopping=1", "ema=null"),
+        ("optim=rmsprop", "head.first_level=6", "early_stopping=1", "ema=null"),
         ("head.boxes=fit", "logger=tensorboard", "size=[64,96]", "backbone.output_stride=16"),
     ],
 )

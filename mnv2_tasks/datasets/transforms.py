@@ -24,19 +24,19 @@ def detection(
     flip: float = 0.5,
     zoom_out: float = 0.5,
     zoom_out_to: float = 2.0,
-    iou_crop: bool = True,
+    iou_crop: float = 1.0,
     photometric: float = 0.5,
 ) -> v2.Transform:
     """SSD's augmentation (its section 2.2): zoom out, crop by IoU, flip, distort colours; then stretched to (H, W).
 
-    flip, zoom_out, photometric are probabilities; zoom_out_to is the largest side of the zoomed-out canvas, in sides
+    flip, zoom_out, iou_crop and photometric are probabilities; zoom_out_to is the largest side of the zoomed-out canvas, in sides
     of the image. Boxes that leave the picture, and crowds, are dropped.
     """
     steps: list[v2.Transform] = []
     if zoom_out:
         steps.append(v2.RandomZoomOut(fill=127, side_range=(1.0, zoom_out_to), p=zoom_out))
     if iou_crop:
-        steps.append(v2.RandomIoUCrop())
+        steps.append(v2.RandomApply([v2.RandomIoUCrop()], p=iou_crop))
     steps += [v2.Resize(size, antialias=True), v2.RandomHorizontalFlip(flip)]
     if photometric:
         steps.append(v2.RandomApply([v2.RandomPhotometricDistort()], p=photometric))

@@ -22,18 +22,18 @@ SCALES = (
 VARIANCES = (10.0, 10.0, 5.0, 5.0)  # divisors of the original's box coder
 
 
-def original_shapes(levels: int = 6, *, reduce_lowest: bool = True) -> list[Tensor]:
+def original_shapes(levels: int = 6, *, first_level: int = 3) -> list[Tensor]:
     """(w, h) fractions per level, as the original SSDLite has them: 3 on the first level and 6 on the others.
 
     Six are the scale at ratios 1, 2, 1/2, 3 and 1/3, then the geometric mean with the next scale at ratio 1; the
-    first level, where most cells are, has (0.1, ratio 1), (0.2, 2) and (0.2, 1/2). `reduce_lowest=False` gives it
-    six too. Source: the SSD anchor generator of TensorFlow's Object Detection API; section 3.2 and 3.1.3 of SSD.
+    first level, where most cells are, has (0.1, ratio 1), (0.2, 2) and (0.2, 1/2). `first_level=6` gives it six
+    too. Source: the SSD anchor generator of TensorFlow's Object Detection API; section 3.2 and 3.1.3 of SSD.
     """
     shapes = []
     for level in range(levels):
         scale, following = SCALES[level], SCALES[level + 1]
         pairs = [(scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 0.3333)] + [(math.sqrt(scale * following), 1.0)]
-        if level == 0 and reduce_lowest:
+        if level == 0 and first_level == 3:
             pairs = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
         shapes.append(torch.tensor([(s * math.sqrt(r), s / math.sqrt(r)) for s, r in pairs]))
     return shapes
@@ -111,8 +111,9 @@ def decode(deltas: Tensor, defaults: Tensor) -> Tensor:
 def match(boxes: Tensor, valid: Tensor, defaults: Tensor, *, threshold: float = 0.5) -> Tensor:
     """Which object each default box learns: (B, M, 4) xyxy, (B, M) bool, (A, 4) cxcywh -> (B, A) int64, -1 for none.
 
-    A default box takes the object that it overlaps most, if the IoU reaches the threshold; and every object has at
-    least the one default box that overlaps it most (SSD, section 2.2).
+    A default box takes the object that it overlaps most, if the IoU reaches the threshold; and an object has the
+    default box that overlaps it most, whatever the IoU (SSD, section 2.2). Where two objects want the same one, the
+    closer has it.
     """
     batch, most = valid.shape
     if most == 0:
@@ -124,5 +125,5 @@ def match(boxes: Tensor, valid: Tensor, defaults: Tensor, *, threshold: float = 
     matched = matched.masked_fill(best < threshold, -1)
     own = torch.arange(len(defaults), device=iou.device) == iou.argmax(2, keepdim=True)  # (B, M, A)
     own = own & (iou > 0)
-    claim, claimed = (iou * own).max(1)  # where two objects want one default box, the closer has it
+    claim, claimed = (iou * own).max(1)
     return torch.where(claim > 0, claimed, matched)

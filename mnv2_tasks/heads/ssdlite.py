@@ -35,8 +35,9 @@ class SSDLite(nn.Module):
 
     Args:
         taps, num_classes: what the backbone declares; classes without the background.
-        boxes: "original" (the authors' default boxes), "six" (the same with six on the first level too) or "fit"
-            (as many as the original, fitted to the training boxes by `fit`). The shapes are part of the state dict.
+        boxes: "original" (the authors' default boxes) or "fit" (as many, fitted to the training boxes by `fit`). The
+            shapes are part of the state dict.
+        first_level: default boxes a cell on the first level: 3 as in the original, or 6 as on all others.
         loss: "hard_negative" (softmax cross-entropy with 3 hard negatives to a positive, as in SSD) or "focal"
             (sigmoid; RetinaNet's, alpha 0.25, gamma 2). Scores are softmax or sigmoid accordingly.
         threshold: the IoU from which a default box learns an object.
@@ -56,7 +57,8 @@ class SSDLite(nn.Module):
         taps: dict[str, Tap],
         num_classes: int,
         *,
-        boxes: Literal["original", "six", "fit"] = "original",
+        boxes: Literal["original", "fit"] = "original",
+        first_level: int = 3,
         loss: Literal["hard_negative", "focal"] = "hard_negative",
         threshold: float = 0.5,
         box_weight: float = 1.0,
@@ -69,8 +71,10 @@ class SSDLite(nn.Module):
         norm_momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        if boxes not in ("original", "six", "fit"):
-            raise InputError(f"head.boxes is {boxes!r}: use original, six or fit")
+        if boxes not in ("original", "fit"):
+            raise InputError(f"head.boxes is {boxes!r}: use original or fit")
+        if first_level not in (3, 6):
+            raise InputError(f"head.first_level is {first_level}: use 3 or 6")
         if loss not in ("hard_negative", "focal"):
             raise InputError(f"head.loss is {loss!r}: use hard_negative or focal")
         layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
@@ -95,7 +99,7 @@ class SSDLite(nn.Module):
             )
             channels.append(out_channels)
 
-        shapes = original_shapes(len(channels), reduce_lowest=boxes != "six")
+        shapes = original_shapes(len(channels), first_level=first_level)
         self.counts = [len(level) for level in shapes]
         self.register_buffer("shapes", torch.cat(shapes))  # (sum of counts, 2)
         self.shapes: Tensor
@@ -114,7 +118,7 @@ class SSDLite(nn.Module):
 
     def fit(self, sizes: Tensor) -> str:
         """Fit the default boxes to (N, 2) training box sizes, as fractions of the image; returns what it did."""
-        stock = original_shapes(len(self.counts))
+        stock = original_shapes(len(self.counts), first_level=self.counts[0])
         fitted = fit_shapes(sizes, stock)
         self.shapes.copy_(torch.cat(fitted))
         before, after = (aligned_iou(sizes, torch.cat(s)).max(1).values.mean().item() for s in (stock, fitted))
@@ -138,14 +142,14 @@ class SSDLite(nn.Module):
         return Outputs(flatten(self.score_layers, self.num_classes + 1), flatten(self.box_layers, 4), defaults, size)
 
     def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """{class_loss, box_loss}: float32, summed over the batch and divided by its number of positives."""
+        """{class_loss, box_loss}: float32, summed over the batch, over its positives (or images, if more)."""
         scores, deltas, defaults, (height, width) = outputs
         with torch.autocast(scores.device.type, enabled=False):
             boxes = targets["boxes"].float() / scores.new_tensor([width, height, width, height])  # (B, M, 4)
             labels = targets["labels"]
             matched = match(boxes, (labels >= 0) & ~targets["crowd"], defaults, threshold=self.threshold)  # (B, A)
             positive = matched >= 0
-            count = positive.sum().clamp(min=1)
+            count = positive.sum().clamp(min=len(labels))  # a batch almost without objects keeps its measure
             chosen = matched.clamp(min=0)
             wanted = torch.zeros_like(matched)
             box_loss = deltas.sum() * 0
