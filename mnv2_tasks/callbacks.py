@@ -73,7 +73,7 @@ class EpochLog(Callback):
         self._images = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._began, self._images, self._validating = time.monotonic(), 0, 0.0
+        self._began, self._images, self._validating, self._validated = time.monotonic(), 0, 0.0, False
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         self._images += sum(len(images) for images, _ in batch) * trainer.world_size
@@ -82,7 +82,7 @@ class EpochLog(Callback):
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._validating = time.monotonic() - self._validation_began
+        self._validating, self._validated = time.monotonic() - self._validation_began, True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -95,7 +95,10 @@ class EpochLog(Callback):
             "images_per_second": round(self._images / max(seconds - self._validating, 1e-9), 2),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
-        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        if not self._validated:  # Lightning keeps the numbers of the last validation
+            values = {name: value for name, value in values.items() if "val/" not in name}
+        row |= values
         rows = [r for r in read_rows(self.path) if r["epoch"] < row["epoch"]]
         write_rows(self.path, [*rows, row])
 

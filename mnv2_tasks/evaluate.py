@@ -48,7 +48,11 @@ def main(config: Any) -> None:
     results: dict[str, Any] = {split: run.evaluate(task, data, trainer, split)}
     if not trainer.is_global_zero:
         return
-    folder = Path(settings["runs"]) / "evaluate" / (str(settings["name"] or "") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    folder = (
+        Path(settings["runs"])
+        / "evaluate"
+        / (str(settings["name"] or "") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    )
     folder.mkdir(parents=True, exist_ok=True)
     results |= {**run.model_cost(task.model, data.size), "size": list(data.size)}
     results |= {"model": str(config.ckpt or config.weights)}

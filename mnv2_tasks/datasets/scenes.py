@@ -3,7 +3,7 @@
 An image is a pure function of (seed, split, index). It is made of raw PCG64 draws and element-wise float32
 arithmetic alone (no BLAS, no vectorised sine, no image library), so that its bytes agree between machines.
 
-A scene holds 0 to 6 objects on a textured, lit background with clutter lines. Every object shows at least 70% of
+A scene holds 0 to 6 objects on a textured, lit background with clutter lines. Every object shows at least 80% of
 its whole area; the rest may lie behind other objects or outside the image. The first object is, by construction,
 the largest: it shows at least 1.6 times as many pixels as any other. Objects are vivid and the background is dull,
 but colour and texture do not tell the class.
@@ -26,10 +26,10 @@ from mnv2_tasks.errors import InputError
 Array = NDArray[Any]  # float32, unless said otherwise
 Size = tuple[int, int]  # (H, W)
 
-OBJECT_COUNTS = (0.03, 0.32, 0.31, 0.18, 0.09, 0.05, 0.02)  # probability of asking for 0, 1, .. 6 objects
+OBJECT_COUNTS = (0.03, 0.40, 0.32, 0.15, 0.06, 0.03, 0.01)  # probability of asking for 0, 1, .. 6 objects
 LARGEST_RATIO = 1.6  # visible pixels of the largest object over those of the next
-MIN_VISIBLE = 0.7  # of an object's whole area, the part outside the image included
-MOST_TURN = math.radians(20)  # of an object to either side
+MIN_VISIBLE = 0.8  # of an object's whole area, the part outside the image included
+MOST_TURN = math.radians(12)  # of an object to either side
 BOX_SAMPLE = 512  # scenes behind box_sizes(), at most
 
 
@@ -79,7 +79,7 @@ def _direction(rng: np.random.Generator, *, most: float = math.pi) -> tuple[floa
 
 def _propose(rng: np.random.Generator, size: Size, *, number: int) -> tuple[Placed, int]:
     """A random object, and its whole area in pixels, in or out of the image."""
-    scale = _between(rng, 0.4, 0.7) if number == 1 else _between(rng, 0.25, 0.52)
+    scale = _between(rng, 0.45, 0.75) if number == 1 else _between(rng, 0.3, 0.56)
     kind, radius = int(rng.integers(len(SHAPES))), scale * min(size) / 2
     cy, cx = (_between(rng, 0.05, 0.95) * side for side in size)
     stretch = _between(rng, 0.87, 1.15)  # squared, it is the aspect ratio

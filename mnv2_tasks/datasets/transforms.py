@@ -29,8 +29,8 @@ def detection(
 ) -> v2.Transform:
     """SSD's augmentation (its section 2.2): zoom out, crop by IoU, flip, distort colours; then stretched to (H, W).
 
-    flip, zoom_out, iou_crop and photometric are probabilities; zoom_out_to is the largest side of the zoomed-out canvas, in sides
-    of the image. Boxes that leave the picture, and crowds, are dropped.
+    flip, zoom_out, iou_crop and photometric are probabilities; zoom_out_to is the largest side of the zoomed-out
+    canvas, in sides of the image. Boxes that leave the picture, and crowds, are dropped.
     """
     steps: list[v2.Transform] = []
     if zoom_out:

@@ -5,20 +5,13 @@ Boxes on the grid are (cx, cy, w, h) as fractions of the image; boxes of people 
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-SCALES = (
-    0.2,
-    0.35,
-    0.5,
-    0.65,
-    0.8,
-    0.95,
-    1.0,
-)  # of the original SSDLite: 0.2 ... 0.95, and what follows the last
+SMALLEST, LARGEST = 0.2, 0.95  # scales of the first and the last level in the original SSDLite
 VARIANCES = (10.0, 10.0, 5.0, 5.0)  # divisors of the original's box coder
 
 
@@ -30,8 +23,8 @@ def original_shapes(levels: int = 6, *, first_level: int = 3) -> list[Tensor]:
     too. Source: the SSD anchor generator of TensorFlow's Object Detection API; section 3.2 and 3.1.3 of SSD.
     """
     shapes = []
-    for level in range(levels):
-        scale, following = SCALES[level], SCALES[level + 1]
+    scales = [*torch.linspace(SMALLEST, LARGEST, levels).tolist(), 1.0]
+    for level, (scale, following) in enumerate(pairwise(scales)):
         pairs = [(scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 0.3333)] + [(math.sqrt(scale * following), 1.0)]
         if level == 0 and first_level == 3:
             pairs = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
@@ -48,7 +41,7 @@ def fit_shapes(sizes: Tensor, stock: Sequence[Tensor], *, iterations: int = 50) 
     shapes keeps its stock shapes.
     """
     scale = sizes.prod(1).sqrt()
-    centres = torch.tensor(SCALES[: len(stock)])
+    centres = torch.linspace(SMALLEST, LARGEST, len(stock))
     edges = torch.cat([torch.zeros(1), (centres[1:] + centres[:-1]) / 2, torch.full((1,), math.inf)])
     fitted = []
     for level, shapes in enumerate(stock):

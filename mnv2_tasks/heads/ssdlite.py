@@ -1,5 +1,6 @@
 """SSDLite: separable single-shot detection on two taps and four extra levels (section 6.2 of the paper)."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,6 +36,8 @@ class SSDLite(nn.Module):
 
     Args:
         taps, num_classes: what the backbone declares; classes without the background.
+        sources: the taps to predict on, finest first, before the extra levels. [c3x, c4x, c5x] adds a grid of stride
+            8, for objects that are small against a cell of 16 pixels.
         boxes: "original" (the authors' default boxes) or "fit" (as many, fitted to the training boxes by `fit`). The
             shapes are part of the state dict.
         first_level: default boxes a cell on the first level: 3 as in the original, or 6 as on all others.
@@ -48,7 +51,7 @@ class SSDLite(nn.Module):
     """
 
     kind = "detection"
-    needs = ("c4x", "c5x")
+    needs: tuple[str, ...] = ("c4x", "c5x")
     primary = "map"
     curves = ("map", "map_50", "map_75")
 
@@ -57,6 +60,7 @@ class SSDLite(nn.Module):
         taps: dict[str, Tap],
         num_classes: int,
         *,
+        sources: Sequence[str] = needs,
         boxes: Literal["original", "fit"] = "original",
         first_level: int = 3,
         loss: Literal["hard_negative", "focal"] = "hard_negative",
@@ -87,6 +91,9 @@ class SSDLite(nn.Module):
             detections,
         )
 
+        self.needs = tuple(sources)
+        if unknown := set(self.needs) - set(taps):
+            raise InputError(f"head.sources: no tap {sorted(unknown)}; the backbone has {', '.join(taps)}")
         channels = [taps[name].channels for name in self.needs]
         self.extras = nn.ModuleList()
         for out_channels in EXTRA_CHANNELS:
