@@ -70,7 +70,7 @@ def test_bytes_are_the_recorded_ones(samples):
     """A change here makes every recorded result of the project stale: say so, or undo it."""
     images = b"".join(samples[i]["image"].numpy().tobytes() for i in range(8))
     masks = b"".join(samples[i]["mask"].numpy().tobytes() for i in range(8))
-    assert (zlib.crc32(images), zlib.crc32(masks)) == (3768579242, 310932540)
+    assert (zlib.crc32(images), zlib.crc32(masks)) == (432612418, 3848763997)
 
 
 def test_boxes_and_areas_are_the_extent_of_the_masks(samples):
@@ -103,12 +103,12 @@ def test_the_label_is_the_class_of_the_clearly_largest_object(samples):
 
 def test_scenes_are_varied(samples):
     counts = [len(sample["labels"]) for sample in samples]
-    assert set(counts) == set(range(7))
+    assert set(counts) == set(range(6))
     assert 0.005 < counts.count(0) / len(counts) < 0.07
     for field in ("labels", "label"):
         seen = torch.cat([sample[field].reshape(-1) for sample in samples])
         share = seen[seen >= 0].bincount(minlength=len(SHAPES)) / (seen >= 0).sum()
-        assert share.min() > 0.08 and share.max() < 0.28
+        assert share.min() > 0.2 and share.max() < 0.5
     longest = TRAIN.box_sizes().max(1).values
     assert longest.min() < 0.17 and longest.max() > 0.55
     edges = [((s["boxes"] == 0) | (s["boxes"] == 128)).any() for s in samples if len(s["boxes"])]

@@ -1,9 +1,9 @@
-"""The embedded default data set: scenes of six textured shapes, drawn on the fly, labelled for all three kinds.
+"""The embedded default data set: scenes of textured shapes, drawn on the fly, labelled for all three kinds.
 
 An image is a pure function of (seed, split, index). It is made of raw PCG64 draws and element-wise float32
 arithmetic alone (no BLAS, no vectorised sine, no image library), so that its bytes agree between machines.
 
-A scene holds 0 to 6 objects on a textured, lit background with clutter lines. Every object shows at least 80% of
+A scene holds 0 to 5 objects on a textured, lit background with clutter lines. Every object shows at least 80% of
 its whole area; the rest may lie behind other objects or outside the image. The first object is, by construction,
 the largest: it shows at least 1.6 times as many pixels as any other. Objects are vivid and the background is dull,
 but colour and texture do not tell the class.
@@ -26,21 +26,11 @@ from mnv2_tasks.errors import InputError
 Array = NDArray[Any]  # float32, unless said otherwise
 Size = tuple[int, int]  # (H, W)
 
-OBJECT_COUNTS = (0.03, 0.40, 0.32, 0.15, 0.06, 0.03, 0.01)  # probability of asking for 0, 1, .. 6 objects
+OBJECT_COUNTS = (0.03, 0.40, 0.32, 0.15, 0.07, 0.03)  # probability of asking for 0, 1, .. 5 objects
 LARGEST_RATIO = 1.6  # visible pixels of the largest object over those of the next
 MIN_VISIBLE = 0.8  # of an object's whole area, the part outside the image included
 MOST_TURN = math.radians(12)  # of an object to either side
 BOX_SAMPLE = 512  # scenes behind box_sizes(), at most
-
-
-def _star(u: Array, v: Array) -> Array:
-    # The pentagram is where at least four of five half-planes meet, so the second largest distance decides.
-    first = second = np.full_like(u, -9)
-    for x, y in ((0, 1), (0.951, 0.309), (0.588, -0.809), (-0.588, -0.809), (-0.951, 0.309)):
-        distance = u * x + v * y
-        second = np.maximum(second, np.minimum(first, distance))
-        first = np.maximum(first, distance)
-    return second - 0.35
 
 
 # Distance from each shape's outline in the shape's own frame, negative inside; the shapes reach to a radius of about 1.
@@ -48,9 +38,6 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "circle": lambda u, v: np.sqrt(u * u + v * v) - 0.95,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) - 0.8,
     "triangle": lambda u, v: np.maximum(abs(u) * 0.866 - v * 0.5, v) - 0.56,
-    "star": _star,
-    "ring": lambda u, v: abs(np.sqrt(u * u + v * v) - 0.76) - 0.24,
-    "cross": lambda u, v: np.maximum(np.minimum(abs(u), abs(v)) - 0.3, np.maximum(abs(u), abs(v)) - 1),
 }
 
 
@@ -260,7 +247,7 @@ class Scenes:
 
     - detection: a box is the tight extent of an object's visible pixels, so that boxes and masks agree; "area"
       counts these pixels.
-    - segmentation: 0 is the background, 1..6 are the shapes.
+    - segmentation: 0 is the background, 1..3 are the shapes.
     - classification: the class of the largest object; -1, to be ignored, in the few scenes without objects.
     """
 
