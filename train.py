@@ -26,6 +26,8 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     run.make_trainer(settings, None)
     folder = run.open_folder(settings)
     trainer = run.make_trainer(settings, folder)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(settings)
     last = folder / "checkpoints" / "last.ckpt" if settings["resume"] else None
     trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     run.finish(task, data, settings, folder, began)

@@ -13,7 +13,7 @@ def main(config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from pytorch_lightning import seed_everything
 
-    from mnv2_tasks import run
+    from mnv2_tasks import report, run
     from mnv2_tasks.model import load_model as load_checkpoint
     from mnv2_tasks.tasks import MultiTask
     from mnv2_tasks.weights import load_model as load_foreign
@@ -54,11 +54,11 @@ def main(config: Any) -> None:
         / (str(settings["name"] or "") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     )
     folder.mkdir(parents=True, exist_ok=True)
-    results |= {**run.model_cost(task.model, data.size), "size": list(data.size)}
+    results |= {**report.model_cost(task.model, data.size), "size": list(data.size)}
     results |= {"model": str(config.ckpt or config.weights)}
-    run.write_json(folder / "metrics.json", results)
-    run.write_pictures(task, data, split, folder, count=settings["examples"])
-    run.print_table(results, [split])
+    report.write_json(folder / "metrics.json", results)
+    report.write_pictures(task, data, split, folder, count=settings["examples"])
+    report.print_table(results, [split])
     print(f"results: {folder}")
 
 

@@ -1,6 +1,5 @@
 """The run folder and the wiring: from a plain config to data, model, trainer, and the files a run leaves."""
 
-import json
 import logging
 import os
 import time
@@ -18,8 +17,8 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
-from mnv2_tasks.callbacks import EMA, EpochLog, Examples, Progress, example_sheet, examples, read_rows
-from mnv2_tasks.cost import madds, parameters
+from mnv2_tasks import report
+from mnv2_tasks.callbacks import EMA, EpochLog, Examples, Progress, read_rows
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import Model, build_model
@@ -179,36 +178,6 @@ def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str)
     return {name.replace(f"/{split}/", "/"): value for name, value in found.items() if f"/{split}/" in name}
 
 
-def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, *, count: int) -> None:
-    """Example sheets and the heads' plots of the side that was evaluated last."""
-    shown = examples(task, data, split, count) if count else []
-    for name, head in task.model.heads.items():
-        place = folder if len(task.model.heads) == 1 else folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        if shown:
-            example_sheet(task, name, shown, place / "examples.png")
-        head.plot(task.metrics[name], task.classes[name], place)  # type: ignore[operator]
-
-
-def write_curves(task: MultiTask, folder: Path) -> None:
-    """Losses and scores over the epochs, from metrics.csv."""
-    from mnv2_tasks.plots import plot_losses, plot_scores
-
-    rows = read_rows(folder / "metrics.csv")
-    if not rows:
-        return
-    names = [f"{name}/val/{curve}" for name, head in task.model.heads.items() for curve in head.curves]  # type: ignore[union-attr]
-    plot_losses(rows, folder / "losses.png")
-    plot_scores(rows, folder / "scores.png", names=names)
-
-
-def model_cost(model: Model, size: tuple[int, int]) -> dict[str, int]:
-    """{"parameters", "madds"} of one image through the whole model."""
-    stem: Any = model.backbone.stem[0]
-    image = torch.zeros((1, stem.in_channels, *size), dtype=torch.uint8, device=model.mean.device)
-    return {"parameters": parameters(model), "madds": madds(model.eval(), image)}
-
-
 def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, began: float) -> None:
     """Evaluate the best checkpoint on val, and on test where there is one; write metrics.json and the pictures."""
     from mnv2_tasks.model import read_checkpoint
@@ -223,47 +192,21 @@ def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, bega
         trainer = make_trainer(config, None)
         results[side] = evaluate(task, data, trainer, side)
         if trainer.is_global_zero and side == sides[-1]:
-            write_pictures(task, data, side, folder, count=config["examples"])
+            report.write_pictures(task, data, side, folder, count=config["examples"])
     if not trainer.is_global_zero:
         return
-    write_curves(task, folder)
+    report.write_curves(task, folder)
     rows = read_rows(folder / "metrics.csv")
     speeds = [row["images_per_second"] for row in rows if row.get("images_per_second")]
     results |= {
         "best_epoch": checkpoint["epoch"],
         "epochs": len(rows),
-        **model_cost(task.model, data.size),
+        **report.model_cost(task.model, data.size),
         "images_per_second": sorted(speeds)[len(speeds) // 2] if speeds else None,
         "wall_seconds": round(time.monotonic() - began, 1),
         "size": list(data.size),
         "classes": {name: list(names) for name, names in task.classes.items()},
     }
-    write_json(folder / "metrics.json", results)
-    print_table(results, sides)
+    report.write_json(folder / "metrics.json", results)
+    report.print_table(results, sides)
     print(f"run folder: {folder}")
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write in one move; NaN becomes null, which every reader understands."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(inner) for key, inner in value.items()}
-        return None if isinstance(value, float) and value != value else value
-
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(plain(values), indent=2, ensure_ascii=False) + "\n")
-    draft.replace(path)
-
-
-def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
-    """A short table: a row a metric, a column a side; then what the model costs."""
-    names = list(dict.fromkeys(name for side in sides for name in results[side]))
-    width = max(map(len, names)) + 2
-    print("\n" + "".ljust(width) + "".join(side.rjust(9) for side in sides))
-    for name in names:
-        print(name.ljust(width) + "".join(f"{results[side].get(name, float('nan')):9.4f}" for side in sides))
-    cost = f"{results['parameters'] / 1e6:.2f} M parameters, {results['madds'] / 1e9:.3f} B multiply-adds"
-    print(f"{cost} at {'x'.join(map(str, results['size']))}" if "size" in results else cost)
-    if results.get("wall_seconds"):
-        print(f"{results['epochs']} epochs in {results['wall_seconds']:.0f} s")
