@@ -45,8 +45,8 @@ class SSDLite(nn.Module):
             (sigmoid; RetinaNet's, alpha 0.25, gamma 2). Scores are softmax or sigmoid accordingly.
         threshold: the IoU from which a default box learns an object.
         box_weight: of the smooth L1 loss against the classification loss.
-        score_threshold, candidates, nms, detections: decoding keeps the `candidates` highest scores above the
-            threshold, suppresses per class at IoU `nms`, and returns at most `detections`.
+        score_threshold, candidates, nms, detections: decoding keeps the `candidates` highest scores of each class
+            above the threshold, suppresses per class at IoU `nms`, and returns at most `detections`.
         padding, norm_eps, norm_momentum: as in the backbone.
     """
 
@@ -179,8 +179,9 @@ class SSDLite(nn.Module):
         batch, anchors, _ = scores.shape
         scores = scores.float()
         score = scores[..., 1:].sigmoid() if self.kind_of_loss == "focal" else scores.softmax(-1)[..., 1:]
-        score, place = score.flatten(1).topk(min(self.candidates, anchors * self.num_classes))  # (B, C)
-        anchor, label = place // self.num_classes, place % self.num_classes
+        score, anchor = score.topk(min(self.candidates, anchors), dim=1)  # (B, C, K): no class crowds another out
+        label = torch.arange(self.num_classes, device=score.device).expand_as(score)
+        score, anchor, label = score.flatten(1), anchor.flatten(1), label.flatten(1)  # (B, C K)
         boxes = decode(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])
         boxes = boxes * boxes.new_tensor([width, height, width, height])  # (B, C, 4)
 
