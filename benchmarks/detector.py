@@ -215,7 +215,8 @@ def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
 
 def run_variant(args: argparse.Namespace) -> None:
     """Train and evaluate one variant in this process; the results go to args.out."""
-    from mnv2_tasks.run import make_data, write_json
+    from mnv2_tasks.report import write_json
+    from mnv2_tasks.run import make_data
 
     overrides = [re.sub(r"^head\.", "++head.", override) for override in args.overrides]
     try:
