@@ -100,12 +100,13 @@ def test_evaluate_repeats_the_runs_numbers(trained, cli, tmp_path):
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, cli, tmp_path):
     process = spawn("train.py", *TINY, f"runs={tmp_path}", "name=cut", stdout=subprocess.DEVNULL)
     folder = tmp_path / "ssdlite" / "cut"
-    for _ in range(600):
+    for _ in range(20_000):
         if (folder / "metrics.csv").exists() and (folder / "checkpoints" / "last.ckpt").exists():
             break
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    last_epoch_done = len(rows(folder)) == 2  # then only the end is left, which works with the averaged weights
     if (folder / "metrics.json").exists():
         pytest.skip("the run was over before it could be killed")
     cli("train", f"resume={folder}")
@@ -115,8 +116,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, cli, tmp_path)
             if name not in ("seconds", "images_per_second"):
                 assert float(value) == pytest.approx(float(resumed[name]), nan_ok=True, abs=1e-12), name
     whole, cut = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (trained, folder))
-    for state in ("state_dict", "current_model_state"):  # the averaged weights, and those in training
-        assert all(torch.equal(value, cut[state][name]) for name, value in whole[state].items())
+    # The averaged weights, and those in training.
+    for state in ("state_dict",) if last_epoch_done else ("state_dict", "current_model_state"):
+        differ = [name for name, value in whole[state].items() if not torch.equal(value, cut[state][name])]
+        assert not differ, (state, differ)
 
 
 @pytest.mark.slow

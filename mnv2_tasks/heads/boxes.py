@@ -23,7 +23,7 @@ def original_shapes(levels: int = 6, *, first_level: int = 3) -> list[Tensor]:
     too. Source: the SSD anchor generator of TensorFlow's Object Detection API; section 3.2 and 3.1.3 of SSD.
     """
     shapes = []
-    scales = [*torch.linspace(SMALLEST, LARGEST, levels).tolist(), 1.0]
+    scales = [SMALLEST + (LARGEST - SMALLEST) * level / (levels - 1) for level in range(levels)] + [1.0]
     for level, (scale, following) in enumerate(pairwise(scales)):
         pairs = [(scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 0.3333)] + [(math.sqrt(scale * following), 1.0)]
         if level == 0 and first_level == 3:
