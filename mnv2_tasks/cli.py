@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mnv2_tasks.errors import InputError
 
@@ -131,9 +131,7 @@ def _known_keys(config_name: str) -> Iterator[str]:
     def walk(node: Any, prefix: str) -> Iterator[str]:
         for key in node:
             yield prefix + str(key)
-            if isinstance(node, DictConfig) and not OmegaConf.is_missing(node, key):
-                child = node._get_node(key)
-                if isinstance(child, (DictConfig, ListConfig)) and not isinstance(child, ListConfig):
-                    yield from walk(child, f"{prefix}{key}.")
+            if isinstance(child := node._get_node(key), DictConfig):
+                yield from walk(child, f"{prefix}{key}.")
 
     return walk(config, "")

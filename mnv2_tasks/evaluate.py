@@ -1,6 +1,5 @@
 """Evaluate a checkpoint, or a model of foreign weights: `python -m mnv2_tasks.evaluate ckpt=<file> data=...`."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,7 @@ def main(config: Any) -> None:
     results: dict[str, Any] = {split: run.evaluate(task, data, trainer, split)}
     if not trainer.is_global_zero:
         return
-    folder = (
-        Path(settings["runs"])
-        / "evaluate"
-        / (str(settings["name"] or "") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    )
+    folder = Path(settings["runs"]) / "evaluate" / run.folder_name(settings)
     folder.mkdir(parents=True, exist_ok=True)
     results |= {**report.model_cost(task.model, data.size), "size": list(data.size)}
     results |= {"model": str(config.ckpt or config.weights)}

@@ -73,6 +73,11 @@ def make_task(config: Config, data: DataModule) -> MultiTask:
     )
 
 
+def folder_name(config: Config) -> str:
+    """The run's `name`, or the time."""
+    return str(config["name"] or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
 def open_folder(config: Config) -> Path:
     """Where the run writes: runs/<task>/<name or time>, its own folder again when it is resumed.
 
@@ -84,7 +89,7 @@ def open_folder(config: Config) -> Path:
         folder = Path(config["resume"])
     else:
         base = Path(config["runs"]) / "+".join(config["heads"])
-        stem = str(config["name"] or "") or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        stem = folder_name(config)
         folder, n = base / stem, 1
         while not config["name"] and folder.exists():
             n += 1
