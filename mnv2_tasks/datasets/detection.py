@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from mnv2_tasks.datasets.images import check_images, image_size, read_image
+from mnv2_tasks.datasets.files import FileSplit
+from mnv2_tasks.datasets.images import check_images, image_size
 from mnv2_tasks.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Objects:
         return Objects(*(field[rows] for field in fields))
 
 
-class DetectionSplit(Dataset):
+class DetectionSplit(FileSplit):
     """Images of a folder and their boxes, kept as flat arrays, which loader processes share without copying.
 
     Args:
@@ -60,7 +60,8 @@ class DetectionSplit(Dataset):
         class_names: tuple[str, ...],
         max_side: int | None = MAX_SIDE,
     ) -> None:
-        self.folder, self.class_names, self.max_side = folder, class_names, max_side
+        super().__init__(max_side=max_side)
+        self.folder, self.class_names = folder, class_names
         # Bytes in one array: a list of strings would be copied page by page into every loader process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self._sizes = sizes
@@ -70,21 +71,19 @@ class DetectionSplit(Dataset):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The sample in the one format; boxes in pixels of "image", "area" and "size" of the original."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of a split of {len(self)} images")
+    def path(self, index: int) -> Path:
+        return self.folder / self.file_name(index)
+
+    def declared(self, index: int) -> tuple[int, int]:
         height, width = self._sizes[index].tolist()
-        path = self.folder / self.file_name(index)
-        image = read_image(path, declared=(height, width), max_side=self.max_side)
-        canvas = (image.shape[-2], image.shape[-1])
+        return height, width
+
+    def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
+        """Boxes in pixels of the canvas, "area" in those of the original."""
         here = self._objects.take(np.arange(self._starts[index], self._starts[index + 1]))
-        scale = np.array([canvas[1] / width, canvas[0] / height] * 2, np.float32)
+        scale = np.array([canvas[1] / size[1], canvas[0] / size[0]] * 2, np.float32)
         boxes = torch.from_numpy(here.boxes * scale)  # (N, 4)
         return {
-            "image": image,
-            "image_id": index,
-            "size": (height, width),
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
             "labels": torch.from_numpy(here.labels),
             "crowd": torch.from_numpy(here.crowd),

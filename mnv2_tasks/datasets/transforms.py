@@ -22,6 +22,7 @@ def detection(
     size: Size,
     *,
     flip: float = 0.5,
+    vertical_flip: float = 0.0,
     zoom_out: float = 0.5,
     zoom_out_to: float = 2.0,
     iou_crop: float = 1.0,
@@ -37,7 +38,7 @@ def detection(
         steps.append(v2.RandomZoomOut(fill=127, side_range=(1.0, zoom_out_to), p=zoom_out))
     if iou_crop:
         steps.append(v2.RandomApply([v2.RandomIoUCrop()], p=iou_crop))
-    steps += [v2.Resize(size, antialias=True), v2.RandomHorizontalFlip(flip)]
+    steps += [v2.Resize(size, antialias=True), v2.RandomHorizontalFlip(flip), v2.RandomVerticalFlip(vertical_flip)]
     if photometric:
         steps.append(v2.RandomApply([v2.RandomPhotometricDistort()], p=photometric))
     steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1, labels_getter=_per_box)]
