@@ -19,7 +19,6 @@ alone. Memory is the peak of the process, without its workers, up to the end of 
 import argparse
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
-from mnv2_tasks.cli import CONFIGS, fail, one_line, settle, tune_for_cpu
+from mnv2_tasks.cli import CONFIGS, expand, fail, one_line, settle, tune_for_cpu
 from mnv2_tasks.errors import InputError
 
 if {"--child=ours", "--child=torchvision"} & set(sys.argv):  # it works only before torch is imported
@@ -57,7 +56,13 @@ from mnv2_tasks.model import Model
 VARIANTS = ("ours", "torchvision", "stock")
 STOCK_STEPS = 20
 COLUMNS = {"val/map": "val AP", "val/map_50": "val AP50", "test/map": "test AP", "test/map_50": "test AP50"}
-COLUMNS |= {"step_ms": "ms/step", "train_seconds": "train s", "peak_mib": "peak MiB", "images_seen": "images"}
+COLUMNS |= {
+    "step_ms": "ms/step",
+    "train_seconds": "train s",
+    "cpu_seconds": "CPU s",
+    "peak_mib": "peak MiB",
+    "images_seen": "images",
+}
 Found = list[dict[str, Tensor]]  # boxes in input pixels, scores and labels of each image
 
 
@@ -154,7 +159,7 @@ def make(variant: str, config: dict[str, Any], data: Any) -> nn.Module:
         return Ours(model)
     (section,) = config["heads"].values()
     norm = partial(nn.BatchNorm2d, eps=section["norm_eps"], momentum=section["norm_momentum"])
-    return TorchvisionSSD(model, data.size, norm=norm, stock=variant == "stock")
+    return TorchvisionSSD(model, next(iter(data.sizes.values())), norm=norm, stock=variant == "stock")
 
 
 def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | None) -> Any:
@@ -162,20 +167,22 @@ def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | N
     from mnv2_tasks.callbacks import warmed_average
     from mnv2_tasks.tasks import parameter_groups
 
-    (task,), loader = data.tasks, data.loader("train")
+    (task,), (loader,) = data.tasks, data.loaders("train").values()
     epochs, clip = config["trainer"]["max_epochs"], config["trainer"]["gradient_clip_val"]
     total = epochs * len(loader)
-    optimizer = instantiate(config["optim"]["optimizer"])(parameter_groups(model))
+    optimizer = instantiate(config["optim"]["optimizer"])(
+        parameter_groups(p for p in model.parameters() if p.requires_grad)
+    )
     learned = [value for group in optimizer.param_groups for value in group["params"]]
     schedule = instantiate(config["optim"]["schedule"])(optimizer, steps=total)
     average = warmed_average(config["ema"] or 0.0)  # as train.py does
     averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    steps, took, seen, began = min(steps or total, total), [], 0, time.monotonic()
+    steps, took, seen, began, spent = min(steps or total, total), [], 0, time.monotonic(), cpu_seconds()
     model.train()
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
         losses: list[float] = []
-        for ((images, targets),) in loader:
+        for images, targets in loader:
             start = time.perf_counter()
             loss = sum(model(images, targets[task]).values())
             optimizer.zero_grad()
@@ -198,7 +205,14 @@ def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | N
             break
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
     results = {"step_ms": median(took), "train_seconds": seconds, "peak_mib": peak, "images_seen": seen}
+    results["cpu_seconds"] = cpu_seconds() - spent
     return averaged.module, results
+
+
+def cpu_seconds() -> float:
+    """Of this process and the workers that it has seen end; running ones are not counted yet."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 @torch.no_grad()
@@ -207,8 +221,9 @@ def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
     ((task, classes),) = data.classes.items()
     metric, head = CocoMAP(classes), SimpleNamespace(predict=lambda outputs: outputs.found)
     model.eval()
-    for ((images, targets),) in data.loader(side):
-        outputs = SimpleNamespace(found=model(images, targets[task]), size=data.size)
+    (loader,) = data.loaders(side).values()
+    for images, targets in loader:
+        outputs = SimpleNamespace(found=model(images, targets[task]), size=tuple(images.shape[-2:]))
         SSDLite.update(head, metric, outputs, targets[task])  # into original pixels, for every variant
     return {f"{side}/{name}": float(value) for name, value in metric.compute().items()}
 
@@ -216,14 +231,14 @@ def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
 def run_variant(args: argparse.Namespace) -> None:
     """Train and evaluate one variant in this process; the results go to args.out."""
     from mnv2_tasks.report import write_json
-    from mnv2_tasks.run import make_data
+    from mnv2_tasks.run import agree_on_stride, make_data
 
-    overrides = [re.sub(r"^head\.", "++head.", override) for override in args.overrides]
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = settle(compose("train", overrides))
+            config = settle(compose("train", expand(args.overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(" ".join(str(error).split())) from error
+    agree_on_stride(config)
     data, trainer = make_data(config), config["trainer"]
     if list(data.tasks.values()) != ["detection"]:
         raise InputError(f"task={'+'.join(data.tasks)}: one detector is compared; use task=ssdlite")
@@ -231,7 +246,7 @@ def run_variant(args: argparse.Namespace) -> None:
         raise InputError("trainer: use precision=32-true and accumulate_grad_batches=1")
     sides = ["val", "test"] if args.test else ["val"]
     for side in sides:  # what is wrong with the data is said before the training
-        data.loader(side)
+        data.loaders(side)
     brief = args.child == "stock" and not args.stock_accuracy
     steps = args.steps_only or (STOCK_STEPS if brief else None)
     model = make(args.child, config, data)
@@ -248,7 +263,7 @@ def ratio(above: dict[str, Any], below: dict[str, Any]) -> dict[str, float]:
     """Quotients of what both measured; of the whole training only where both saw as many images."""
     names = [name for name in COLUMNS if name != "images_seen" and above.get(name) and below.get(name)]
     if above["images_seen"] != below["images_seen"]:
-        names.remove("train_seconds")
+        names = [name for name in names if name not in ("train_seconds", "cpu_seconds")]
     return {name: above[name] / below[name] for name in names}
 
 

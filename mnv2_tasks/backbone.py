@@ -1,6 +1,6 @@
 """MobileNetV2 as a trunk: an image in, named feature taps out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,8 +50,9 @@ class MobileNetV2(nn.Module):
 
     Args:
         width: the width multiplier; below 1 the last convolution keeps its 1280 channels.
-        output_stride: 8, 16 or 32. Below 32, stride turns into dilation and the same weights load.
+        output_stride: 8, 16 or 32, with a stem of stride 2. Below 32, stride turns into dilation; the same weights load.
         in_channels: of the image.
+        stem_stride: 2 as published; 1 for images of 28 to 32 pixels, which halves the stride of every tap.
         block: `block(in_channels, out_channels, stride=, expansion=, dilation=, layer=)` with `hidden_channels`,
             `expand(x)` and `project(hidden, x)`; see `mnv2_tasks.blocks`.
         padding: "symmetric" (torch's) or "same" (TensorFlow's; for weights that come from there).
@@ -59,6 +60,7 @@ class MobileNetV2(nn.Module):
         zero_init_residual: start blocks with a shortcut as the identity (their last norm at 0, Goyal et al., arXiv
             1706.02677, section 5.1); training from scratch then starts several times faster.
         freeze_to: a tap; the layers up to it keep their weights and norm statistics, which spares their backward pass.
+        freeze: True keeps all layers so; a number, for so many epochs (see `thaw`).
 
     Weights start as in the authors' code (TensorFlow-Slim's mobilenet_v2 training scope): truncated normal with a
     standard deviation of 0.09; batch norm at 1 and 0.
@@ -70,12 +72,14 @@ class MobileNetV2(nn.Module):
         output_stride: int = 32,
         *,
         in_channels: int = 3,
+        stem_stride: int = 2,
         block: Callable[..., Any] = InvertedResidual,
         padding: Padding = "symmetric",
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
         zero_init_residual: bool = False,
         freeze_to: str | None = None,
+        freeze: bool | int = False,
     ) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
@@ -84,15 +88,20 @@ class MobileNetV2(nn.Module):
             raise InputError(f"backbone.padding is {padding!r}: use symmetric (torch's) or same (TensorFlow's)")
         if width <= 0 or in_channels < 1:
             raise InputError(f"backbone.width is {width}, in_channels {in_channels}: both must be above 0")
+        if stem_stride not in (1, 2):
+            raise InputError(f"backbone.stem_stride is {stem_stride}: use 2, or 1 for small images")
+        if not isinstance(freeze, int) or freeze < 0:
+            raise InputError(f"backbone.freeze is {freeze}: use true, false or a number of epochs")
         layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
 
         channels = round_channels(STEM_CHANNELS * width)
-        self.stem = layer(in_channels, channels, stride=2)
+        self.stem = layer(in_channels, channels, stride=stem_stride)
         self.blocks = nn.ModuleList()
         self.taps: dict[str, Tap] = {}
         self._hidden_taps: dict[int, str] = {}  # block index -> name of the tap after its expansion
         self._block_taps: dict[int, str] = {}  # block index -> name of the tap after it
         level, stride, dilation = 1, 2, 1
+        shrink = 2 // stem_stride  # strides below count as with the published stem
         for t, c, n, s in STAGES:
             out_channels = round_channels(c * width)
             for i in range(n):
@@ -100,26 +109,28 @@ class MobileNetV2(nn.Module):
                 block_stride, next_dilation = (s if i == 0 else 1), dilation
                 halves = block_stride == 2
                 if halves:
-                    self._add_tap(f"c{level}", Tap(channels, stride), self._block_taps, index - 1)
+                    self._add_tap(f"c{level}", Tap(channels, stride // shrink), self._block_taps, index - 1)
                     if stride == output_stride:  # dilate what follows instead of striding
                         block_stride, next_dilation = 1, dilation * 2
                 made = block(channels, out_channels, stride=block_stride, expansion=t, dilation=dilation, layer=layer)
                 if halves:
-                    self._add_tap(f"c{level}x", Tap(made.hidden_channels, stride), self._hidden_taps, index)
+                    self._add_tap(f"c{level}x", Tap(made.hidden_channels, stride // shrink), self._hidden_taps, index)
                     level += 1
                 self.blocks.append(made)
                 channels, stride, dilation = out_channels, stride * block_stride, next_dilation
-        self._add_tap(f"c{level}", Tap(channels, stride), self._block_taps, len(self.blocks) - 1)
+        self._add_tap(f"c{level}", Tap(channels, stride // shrink), self._block_taps, len(self.blocks) - 1)
         last_channels = round_channels(LAST_CHANNELS * max(1.0, width))
         self.last: nn.Module | None = layer(channels, last_channels, kernel_size=1)
-        self.taps[f"c{level}x"] = Tap(last_channels, stride)
+        self.taps[f"c{level}x"] = Tap(last_channels, stride // shrink)
         self._kept = set(self.taps)
         self.apply(partial(init_weights, std=0.09))
         if zero_init_residual:
             residual: Any
             for residual in self.blocks:
                 residual.zero_init()
-        self._frozen: list[nn.Module] = self._layers_to(freeze_to) if freeze_to else []
+        self.freeze = freeze
+        self._frozen_always: list[nn.Module] = self._layers_to(freeze_to) if freeze_to else []
+        self._frozen: list[nn.Module] = [self] if freeze else self._frozen_always
         for frozen in self._frozen:
             frozen.requires_grad_(False)
         self.train()
@@ -136,9 +147,30 @@ class MobileNetV2(nn.Module):
 
     def train(self, mode: bool = True) -> "MobileNetV2":
         super().train(mode)
-        for layer in self._frozen:
-            layer.eval()
+        for frozen in self._frozen:
+            for layer in frozen.modules():
+                layer.training = False
         return self
+
+    def thaw(self, epoch: int) -> None:
+        """At the start of training epoch `epoch`: where `freeze` is a number that has passed, learn from now on.
+
+        What `freeze_to` keeps stays as it is.
+        """
+        if not self.freeze or self.freeze is True or epoch < self.freeze or self._frozen is self._frozen_always:
+            return
+        self._frozen = self._frozen_always
+        self.requires_grad_(True)
+        for frozen in self._frozen:
+            frozen.requires_grad_(False)
+        self.train()
+
+    def may_learn(self) -> Iterator[nn.Parameter]:
+        """The parameters that training changes, now or once `freeze` epochs have passed."""
+        if self.freeze is True:
+            return iter(())
+        kept = {id(p) for layer in self._frozen_always for p in layer.parameters()}
+        return (p for p in self.parameters() if id(p) not in kept)
 
     def keep(self, names: Iterable[str]) -> None:
         """Return only these taps from now on, and drop the layers behind the deepest of them.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytorch_lightning as pl
@@ -74,9 +75,14 @@ class EpochLog(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began, self._images, self._validating, self._validated = time.monotonic(), 0, 0.0, False
+        self._steps: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
+        self._step_began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         self._images += sum(len(images) for images, _ in batch) * trainer.world_size
+        self._steps.append(1000 * (time.perf_counter() - self._step_began))
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._validation_began = time.monotonic()
@@ -93,6 +99,7 @@ class EpochLog(Callback):
             "step": trainer.global_step,
             "seconds": round(seconds, 2),
             "images_per_second": round(self._images / max(seconds - self._validating, 1e-9), 2),
+            "step_ms": round(median(self._steps), 2) if self._steps else None,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
@@ -129,45 +136,55 @@ class Examples(Callback):
         self.count = count
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero or not self.count:
             return
         from mnv2_tasks.loggers import log_examples
 
         assert isinstance(module, MultiTask)
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+
+        def make(source: str) -> list[Example]:
+            return examples(module, data, source, "val", spread(data.split(source, "val"), self.count))
+
         for logger in trainer.loggers:
-            log_examples(logger, module.classes, lambda: examples(module, data, "val", self.count), trainer.global_step)
+            log_examples(logger, module.classes, data.assigned, make, trainer.global_step)
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image as it lies on disk, and per task its targets and the prediction, in the pixels of `size` (H, W)."""
+    """An image as it lies on disk, and per task its targets and the prediction, in the pixels of the model's input."""
 
     image: Tensor  # (3, H, W) uint8
-    size: tuple[int, int]
+    seen: tuple[int, int]  # (h, w) at the top left of the input, which holds the image
     targets: dict[str, dict[str, Tensor]]
     predictions: dict[str, dict[str, Tensor]]
 
 
-def examples(module: MultiTask, data: DataModule, split: str, count: int) -> list[Example]:
-    """`count` images spread evenly over a split, predicted by the module as it is."""
-    raw = data.split(split)
-    picked = torch.linspace(0, len(raw) - 1, min(count, len(raw))).long().unique().tolist()
-    images, targets = data.batch(split, picked)
+def spread(split: Any, count: int) -> list[int]:
+    """`count` indices spread evenly over a split."""
+    return torch.linspace(0, len(split) - 1, min(count, len(split))).long().unique().tolist()
+
+
+def examples(module: MultiTask, data: DataModule, source: str, side: str, picked: list[int]) -> list[Example]:
+    """The images of these indices, predicted by the module as it is."""
+    raw = data.split(source, side)
     training = module.training
     module.eval()
-    with torch.inference_mode():
-        found = module.model.predict(images.to(module.device))
-    module.train(training)
-    return [
-        Example(
-            raw[index]["image"].as_subclass(Tensor),
-            data.size,
-            {task: {name: value[i] for name, value in fields.items()} for task, fields in targets.items()},
-            {task: {name: value.cpu() for name, value in rows[i].items()} for task, rows in found.items()},
+    shown = []
+    for index in picked:  # one at a time: big inputs would need much memory together
+        images, targets = data.batch(source, side, [index])
+        with torch.inference_mode():
+            found = module.model.predict(images.to(module.device), data.assigned[source])
+        shown.append(
+            Example(
+                raw[index]["image"].as_subclass(Tensor),
+                tuple(next(iter(targets.values()))["seen"][0].tolist()),
+                {task: {name: value[0] for name, value in fields.items()} for task, fields in targets.items()},
+                {task: {name: value.cpu() for name, value in rows[0].items()} for task, rows in found.items()},
+            )
         )
-        for i, index in enumerate(picked)
-    ]
+    module.train(training)
+    return shown
 
 
 def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path) -> None:
@@ -177,6 +194,6 @@ def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path
     head, classes = module.model.heads[task], module.classes[task]
 
     def draw(example: Example, what: dict[str, Tensor]) -> Tensor:
-        return head.draw(example.image, what, classes, size=example.size)  # type: ignore[operator]
+        return head.draw(example.image, what, classes, seen=example.seen)  # type: ignore[operator]
 
     sheet([(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in shown]).save(path)

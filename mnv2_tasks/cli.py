@@ -24,8 +24,7 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
-    # `head.x` is the only head's x, whatever its name; `settle` puts it there.
-    sys.argv[1:] = [re.sub(r"^head\.", "++head.", argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = expand(sys.argv[1:])
     composed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
@@ -45,6 +44,11 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
         if composed:
             raise
         fail(_composing_error(str(error), config_name))
+
+
+def expand(overrides: list[str]) -> list[str]:
+    """`head.x` is the only head's x, `data.x` the only data set's, whatever their names; `settle` puts them there."""
+    return [re.sub(r"^(head|data)\.(?=[^=]*=)", r"++given.\1.", override) for override in overrides]
 
 
 def fail(line: str) -> None:
@@ -70,24 +74,44 @@ def one_line(error: BaseException) -> str | None:
 
 
 def settle(config: DictConfig) -> dict[str, Any]:
-    """The config as a plain, resolved dict; `head.x` moved into the only head. Raises InputError on what is missing."""
-    shorthand = config.get("head")
-    if shorthand is not None:
-        heads = config.heads
-        if len(heads) != 1:
-            raise InputError(f"head.{next(iter(shorthand))}: the run has several heads; write heads.<task>.… instead")
-        task = next(iter(heads))
-        for key, value in shorthand.items():
-            if key not in heads[task]:
-                raise InputError(f"head.{key}: {task} has no such setting{_suggest(str(key), map(str, heads[task]))}")
-            heads[task][key] = value
-        OmegaConf.set_struct(config, False)
-        del config["head"]
+    """The config as a plain, resolved dict, with what `expand` set aside in its place.
+
+    Raises InputError for a setting that there is not, or one that is missing.
+    """
+    given = config.get("given") or {}
+    OmegaConf.set_struct(config, False)
+    config.pop("given", None)
+    for name, plural in (("head", "heads"), ("data", "data")):
+        for key, value in (given.get(name) or {}).items():
+            _put(config[plural], str(key), value, name)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise InputError(f"{missing[0]} is not given: add {missing[0]}=<value> to the command")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _put(sections: DictConfig, key: str, value: Any, name: str) -> None:
+    """Set `key` of the only section, or settings of the section called `key`."""
+    if key in sections:
+        if not isinstance(value, DictConfig):
+            raise InputError(f"{name}.{key}={value}: give one of its settings, as in {name}.{key}.<setting>=<value>")
+        for inner, one in value.items():
+            _set(sections[key], str(inner), one, f"{name}.{key}.{inner}", key)
+    elif len(sections) == 1:
+        (only,) = sections
+        _set(sections[only], key, value, f"{name}.{key}", str(only))
+    else:
+        raise InputError(f"{name}.{key}: there are several; write {name}.<{'|'.join(map(str, sections))}>.{key}")
+
+
+def _set(section: DictConfig, key: str, value: Any, written: str, owner: str) -> None:
+    if key not in section:
+        raise InputError(f"{written}: {owner} has no such setting{_suggest(key, map(str, section))}")
+    if isinstance(value, DictConfig) and isinstance(section._get_node(key), DictConfig):
+        section[key] = OmegaConf.merge(section[key], value)
+    else:
+        section[key] = value
 
 
 def tune_for_cpu() -> None:
@@ -124,7 +148,9 @@ def _known_keys(config_name: str) -> Iterator[str]:
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    groups = [a for a in sys.argv[1:] if re.match(r"^[a-z_]+=", a)]
+    groups = [
+        a for a in sys.argv[1:] if re.match(r"^(backbone|block|optim|task|data|experiment|balance|logger|trainer)=", a)
+    ]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(config_name, groups)
 

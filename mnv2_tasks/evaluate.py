@@ -10,6 +10,7 @@ from mnv2_tasks.errors import InputError
 def main(config: Any) -> None:
     tune_for_cpu()
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
     from pytorch_lightning import seed_everything
 
     from mnv2_tasks import report, run
@@ -17,21 +18,25 @@ def main(config: Any) -> None:
     from mnv2_tasks.tasks import MultiTask
     from mnv2_tasks.weights import load_model as load_foreign
 
-    given = [override.split("=")[0] for override in HydraConfig.get().overrides.task]
+    given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
     if config.ckpt:
         model, checkpoint = load_checkpoint(config.ckpt)
         trained = checkpoint["config"]
-        if not any(key == "data" or key.startswith("data.") for key in given):
+        OmegaConf.set_struct(config, False)
+        if "data" not in given:
             config.data = trained["data"]
+        for key in ("heads", "backbone"):
+            config[key] = trained[key]
+        for key in ("size", "fit", "assign"):
+            if key not in given and not (key == "size" and isinstance(trained["size"], dict) and "data" in given):
+                config[key] = trained[key]
         settings = settle(config)
-        settings |= {"heads": trained["heads"], "backbone": trained["backbone"]}
-        if "size" not in given:
-            settings["size"] = trained["size"]
         data = run.make_data(settings)
         for task, names in checkpoint["classes"].items():
             _same_classes(config.ckpt, task, names, data.classes[task])
     else:
         settings = settle(config)
+        run.agree_on_stride(settings)
         data = run.make_data(settings)
         model = run.make_model(settings, data)
         if not config.weights:
@@ -49,8 +54,7 @@ def main(config: Any) -> None:
         return
     folder = Path(settings["runs"]) / "evaluate" / run.folder_name(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    results |= {**report.model_cost(task.model, data.size), "size": list(data.size)}
-    results |= {"model": str(config.ckpt or config.weights)}
+    results |= {**run.describe(task, data), "model": str(config.ckpt or config.weights)}
     report.write_json(folder / "metrics.json", results)
     report.write_pictures(task, data, split, folder, count=settings["examples"])
     report.print_table(results, [split])

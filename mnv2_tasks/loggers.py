@@ -2,11 +2,15 @@
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from mnv2_tasks.callbacks import Example
 from mnv2_tasks.errors import InputError
@@ -82,37 +86,65 @@ def tensorboard(folder: str) -> Logger:
     return TensorBoardLogger(folder, name="", version="tensorboard")
 
 
-def log_examples(logger: Logger, classes: Classes, make: Callable[[], list[Example]], step: int) -> None:
-    """Send example pictures to a logger that shows them; `make` is not called for one that does not."""
+def log_examples(
+    logger: Logger,
+    classes: Classes,
+    assigned: Mapping[str, Iterable[str]],
+    make: Callable[[str], list[Example]],
+    step: int,
+) -> None:
+    """Send example pictures of each source to a logger that shows them; `make` is not called for one that does not."""
     if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
         return
-    shown = make()
-    for task, names in classes.items():
-        pictures = [wandb_image(e, task, names) for e in shown]
-        logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
+    for source, tasks in assigned.items():
+        shown = make(source)
+        for task in tasks:
+            pictures = [wandb_image(e, task, classes[task]) for e in shown]
+            logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
 
 
 def wandb_image(example: Example, task: str, names: tuple[str, ...]) -> Any:
-    """An example as a `wandb.Image` with its boxes, true and predicted, to switch on and off."""
+    """An example as a `wandb.Image`: boxes and masks, true and predicted, to switch on and off; labels as a caption."""
     from wandb import Image
 
     sides = {"ground_truth": example.targets[task], "predictions": example.predictions[task]}
     pixels = example.image.permute(1, 2, 0).numpy()
-    if "boxes" not in sides["predictions"]:
-        return Image(pixels)
-    height, width = example.size
-    boxes = {}
-    for side, shown in sides.items():
-        scores = shown.get("scores")
-        data = []
-        for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
-            label = int(shown["labels"][i])
-            if label < 0 or (scores is not None and scores[i] < 0.1):
-                continue
-            corners = {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height}
-            box: dict[str, Any] = {"position": corners, "class_id": label, "box_caption": names[label]}
-            if scores is not None:
-                box["scores"] = {"score": float(scores[i])}
-            data.append(box)
-        boxes[side] = {"box_data": data, "class_labels": dict(enumerate(names))}
-    return Image(pixels, boxes=boxes)
+    found = sides["predictions"]
+    if "boxes" in found:
+        return Image(pixels, boxes={side: _wandb_boxes(shown, example.seen, names) for side, shown in sides.items()})
+    if "mask" in found:
+        masks = {side: _wandb_mask(shown["mask"], example, names) for side, shown in sides.items()}
+        return Image(pixels, masks=masks)
+    return Image(pixels, caption=_caption(sides["ground_truth"], found["scores"], names))
+
+
+def _wandb_boxes(shown: dict[str, Tensor], seen: tuple[int, int], names: tuple[str, ...]) -> dict[str, Any]:
+    height, width = seen
+    scores = shown.get("scores")
+    data = []
+    for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
+        label = int(shown["labels"][i])
+        if label < 0 or (scores is not None and scores[i] < 0.1):
+            continue
+        corners = {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height}
+        box: dict[str, Any] = {"position": corners, "class_id": label, "box_caption": names[label]}
+        if scores is not None:
+            box["scores"] = {"score": float(scores[i])}
+        data.append(box)
+    return {"box_data": data, "class_labels": dict(enumerate(names))}
+
+
+def _wandb_mask(mask: Tensor, example: Example, names: tuple[str, ...]) -> dict[str, Any]:
+    part = mask[: example.seen[0], : example.seen[1]].to(torch.uint8)
+    whole = resize(part[None], list(example.image.shape[1:]), InterpolationMode.NEAREST)[0]
+    return {"mask_data": whole.numpy(), "class_labels": {**dict(enumerate(names)), 255: "unknown"}}
+
+
+def _caption(target: dict[str, Tensor], scores: Tensor, names: tuple[str, ...]) -> str:
+    if "presence" in target:
+        true = ", ".join(names[i] for i in (target["presence"] > 0).nonzero().flatten().tolist()) or "nothing"
+        found = [i for i in range(len(names)) if scores[i] > 0.5]
+    else:
+        label = int(target["label"])
+        true, found = names[label] if label >= 0 else "unknown", [int(scores.argmax())]
+    return f"{true} | " + (", ".join(f"{names[i]} {scores[i]:.2f}" for i in found) or "nothing")

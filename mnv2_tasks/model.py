@@ -45,9 +45,9 @@ class Model(nn.Module):
         taps = self.backbone((images - self.mean) / self.std)
         return {task: head(taps, size) for task, head in self.heads.items() if tasks is None or task in tasks}
 
-    def predict(self, images: Tensor) -> dict[str, list[Prediction]]:
-        """{task: one prediction an image}, in input pixels."""
-        return {task: self.heads[task].predict(out) for task, out in self(images).items()}  # type: ignore[operator]
+    def predict(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, list[Prediction]]:
+        """{task: one prediction an image}, in input pixels; of `tasks`, or of all."""
+        return {task: self.heads[task].predict(out) for task, out in self(images, tasks).items()}  # type: ignore[operator]
 
 
 def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
@@ -79,7 +79,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     about = held["mnv2_tasks"]
     _refuse_foreign_targets({key: about["config"][key] for key in ("backbone", "heads")}, path)
     classes = {task: tuple(names) for task, names in about["classes"].items()}
-    state = {name.removeprefix("model."): value for name, value in held["state_dict"].items()}
+    state = {n.removeprefix("model."): value for n, value in held["state_dict"].items() if n.startswith("model.")}
     return {"config": about["config"], "classes": classes, "state": state, "epoch": held.get("epoch")}
 
 

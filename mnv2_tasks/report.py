@@ -1,13 +1,16 @@
 """What a run or an evaluation leaves for people: pictures, curves, metrics.json, the table at the end."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mnv2_tasks.callbacks import example_sheet, examples, read_rows
+from mnv2_tasks.callbacks import example_sheet, examples, read_rows, spread
 from mnv2_tasks.cost import madds, parameters
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.model import Model
@@ -15,14 +18,19 @@ from mnv2_tasks.tasks import MultiTask
 
 
 def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, *, count: int) -> None:
-    """Example sheets and the heads' plots of the side that was evaluated last."""
-    shown = examples(task, data, split, count) if count else []
-    for name, head in task.model.heads.items():
-        place = folder if len(task.model.heads) == 1 else folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        if shown:
-            example_sheet(task, name, shown, place / "examples.png")
-        head.plot(task.metrics[name], task.classes[name], place)  # type: ignore[operator]
+    """Example sheets, the worst predictions and the heads' plots of the side that was evaluated last."""
+    for source in data.with_side(split):
+        shown = examples(task, data, source, split, spread(data.split(source, split), count))
+        for name in data.assigned[source]:
+            head = task.model.heads[name]
+            place = folder if len(task.model.heads) == 1 else folder / name
+            place.mkdir(parents=True, exist_ok=True)
+            if count:
+                example_sheet(task, name, shown, place / "examples.png")
+                worst = head.worst(task.metrics[name], count)  # type: ignore[operator]
+                if worst:
+                    example_sheet(task, name, examples(task, data, source, split, worst), place / "worst.png")
+            head.plot(task.metrics[name], task.classes[name], place)  # type: ignore[operator]
 
 
 def write_curves(task: MultiTask, folder: Path) -> None:
@@ -37,11 +45,33 @@ def write_curves(task: MultiTask, folder: Path) -> None:
     plot_scores(rows, folder / "scores.png", names=names)
 
 
-def model_cost(model: Model, size: tuple[int, int]) -> dict[str, int]:
-    """{"parameters", "madds"} of one image through the whole model."""
+def model_cost(model: Model, data: DataModule) -> dict[str, int]:
+    """{"parameters", "madds"}: of one image through the backbone and the heads that it serves, of each source."""
+    model.eval()
+    cost = sum(madds(model, _blank(model, data.sizes[source]), list(tasks)) for source, tasks in data.assigned.items())
+    return {"parameters": parameters(model), "madds": cost}
+
+
+def latency(model: Model, data: DataModule, *, runs: int = 20) -> float:
+    """Median milliseconds of the forward passes that `model_cost` counts, one image at a time, where the model is."""
+    model.eval()
+    inputs = [(_blank(model, data.sizes[source]), list(tasks)) for source, tasks in data.assigned.items()]
+    took = []
+    with torch.inference_mode():
+        for _ in range(runs + 3):  # the first ones are slower
+            began = time.perf_counter()
+            for images, tasks in inputs:
+                model(images, tasks)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            took.append(1000 * (time.perf_counter() - began))
+    return round(median(took[3:]), 3)
+
+
+def _blank(model: Model, size: tuple[int, int]) -> Tensor:
     stem: Any = model.backbone.stem[0]
     image = torch.zeros((1, stem.in_channels, *size), dtype=torch.uint8, device=model.mean.device)
-    return {"parameters": parameters(model), "madds": madds(model.eval(), image)}
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -50,6 +80,8 @@ def write_json(path: Path, values: Any) -> None:
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
         return None if isinstance(value, float) and value != value else value
 
     draft = path.with_suffix(".tmp")
@@ -65,6 +97,7 @@ def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
     for name in names:
         print(name.ljust(width) + "".join(f"{results[side].get(name, float('nan')):9.4f}" for side in sides))
     cost = f"{results['parameters'] / 1e6:.2f} M parameters, {results['madds'] / 1e9:.3f} B multiply-adds"
-    print(f"{cost} at {'x'.join(map(str, results['size']))}" if "size" in results else cost)
+    sizes = {"x".join(map(str, size)) for size in results["sizes"].values()}
+    print(f"{cost} at {' and '.join(sorted(sizes))}")
     if results.get("wall_seconds"):
         print(f"{results['epochs']} epochs in {results['wall_seconds']:.0f} s")

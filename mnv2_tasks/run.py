@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
-from mnv2_tasks import report
+from mnv2_tasks import joint, report
 from mnv2_tasks.callbacks import EMA, EpochLog, Examples, Progress, read_rows
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
@@ -29,38 +29,79 @@ Config = dict[str, Any]
 RUN_VARIABLE = "MNV2_TASKS_RUN"  # tells the processes of one run its folder
 
 
-def image_size(config: Config) -> tuple[int, int]:
-    size = config["size"]
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side >= 32 for side in pair):
-        raise InputError(f"size is {size}: give one side or [height, width], each at least 32")
-    return pair
+def image_sizes(config: Config) -> dict[str, tuple[int, int]]:
+    """{source: (H, W)} from `size`: one side, [height, width], or {source: either}."""
+    given, sources = config["size"], list(config["data"])
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(sources, given)
+    elif set(given) != set(sources):
+        raise InputError(f"size={dict(given)}: give one size, or one for each of {', '.join(sources)}")
+    found = {}
+    for source, size in given.items():
+        pair = (size, size) if isinstance(size, int) else tuple(size)
+        if len(pair) != 2 or not all(isinstance(side, int) and side >= 32 for side in pair):
+            raise InputError(f"size is {size}: give one side or [height, width], each at least 32")
+        found[source] = pair
+    return found
 
 
 def make_data(config: Config) -> DataModule:
     """The datamodule of a config's `data`, `loader` and `augment` sections, checked on the way."""
-    kinds = {task: _kind(head) for task, head in config["heads"].items()}
-    augment = instantiate(config["augment"]) if config.get("augment") else None
-    source = instantiate(config["data"])
-    return DataModule(source, kinds, size=image_size(config), augment=augment, seed=config["seed"], **config["loader"])
+    augment = {kind: node for kind, node in (config.get("augment") or {}).items() if node and "_target_" in node}
+    return DataModule(
+        {name: instantiate(section, _convert_="all") for name, section in config["data"].items()},
+        {task: get_class(head["_target_"]).kind for task, head in config["heads"].items()},  # type: ignore[attr-defined]
+        sizes=image_sizes(config),
+        assign=config["assign"],
+        augment={kind: instantiate(node, _convert_="all") for kind, node in augment.items()},
+        fit=config["fit"],
+        channels=config["backbone"]["in_channels"],
+        seed=config["seed"],
+        **config["loader"],
+    )
 
 
-def _kind(head: Mapping[str, Any]) -> str:
-    from hydra.utils import get_class
+def agree_on_stride(config: Config) -> None:
+    """Fill in `backbone.output_stride` where it is not given: one that every head works with.
 
-    return get_class(head["_target_"]).kind  # type: ignore[attr-defined]
+    A head alone gets the one that it likes best. Together they get the finest of what each likes best, among those
+    that all work with. Raises InputError where there is none, or where a head cannot do with what was given.
+    """
+    wishes = {task: get_class(head["_target_"]).strides for task, head in config["heads"].items()}  # type: ignore[attr-defined]
+    told = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
+    given = config["backbone"]["output_stride"]
+    common = set.intersection(*(set(strides) for strides in wishes.values()))
+    if given is None:
+        if not common:
+            raise InputError(f"backbone.output_stride: the heads cannot agree on one ({told}); train them apart")
+        likes = [strides[0] for strides in wishes.values() if strides[0] in common]
+        config["backbone"]["output_stride"] = min(likes or common)
+    elif given in (8, 16, 32) and given not in common:
+        raise InputError(f"backbone.output_stride={given}: {told}; choose another, or leave it out")
 
 
 def make_model(config: Config, data: DataModule) -> Model:
-    """The model for this data: pretrained weights loaded, default boxes fitted where asked for."""
+    """The model for this data: pretrained weights loaded, default boxes and class weights fitted where asked for."""
     torch.manual_seed(config["seed"])
     model = build_model(config, data.classes)
     load_backbone(model.backbone, config["backbone"].get("weights"))
     for task, head in model.heads.items():
-        if config["heads"][task].get("boxes") == "fit":
-            fitted = head.fit(data.split("train").box_sizes())  # type: ignore[operator]
-            rank_zero_only(print)(f"{task}: {fitted}")
+        section, train = config["heads"][task], data.split(data.source_of(task), "train")
+        said: list[str] = []
+        if section.get("boxes") == "fit":
+            said.append(head.fit(_count(train, "box_sizes", task, "head.boxes=original")))  # type: ignore[operator]
+        if section.get("class_weights") == "balanced":
+            counts = "pixel_counts" if head.kind == "segmentation" else "label_counts"
+            said.append(head.balance(_count(train, counts, task, "a list as head.class_weights")))  # type: ignore[operator]
+        for line in said:
+            rank_zero_only(print)(f"{task}: {line}")
     return model.to(memory_format=torch.channels_last)
+
+
+def _count(split: Any, what: str, task: str, instead: str) -> torch.Tensor:
+    if not hasattr(split, what):
+        raise InputError(f"{task}: this data set cannot tell its {what.replace('_', ' ')} in advance; give {instead}")
+    return getattr(split, what)()
 
 
 def make_task(config: Config, data: DataModule) -> MultiTask:
@@ -70,6 +111,8 @@ def make_task(config: Config, data: DataModule) -> MultiTask:
         config=config,
         optimizer=instantiate(config["optim"]["optimizer"]),
         schedule=instantiate(config["optim"]["schedule"]),
+        balance=instantiate(config["balance"])(tuple(config["heads"])),
+        backbone_lr=config["optim"]["backbone_lr"],
     )
 
 
@@ -179,8 +222,19 @@ def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str)
     """The metrics of one side, {"ssdlite/map": ...}; the module's metrics keep what plots need."""
     task.split = data.tested = split
     trainer.test(task, datamodule=data, verbose=False)
-    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()} | task.results
     return {name.replace(f"/{split}/", "/"): value for name, value in found.items() if f"/{split}/" in name}
+
+
+def describe(task: MultiTask, data: DataModule) -> dict[str, Any]:
+    """What metrics.json tells of the model besides its metrics."""
+    return {
+        "primaries": {name: head.primary for name, head in task.model.heads.items()},
+        **report.model_cost(task.model, data),
+        "latency_ms": report.latency(task.model, data),
+        "sizes": {name: list(size) for name, size in data.sizes.items()},
+        "classes": {name: list(names) for name, names in task.classes.items()},
+    }
 
 
 def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, began: float) -> None:
@@ -191,7 +245,7 @@ def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, bega
     best = folder / "checkpoints" / "best.ckpt"
     checkpoint = read_checkpoint(best)
     load_exactly(task.model, checkpoint["state"], str(best), hint="the file was changed")
-    sides = ["val"] + (["test"] if data.split("test") is not None else [])
+    sides = ["val"] + (["test"] if data.with_side("test") else [])
     results: dict[str, Any] = {}
     for side in sides:
         trainer = make_trainer(config, None)
@@ -202,16 +256,23 @@ def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, bega
         return
     report.write_curves(task, folder)
     rows = read_rows(folder / "metrics.csv")
-    speeds = [row["images_per_second"] for row in rows if row.get("images_per_second")]
     results |= {
         "best_epoch": checkpoint["epoch"],
         "epochs": len(rows),
-        **report.model_cost(task.model, data.size),
-        "images_per_second": sorted(speeds)[len(speeds) // 2] if speeds else None,
+        **describe(task, data),
+        "step_ms": _middle(rows, "step_ms"),
+        "images_per_second": _middle(rows, "images_per_second"),
         "wall_seconds": round(time.monotonic() - began, 1),
-        "size": list(data.size),
-        "classes": {name: list(names) for name, names in task.classes.items()},
     }
+    if config["baselines"]:
+        results["joint"] = joint.compare(results, config["baselines"])
     report.write_json(folder / "metrics.json", results)
     report.print_table(results, sides)
+    if config["baselines"]:
+        joint.print_comparison(results["joint"])
     print(f"run folder: {folder}")
+
+
+def _middle(rows: list[dict[str, float]], name: str) -> float | None:
+    values = sorted(row[name] for row in rows if row.get(name))
+    return values[len(values) // 2] if values else None

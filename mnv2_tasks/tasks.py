@@ -7,16 +7,18 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from mnv2_tasks.balance import Balance, Fixed
+from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import Classes, Model
 
 Source = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: targets}
 
 
 class MultiTask(pl.LightningModule):
-    """Losses of all heads are summed; `val/score` is the mean of the heads' primary metrics.
+    """The heads' losses are balanced into one; `val/score` is the mean of the heads' primary metrics.
 
-    A batch is a list of sources, each (images, {task: targets}): tasks that share images share one forward of the
-    backbone. Metrics are named task/stage/name.
+    A batch is a list of sources, each (images, {task: targets}), or None once a source has no more: tasks that share
+    images share one forward of the backbone. Metrics are named task/stage/name.
 
     Args:
         model, classes: the network, and the class names of each task.
@@ -24,7 +26,8 @@ class MultiTask(pl.LightningModule):
             to rebuild the model.
         optimizer: parameter groups -> optimizer.
         schedule: (optimizer, steps=total optimizer steps) -> learning-rate scheduler, stepped once a batch.
-        weights: of the tasks' losses; 1 where not given.
+        balance: {task: loss} -> the loss to minimise; None sums them.
+        backbone_lr: learning rate of the backbone over that of the heads.
     """
 
     def __init__(
@@ -35,43 +38,67 @@ class MultiTask(pl.LightningModule):
         config: Mapping[str, Any] | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
-        weights: Mapping[str, float] | None = None,
+        balance: Balance | None = None,
+        backbone_lr: float = 1.0,
     ) -> None:
         super().__init__()
         self.model, self.classes, self.config = model, classes, config
-        self.optimizer, self.schedule, self.weights = optimizer, schedule, dict(weights or {})
+        self.optimizer, self.schedule, self.backbone_lr = optimizer, schedule, backbone_lr
+        self.balance = Fixed(tuple(model.heads)) if balance is None else balance
+        self._step_losses: dict[str, Tensor] = {}
         self.metrics = nn.ModuleDict({task: head.metrics(classes[task]) for task, head in model.heads.items()})  # type: ignore[operator]
         self.split = "val"  # what the test loop calls its numbers
+        self.results: dict[str, float] = {}  # of the last evaluation, in float64: {"task/stage/name": value}
+
+    def setup(self, stage: str) -> None:
+        freeze = self.model.backbone.freeze
+        if self.trainer.world_size > 1 and freeze and freeze is not True:
+            raise InputError(
+                f"backbone.freeze={freeze}: layers cannot join in later on several processes; use true, false, or one"
+            )
+
+    def on_train_epoch_start(self) -> None:
+        self.model.backbone.thaw(self.current_epoch)
 
     def training_step(self, batch: list[Source], index: int) -> Tensor:
-        return self._losses(batch, "train")[0]
+        self._step_losses, _ = self._losses(batch, "train")
+        if not isinstance(self.balance, Fixed):
+            weights = {f"balance/{task}": weight for task, weight in self.balance.weights().items()}
+            self.log_dict(weights, on_step=False, on_epoch=True, batch_size=1)
+        return self.balance(self._step_losses)
 
-    def validation_step(self, batch: list[Source], index: int) -> None:
+    def backward(self, loss: Tensor) -> None:  # type: ignore[override]
+        shared = [p for p in self.model.backbone.parameters() if p.requires_grad]
+        self.balance.backward(loss, self._step_losses, shared=shared)
+        self._step_losses = {}
+
+    def validation_step(self, batch: list[Source | None], index: int) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: list[Source], index: int) -> None:
+    def test_step(self, batch: list[Source | None], index: int) -> None:
         self._evaluate(batch, self.split)
 
-    def _losses(self, batch: list[Source], stage: str) -> tuple[Tensor, list[dict[str, Any]]]:
-        total, outputs = torch.zeros((), device=self.device), []
-        for images, targets in batch:
+    def _losses(self, batch: list[Any], stage: str) -> tuple[dict[str, Tensor], dict[str, tuple[Any, Any]]]:
+        """{task: loss} and {task: (outputs, targets)} of one batch."""
+        losses, outputs = {}, {}
+        for images, targets in (source for source in batch if source is not None):
             images = images.contiguous(memory_format=torch.channels_last)
-            outputs.append(self.model(images, targets.keys()))
-            for task, output in outputs[-1].items():
-                losses = self.model.heads[task].loss(output, targets[task])  # type: ignore[operator]
-                losses["loss"] = sum(losses.values())
-                total = total + self.weights.get(task, 1.0) * losses["loss"]
-                named = {f"{task}/{stage}/{name}": value.detach() for name, value in losses.items()}
+            for task, output in self.model(images, targets.keys()).items():
+                outputs[task] = output, targets[task]
+                parts = self.model.heads[task].loss(output, targets[task])  # type: ignore[operator]
+                losses[task] = torch.stack(list(parts.values())).sum()
+                named = {f"{task}/{stage}/{name}": value.detach() for name, value in parts.items()}
+                named[f"{task}/{stage}/loss"] = losses[task].detach()
                 self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
-        return total, outputs
+        return losses, outputs
 
-    def _evaluate(self, batch: list[Source], stage: str) -> None:
+    def _evaluate(self, batch: list[Source | None], stage: str) -> None:
         _, outputs = self._losses(batch, stage)
-        for (_, targets), output in zip(batch, outputs, strict=True):
-            for task, one in output.items():
-                self.model.heads[task].update(self.metrics[task], one, targets[task])  # type: ignore[operator]
+        for task, (output, targets) in outputs.items():
+            self.model.heads[task].update(self.metrics[task], output, targets)  # type: ignore[operator]
 
     def _start_metrics(self) -> None:
+        self.results = {}
         for metric in self.metrics.values():
             metric.reset()  # type: ignore[operator]
 
@@ -79,10 +106,14 @@ class MultiTask(pl.LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         scores = []
-        for task, metric in self.metrics.items():
-            values = metric.compute()  # type: ignore[operator]
-            self.log_dict({f"{task}/{stage}/{name}": value for name, value in values.items()})
-            scores.append(values[self.model.heads[task].primary])  # type: ignore[index]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        for source in data.with_side(data.tested if self.trainer.testing else stage):
+            for task in data.assigned[source]:
+                values = self.metrics[task].compute()  # type: ignore[operator]
+                named = {f"{task}/{stage}/{name}": value for name, value in values.items()}
+                self.log_dict({name: value.float() for name, value in named.items()})
+                self.results |= {name: float(value) for name, value in named.items()}
+                scores.append(values[self.model.heads[task].primary].float())  # type: ignore[index]
         self.log(f"{stage}/score", torch.stack(scores).nan_to_num(0).mean(), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -93,13 +124,26 @@ class MultiTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.optimizer is not None and self.schedule is not None, "made for evaluation only"
-        optimizer = self.optimizer(parameter_groups(self.model))
+        groups = parameter_groups(self.model.backbone.may_learn(), [*self.model.heads.parameters()])
+        groups.append({"params": list(self.balance.parameters()), "weight_decay": 0.0})
+        optimizer = self.optimizer([group for group in groups if group["params"]])
+        backbone = {id(p) for p in self.model.backbone.parameters()}
+        for group in optimizer.param_groups:
+            if id(group["params"][0]) in backbone:
+                group["lr"] *= self.backbone_lr
         schedule = self.schedule(optimizer, steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         classes = {task: list(names) for task, names in self.classes.items()}
         checkpoint["mnv2_tasks"] = {"config": self.config, "classes": classes}
+
+
+class ClassifierTask(MultiTask):
+    """A classifier alone: `ClassifierTask(model, ("cat", "dog"))` over a `Model` whose one head is "classifier"."""
+
+    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
+        super().__init__(model, {"classifier": classes}, **training)
 
 
 class SSDLiteTask(MultiTask):
@@ -109,10 +153,20 @@ class SSDLiteTask(MultiTask):
         super().__init__(model, {"ssdlite": classes}, **training)
 
 
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Weight decay for the weights of convolutions and linear layers, none for norms and biases."""
-    learned = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in learned if p.ndim > 1]},
-        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+class DeepLabV3Task(MultiTask):
+    """A segmenter alone, over a `Model` whose one head is "deeplabv3"."""
+
+    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
+        super().__init__(model, {"deeplabv3": classes}, **training)
+
+
+def parameter_groups(*parts: Any) -> list[dict[str, Any]]:
+    """Two groups of each part: weight decay for the weights of convolutions and linear layers, none for the rest."""
+    groups = []
+    for part in parts:
+        parameters = list(part)
+        groups += [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return groups

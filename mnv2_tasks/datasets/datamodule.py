@@ -1,22 +1,29 @@
-"""From a data source to batches: kinds for tasks, transforms, seeded shuffling, padding, loaders."""
+"""From data sources to batches: kinds for tasks, transforms, padding, one loader a source."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from mnv2_tasks.datasets.transforms import plain, seeded
+from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
+from mnv2_tasks.datasets.transforms import IGNORED, Fit, plain, seeded, seen_size
 from mnv2_tasks.errors import InputError
 
 Sample = dict[str, Any]
+Batch = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: batched targets}
 FIELDS = {
     "classification": ("label",),
+    "multilabel": ("presence",),
     "detection": ("boxes", "labels", "crowd", "area"),
     "segmentation": ("mask",),
 }
@@ -31,145 +38,305 @@ class DataSource(Protocol):
         """The samples of "train", "val" or "test"; None where there is no such side."""
 
 
-class DataModule(pl.LightningDataModule):
-    """Loaders over one source for the given tasks.
+def assign_tasks(
+    sources: Mapping[str, DataSource], tasks: Mapping[str, str], given: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """{source: {task: kind}}: a task learns from the source that it was given, or the first that provides its kind.
 
-    Every random choice of an image depends on (seed, epoch, index) alone, so that a run gives the same batches with
-    any number of workers, and after being stopped and resumed.
+    Raises InputError where no source provides it (and says who provides what), or a source is left over.
+    """
+    offers = "; ".join(f"{name} provides {', '.join(source.provides)}" for name, source in sources.items())
+    found: dict[str, dict[str, str]] = {name: {} for name in sources}
+    for task, kind in tasks.items():
+        able = [name for name, source in sources.items() if kind in source.provides]
+        chosen = given.get(task) or next(iter(able), None)
+        if chosen not in able:
+            asked = f"assign.{task}={chosen}: " if chosen else ""
+            raise InputError(
+                f"{asked}task={task} learns {kind}, but {offers}; choose another data=..., or another task"
+            )
+        found[chosen][task] = kind
+    if idle := [name for name, its in found.items() if not its]:
+        raise InputError(f"no task learns from data={idle[0]} ({offers}); leave it out, or set assign.<task>={idle[0]}")
+    return found
+
+
+class DataModule(pl.LightningDataModule):
+    """Loaders over one source or several for the given tasks; a batch has a part from each source.
+
+    Every random choice of an image depends on (seed, pass, index) alone, so that a run gives the same batches with
+    any number of workers, and after being stopped and resumed. An epoch is a pass over the source with the most
+    steps; the others go round in it.
 
     Args:
-        source: the data set.
+        sources: {name: data set}.
         tasks: {task: the kind of annotation that it learns from}.
-        size: (H, W) of the batches' images.
-        augment: size -> transform for training; None for none.
+        sizes: {source: (H, W) of its images in a batch}.
+        assign: {task: source}, where several sources provide a kind and the first is not the one.
+        augment: {kind, or "joint" for a source with several: (size -> transform for training)}.
+        fit: how images come to the size in evaluation: stretch, pad or crop.
+        channels: of the images: 3, or 1 for grey.
         batch_size: images a process and step.
+        mix: {source: share of the batch}; None: a whole batch of each in every step.
+        balanced: draw images of rare classes as often as those of frequent ones.
+        mixup, cutmix: the chance that a training batch is mixed so (arXiv 1710.09412 with alpha 0.2; 1905.04899 with
+            alpha 1), for sources that serve classification alone.
         workers: loader processes; None for as many as there are cores for, at most 8.
     """
 
     def __init__(
         self,
-        source: DataSource,
-        tasks: dict[str, str],
+        sources: Mapping[str, DataSource],
+        tasks: Mapping[str, str],
         *,
-        size: tuple[int, int],
-        augment: Callable[[tuple[int, int]], Any] | None = None,
+        sizes: Mapping[str, tuple[int, int]],
+        assign: Mapping[str, str] | None = None,
+        augment: Mapping[str, Callable[[tuple[int, int]], Any]] | None = None,
+        fit: Fit = "stretch",
+        channels: int = 3,
         batch_size: int = 32,
+        mix: Mapping[str, float] | None = None,
+        balanced: bool = False,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         workers: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for task, kind in tasks.items():
-            if kind not in source.provides:
-                raise InputError(
-                    f"task={task} learns {kind}, which this data set does not provide (it has "
-                    f"{', '.join(source.provides)}); choose another data=..., or another task"
-                )
-        self.source, self.tasks, self.size, self.augment = source, tasks, size, augment
-        self.batch_size, self.seed = batch_size, seed
-        self.workers = workers
+        self.sources, self.tasks, self.sizes = dict(sources), dict(tasks), dict(sizes)
+        self.assigned = assign_tasks(sources, tasks, assign or {})
+        if fit not in ("stretch", "pad", "crop"):
+            raise InputError(f"fit={fit}: use stretch, pad or crop")
+        if fit == "crop" and set(tasks.values()) - {"classification", "multilabel"}:
+            raise InputError("fit=crop cuts boxes and masks off: use stretch or pad with these tasks")
+        if channels not in (1, 3):
+            raise InputError(f"backbone.in_channels={channels}: images are read with 3 channels, or as grey with 1")
+        self.augment, self.fit, self.channels = dict(augment or {}), fit, channels
+        self.batch_sizes = _shares(self.sources, batch_size, mix)
+        if (mixup or cutmix) and any(set(its.values()) != {"classification"} for its in self.assigned.values()):
+            raise InputError("loader.mixup and loader.cutmix mix images of classifiers alone: set both to 0")
+        if min(mixup, cutmix) < 0 or mixup + cutmix > 1:
+            raise InputError(f"loader.mixup={mixup}, loader.cutmix={cutmix}: chances, of at most 1 together")
+        self.mixing = (mixup, cutmix)
+        self.balanced, self.workers, self.seed = balanced, workers, seed
         self.tested = "test"  # the side that the test loop runs on
-        self._splits: dict[str, Dataset | None] = {}
+        self._splits: dict[tuple[str, str], Any] = {}
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        return {task: self.source.provides[kind] for task, kind in self.tasks.items()}
+        return {task: self.sources[self.source_of(task)].provides[kind] for task, kind in self.tasks.items()}
 
-    def split(self, name: str) -> Any:
+    def source_of(self, task: str) -> str:
+        return next(name for name, tasks in self.assigned.items() if task in tasks)
+
+    def size_of(self, task: str) -> tuple[int, int]:
+        return self.sizes[self.source_of(task)]
+
+    def split(self, source: str, side: str) -> Any:
         """The raw samples of one side, made once; None where the data set has no such side."""
-        if name not in self._splits:
-            self._splits[name] = self.source.split(name)
-        return self._splits[name]
+        if (source, side) not in self._splits:
+            self._splits[source, side] = self.sources[source].split(side)
+        return self._splits[source, side]
 
-    def batch(self, name: str, indices: list[int]) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """The untransformed images of these indices, at the size of the model, and their targets."""
-        samples = Transformed(self.split(name), self.tasks, plain(self.size), seed=self.seed)
-        return Collate(self.tasks)([samples[(0, index)] for index in indices])[0]
+    def with_side(self, side: str) -> list[str]:
+        """The sources that have this side."""
+        return [name for name in self.sources if self.split(name, side) is not None]
 
-    def loader(self, name: str) -> DataLoader:
-        """Batches of one side; only training is shuffled, augmented and cut to whole batches."""
-        split = self.split(name)
-        if split is None:
-            raise InputError(f"this data set has no {name} side; use another split, or give it one")
-        training = name == "train"
-        trainer = self.trainer
-        processes = trainer.world_size if trainer else 1
-        rank = trainer.global_rank if trainer else 0
-        batch_size = self.batch_size
+    def batch(self, source: str, side: str, indices: list[int]) -> Batch:
+        """The images of these indices as for evaluation, and their targets."""
+        samples = self._samples(source, side, None)
+        return Collate(self.assigned[source], self.classes)([samples[(0, index, False)] for index in indices])
+
+    def loaders(self, side: str) -> dict[str, DataLoader]:
+        """A loader of batches for each source; only training is shuffled, augmented and cut to whole batches."""
+        names = list(self.sources) if side in ("train", "val") else self.with_side(side)
+        if missing := [name for name in names if self.split(name, side) is None]:
+            raise InputError(f"data={missing[0]} has no {side} side; use another split, or give it one")
+        if not names:
+            raise InputError(f"data={'+'.join(self.sources)} has no {side} side; use another split, or give it one")
+        processes = self.trainer.world_size if self.trainer else 1
+        sizes, steps = dict(self.batch_sizes), 0
+        if side == "train":
+            for name in names:
+                sizes[name] = min(sizes[name], len(self.split(name, side)) // processes)
+                if sizes[name] < 2:
+                    raise InputError(
+                        f"training batches of {sizes[name]} image(s) of {name}: batch norm needs at least 2 a "
+                        "process; raise loader.batch_size or add training images"
+                    )
+            steps = max(len(self.split(name, side)) // (sizes[name] * processes) for name in names)
+        return {name: self._loader(name, side, batch_size=sizes[name], steps=steps) for name in names}
+
+    def _loader(self, source: str, side: str, *, batch_size: int, steps: int) -> DataLoader:
+        training, split = side == "train", self.split(source, side)
+        processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        own, mixing = self.assigned[source], None
+        order: Any = EvaluationOrder(len(split), processes=processes, rank=rank)
+        transform = None
         if training:
-            batch_size = min(batch_size, len(split) // processes)
-            if batch_size < 2:
-                raise InputError(
-                    f"training batches of {batch_size} image(s): batch norm needs at least 2 a process; raise "
-                    "loader.batch_size or add training images"
-                )
-        transform = self.augment(self.size) if training and self.augment else plain(self.size)
-        workers = self._workers(processes)
+            weights = _equal_chances(source, split) if self.balanced else None
+            draws = steps * batch_size
+            order = TrainingOrder(len(split), draws, processes=processes, rank=rank, seed=self.seed, weights=weights)
+            kinds = set(own.values())
+            make = self.augment.get("joint" if len(kinds) > 1 else kinds.pop())
+            transform = make(self.sizes[source]) if make else None
+            mixing = _mixing(*self.mixing)
+        workers = self._workers(processes * len(self.sources))
         return DataLoader(
-            Transformed(split, self.tasks, transform, seed=self.seed),
+            self._samples(source, side, transform),
             batch_size=batch_size,
-            sampler=EpochSampler(split, processes, rank, shuffle=training, seed=self.seed),
+            sampler=order,
             drop_last=training,
-            collate_fn=Collate(self.tasks),
+            collate_fn=Collate(own, self.classes, mixing=mixing, whole=not training),
             num_workers=workers,
             persistent_workers=workers > 0 and training,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _workers(self, processes: int) -> int:
+    def _samples(self, source: str, side: str, transform: Any) -> "Transformed":
+        return Transformed(
+            self.split(source, side),
+            self.assigned[source],
+            self.classes,
+            size=self.sizes[source],
+            transform=transform,
+            fit=self.fit,
+            channels=self.channels,
+            seed=self.seed,
+        )
+
+    def _workers(self, sharers: int) -> int:
         if self.workers is not None:
             return self.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, max(1, cores // processes))
+        return min(8, max(1, cores // sharers))
 
-    def train_dataloader(self) -> DataLoader:
-        return self.loader("train")
+    def train_dataloader(self) -> CombinedLoader:
+        return CombinedLoader(list(self.loaders("train").values()), "min_size")
 
-    def val_dataloader(self) -> DataLoader:
-        return self.loader("val")
+    def val_dataloader(self) -> CombinedLoader:
+        return CombinedLoader(list(self.loaders("val").values()), "max_size")
 
-    def test_dataloader(self) -> DataLoader:
-        return self.loader(self.tested)
+    def test_dataloader(self) -> CombinedLoader:
+        return CombinedLoader(list(self.loaders(self.tested).values()), "max_size")
 
 
-class EpochSampler(DistributedSampler):
-    """Yields (epoch, index): the epoch reaches the loader's workers with the index."""
+def _shares(sources: Mapping[str, Any], batch_size: int, mix: Mapping[str, float] | None) -> dict[str, int]:
+    if not mix:
+        return dict.fromkeys(sources, batch_size)
+    if set(mix) != set(sources) or min(mix.values()) <= 0:
+        raise InputError(f"loader.mix={dict(mix)}: give each of {', '.join(sources)} a share above 0")
+    total = sum(mix.values())
+    return {name: max(2, round(batch_size * mix[name] / total)) for name in sources}
 
-    def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
+
+def _mixing(mixup: float, cutmix: float) -> v2.Transform | None:
+    if not mixup + cutmix:
+        return None
+    choices = [v2.MixUp(alpha=0.2), v2.CutMix(alpha=1.0), v2.Identity()]
+    return v2.RandomChoice(choices, p=[mixup, cutmix, 1 - mixup - cutmix])
+
+
+def _equal_chances(source: str, split: Any) -> Tensor:
+    """(N,) the chance of each image that makes all classes equally frequent."""
+    if not hasattr(split, "label"):
+        raise InputError(f"loader.balanced=true: data={source} has no image labels to balance by; leave it out")
+    labels = torch.tensor([split.label(index) for index in range(len(split))])
+    known = labels >= 0
+    counts = labels[known].bincount(minlength=1)
+    weights = torch.zeros(len(labels), dtype=torch.double)
+    weights[known] = 1.0 / counts[labels[known]].double()
+    weights[~known] = weights[known].mean()  # without a label: as often as an image is on the average
+    return weights
 
 
 class Transformed(Dataset):
-    """A split whose samples are cut to the fields in use and transformed, seeded by (seed, epoch, index)."""
+    """A split whose samples have the fields of the kinds in use, transformed, seeded by (seed, pass, index).
 
-    def __init__(self, split: Any, tasks: dict[str, str], transform: Any, *, seed: int) -> None:
-        self.split, self.transform, self.seed = split, transform, seed
-        self.fields = ["image", "image_id", *(field for kind in tasks.values() for field in FIELDS[kind])]
+    What a sample does not tell is filled with what is ignored, so that transforms and collation see one form.
+    """
+
+    def __init__(
+        self,
+        split: Any,
+        tasks: Mapping[str, str],
+        classes: Mapping[str, tuple[str, ...]],
+        *,
+        size: tuple[int, int],
+        transform: Any,
+        fit: Fit,
+        channels: int,
+        seed: int,
+    ) -> None:
+        self.split, self.size, self.transform, self.fit, self.seed = split, size, transform, fit, seed
+        self.kinds = {kind: len(classes[task]) for task, kind in tasks.items()}
+        self.grey = v2.Grayscale() if channels == 1 else None
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        sample = self.split[index]
-        seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-        moved = seeded(self.transform, {field: sample[field] for field in self.fields}, seed)
-        return {**moved, "size": sample["size"]}
+    def __getitem__(self, key: tuple[int, int, bool]) -> Sample:
+        number, index, repeat = key
+        raw = self.split[index]
+        canvas = (raw["image"].shape[-2], raw["image"].shape[-1])
+        sample = {"image": raw["image"], **_known(raw, self.kinds, canvas)}
+        if self.transform is None:
+            moved = plain(self.size, self.fit, canvas)(sample)
+            seen = seen_size(self.size, canvas, self.fit)
+            if "mask" in sample:
+                moved["whole"] = sample["mask"]
+        else:
+            draw = int(np.random.SeedSequence([self.seed, number, index]).generate_state(1)[0])
+            moved, seen = {**seeded(self.transform, sample, draw), "draw": draw}, self.size
+        if self.grey:
+            moved["image"] = self.grey(moved["image"])
+        known = {"known": "boxes" in raw} if "detection" in self.kinds else {}
+        return {**moved, **known, "image_id": -1 if repeat else raw["image_id"], "size": raw["size"], "seen": seen}
+
+
+def _known(raw: Sample, kinds: Mapping[str, int], canvas: tuple[int, int]) -> Sample:
+    """The fields of these kinds; those that the sample lacks as unknown."""
+    found: Sample = {}
+    for kind, classes in kinds.items():
+        if FIELDS[kind][0] in raw:
+            found |= {name: raw[name] for name in FIELDS[kind]}
+        elif kind == "classification":
+            found["label"] = torch.tensor(-1)
+        elif kind == "multilabel":
+            found["presence"] = torch.full((classes,), -1.0)
+        elif kind == "segmentation":
+            found["mask"] = tv_tensors.Mask(torch.full(canvas, IGNORED, dtype=torch.uint8))
+        else:
+            boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=canvas)  # type: ignore[call-overload]
+            found |= {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64)}
+            found |= {"crowd": torch.zeros(0, dtype=torch.bool), "area": torch.zeros(0)}
+    return found
 
 
 class Collate:
-    """Samples -> [(images (B, C, H, W) uint8, {task: batched targets})]: a list of one source.
+    """Samples -> (images (B, C, H, W) uint8, {task: batched targets}).
 
-    Detection targets are padded to the image with the most objects: labels with -1, everything else with 0.
+    Detection targets are padded to the image with the most objects: labels with -1, everything else with 0. With
+    `whole`, masks in their own pixels come along, padded with 255 to the largest. `mixing` makes labels soft.
     """
 
-    def __init__(self, tasks: dict[str, str]) -> None:
-        self.tasks = tasks
+    def __init__(
+        self,
+        tasks: Mapping[str, str],
+        classes: Mapping[str, tuple[str, ...]],
+        *,
+        mixing: v2.Transform | None = None,
+        whole: bool = True,
+    ) -> None:
+        self.tasks, self.mixing, self.whole = dict(tasks), mixing, whole
+        self.class_counts = {task: len(names) for task, names in classes.items()}
 
-    def __call__(self, samples: list[Sample]) -> list[tuple[Tensor, dict[str, dict[str, Tensor]]]]:
+    def __call__(self, samples: list[Sample]) -> Batch:
         images = torch.stack([s["image"].as_subclass(Tensor) for s in samples])
         shared = {
             "image_id": torch.tensor([s["image_id"] for s in samples]),
             "size": torch.tensor([tuple(s["size"]) for s in samples]),
+            "seen": torch.tensor([tuple(s["seen"]) for s in samples]),
         }
         targets = {}
         for task, kind in self.tasks.items():
@@ -180,5 +347,25 @@ class Collate:
                     fields[name] = pad_sequence(values, batch_first=True, padding_value=-1 if name == "labels" else 0)
                 else:
                     fields[name] = torch.stack(values)
+            if kind == "detection":
+                fields["known"] = torch.tensor([s["known"] for s in samples])
+            if kind == "segmentation" and self.whole:
+                fields |= _pad_whole([s["whole"].as_subclass(Tensor) for s in samples])
+            if self.mixing is not None:  # then this is a classifier alone
+                label = fields["label"]
+                soft = one_hot(label.clamp(min=0), self.class_counts[task]) * (label >= 0)[:, None].float()
+                mixed, fields["label"] = seeded(
+                    lambda pair: self.mixing(*pair), (images.float(), soft), samples[0]["draw"]
+                )
+                images = mixed.round().to(torch.uint8)
             targets[task] = {**fields, **shared}
-        return [(images, targets)]
+        return images, targets
+
+
+def _pad_whole(masks: list[Tensor]) -> dict[str, Tensor]:
+    sizes = torch.tensor([tuple(mask.shape[-2:]) for mask in masks])  # (B, 2)
+    height, width = sizes.max(0).values.tolist()
+    whole = torch.full((len(masks), height, width), IGNORED, dtype=torch.uint8)
+    for row, mask in zip(whole, masks, strict=True):
+        row[: mask.shape[-2], : mask.shape[-1]] = mask.reshape(mask.shape[-2:])
+    return {"whole": whole, "whole_size": sizes}

@@ -16,10 +16,21 @@ class Head(Protocol):
 
     Outputs are the head's own NamedTuple of tensors. Metrics are named without a task or a stage; `primary` is the
     headline among them, and higher is better.
+
+    Targets of every kind hold image_id (B,), -1 for a repeat that metrics leave out; size (B, 2), the (H, W) of the
+    original images; and seen (B, 2), the (h, w) at the top left of the input that holds the image. Besides these:
+
+    - classification: label (B,) int64, -1 unknown; or soft labels (B, K) float, all 0 unknown
+    - multilabel: presence (B, K) float of 0 and 1, -1 unknown
+    - detection: boxes (B, M, 4) xyxy in input pixels, labels (B, M) with -1 for no object, crowd (B, M), area (B, M)
+      of the original, known (B,), False for an image of which nobody said what it holds
+    - segmentation: mask (B, H, W) uint8, 255 unknown; in evaluation also whole (B, H', W'), the masks in their own
+      pixels at the top left, and whole_size (B, 2), their (h, w)
     """
 
-    kind: str  # of annotation that it learns from: classification, detection or segmentation
+    kind: str  # of annotation that it learns from: classification, multilabel, detection or segmentation
     needs: tuple[str, ...]
+    strides: tuple[int, ...]  # output strides of the backbone that it works with, the best first
     primary: str
     curves: tuple[str, ...]  # names of the metrics worth a curve over the epochs
 
@@ -27,7 +38,7 @@ class Head(Protocol):
         """Taps and the image's (H, W) -> outputs, differentiable."""
 
     def loss(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
-        """Named float32 scalars; their sum is minimised."""
+        """Named float32 scalars; their sum is minimised. Where no target is known it is 0 and has gradients of 0."""
 
     def predict(self, outputs: Any) -> list[Prediction]:
         """One prediction an image, in the pixels of the model's input."""
@@ -38,10 +49,13 @@ class Head(Protocol):
     def update(self, metric: Metric, outputs: Any, targets: Targets) -> None:
         """Count a batch, in the frame of the original images."""
 
+    def worst(self, metric: Metric, count: int) -> list[int]:
+        """After `compute`: the image_ids of the worst predictions, the worst first."""
+
     def draw(
-        self, image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, size: tuple[int, int]
+        self, image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, seen: tuple[int, int]
     ) -> Tensor:
-        """A prediction, or one image's targets, both in pixels of an input of `size`, drawn on the image."""
+        """A prediction or one image's targets, in pixels of an input whose top left `seen` (h, w) is the image."""
 
     def plot(self, metric: Metric, classes: tuple[str, ...], folder: Path) -> None:
         """Write the metric's plots as PNG files."""
