@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -74,12 +75,12 @@ class Fixed(Balance):
 
 
 class Uncertainty(Balance):
-    """Kendall, Gal and Cipolla, arXiv 1705.07115, section 3: weights that are learned with the network.
+    """Kendall, Gal and Cipolla, arXiv 1705.07115, section 3.2: weights that are learned with the network.
 
-    Every task has the paper's term for classification, L / sigma^2 + log sigma (equation 10), without the half that
-    its term for regression has, so that training starts at the plain sum. Learned is s = log sigma^2, as the paper
-    advises (section 3.3): exp(-s) L + s / 2, which is least at s = log 2 L. The gradient of s is 1/2 - exp(-s) L,
-    and exactly 0 for a task without labels in the batch.
+    Every task has the paper's term for classification, L / sigma^2 + log sigma, without the half before L that its
+    term for regression has, so that training starts at the plain sum. Learned is s = log sigma^2, as the paper
+    advises: exp(-s) L + s / 2, which is least at s = log 2 L. The gradient of s is 1/2 - exp(-s) L, and exactly 0
+    for a task without labels in the batch.
 
     `log_variance` (T,) belongs in the optimizer, without weight decay.
     """
@@ -108,7 +109,10 @@ class GradNorm(Balance):
 
     They are stepped here, with each backward pass, and are no parameters of the optimizer. The step is taken in
     log w and measured in mean(G): weights stay positive and their sum stays the number of tasks as in Algorithm 1,
-    whatever the scale of the losses. Over several processes, norms and losses are averaged before each step.
+    whatever the scale of the losses. Over several processes, norms and losses are averaged before each step. While
+    the whole trunk is frozen the weights stay.
+
+    Raises InputError where the trunk learns, but no layer of it serves all tasks.
 
     Args:
         tasks: their names.
@@ -125,7 +129,8 @@ class GradNorm(Balance):
         self.register_buffer("first", torch.zeros(len(self.tasks)))  # losses L(0); 0: not seen yet
         self.weight: Tensor
         self.first: Tensor
-        self._layer: int | None = None  # in `shared`
+        self._layer: int | None = None  # its index in `shared`
+        self._learned = 0  # tensors in `shared` when it was found: a trunk that thaws has more
 
     def forward(self, losses: Losses) -> Tensor:
         return (self.weight.clone() * self._stack(losses)).sum()
@@ -139,9 +144,11 @@ class GradNorm(Balance):
         return self._named(self.weight)
 
     def _norms(self, total: Tensor, losses: Losses, shared: Sequence[nn.Parameter]) -> Tensor:
-        """G (T,), times what `total` is scaled by; 0 until the shared layer is known."""
+        """G (T,), times what `total` is scaled by; 0 while the shared layer is not known."""
         norms = torch.zeros_like(self.weight)
-        if self._layer is None and all(t in losses and losses[t].requires_grad for t in self.tasks):
+        if len(shared) != self._learned:
+            self._layer, self._learned = None, len(shared)
+        if self._layer is None and shared and all(t in losses and losses[t].requires_grad for t in self.tasks):
             self._layer = _last_shared([losses[task] for task in self.tasks], shared)
         for i, task in enumerate(self.tasks):
             if self._layer is not None and task in losses and losses[task].requires_grad:
@@ -194,7 +201,7 @@ class TorchJD(Balance):
 
     def __init__(self, tasks: Sequence[str], *, aggregator: str | nn.Module = "UPGrad") -> None:
         super().__init__(tasks)
-        self.aggregator = _aggregator(aggregator) if isinstance(aggregator, str) else aggregator
+        self.aggregator: Any = _aggregator(aggregator) if isinstance(aggregator, str) else aggregator
 
     def forward(self, losses: Losses) -> Tensor:
         if _processes() > 1:
@@ -235,10 +242,12 @@ def _last_shared(losses: Sequence[Tensor], shared: Sequence[nn.Parameter]) -> in
     """Index of the last weight, norms and biases aside, that every loss depends on."""
     places = [i for i, weight in enumerate(shared) if weight.ndim > 1]
     weights = [shared[i] for i in places]
-    slopes = [torch.autograd.grad(x, weights, retain_graph=True, allow_unused=True) if weights else () for x in losses]
+    slopes = [torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True) for loss in losses]
     common = [i for i, *each in zip(places, *slopes, strict=True) if all(slope is not None for slope in each)]
     if not common:
-        raise InputError("balance=gradnorm: the tasks share no layer that learns; unfreeze the backbone")
+        raise InputError(
+            "balance=gradnorm: no layer that learns serves all tasks; unfreeze the backbone, or take another balance"
+        )
     return common[-1]
 
 

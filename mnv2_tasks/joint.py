@@ -14,9 +14,10 @@ COSTS |= {"latency_ms": ("ms an image", 1.0), "step_ms": ("ms a training step", 
 
 
 def delta_m(joint: Mapping[str, float], single: Mapping[str, float], *, lower_is_better: Collection[str] = ()) -> float:
-    """Mean relative change over the tasks against their single-task runs, in percent; above 0 the joint model is better.
+    """Mean relative change over the tasks against their single-task runs, in percent; above 0 joint training gains.
 
-    Maninis, Radosavovic and Kokkinos, "Attentive Single-Tasking of Multiple Tasks" (arXiv 1904.08918), section 4.
+    Maninis, Radosavovic and Kokkinos, "Attentive Single-Tasking of Multiple Tasks" (arXiv 1904.08918): their measure
+    of multi-task performance.
 
     Args:
         joint, single: {task: its one headline metric}.
