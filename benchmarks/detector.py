@@ -17,38 +17,27 @@ alone. Memory is the peak of the process, without its workers, up to the end of 
 """
 
 import argparse
-import json
 import os
-import resource
-import subprocess
 import sys
-import tempfile
-import time
 from functools import partial
 from pathlib import Path
-from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from hydra.utils import instantiate
-from omegaconf.errors import OmegaConfBaseException
-
-from mnv2_tasks.cli import CONFIGS, expand, fail, one_line, settle, tune_for_cpu
+from mnv2_tasks.cli import fail, one_line, tune_for_cpu
 from mnv2_tasks.errors import InputError
 
 if {"--child=ours", "--child=torchvision"} & set(sys.argv):  # it works only before torch is imported
     tune_for_cpu()
 
 import torch
+from plain_loop import composed, print_table, run_variants, train
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
+from mnv2_tasks.heads import detection
 from mnv2_tasks.heads.ssdlite import EXTRA_CHANNELS, SSDLite
 from mnv2_tasks.metrics import CocoMAP
 from mnv2_tasks.model import Model
@@ -56,13 +45,8 @@ from mnv2_tasks.model import Model
 VARIANTS = ("ours", "torchvision", "stock")
 STOCK_STEPS = 20
 COLUMNS = {"val/map": "val AP", "val/map_50": "val AP50", "test/map": "test AP", "test/map_50": "test AP50"}
-COLUMNS |= {
-    "step_ms": "ms/step",
-    "train_seconds": "train s",
-    "cpu_seconds": "CPU s",
-    "peak_mib": "peak MiB",
-    "images_seen": "images",
-}
+COLUMNS |= {"step_ms": "ms/step", "train_seconds": "train s", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
+COLUMNS |= {"images_seen": "images"}
 Found = list[dict[str, Tensor]]  # boxes in input pixels, scores and labels of each image
 
 
@@ -162,88 +146,27 @@ def make(variant: str, config: dict[str, Any], data: Any) -> nn.Module:
     return TorchvisionSSD(model, next(iter(data.sizes.values())), norm=norm, stock=variant == "stock")
 
 
-def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | None) -> Any:
-    """Train to the end, or for `steps`; returns the averaged model, and the time and memory that it took."""
-    from mnv2_tasks.callbacks import warmed_average
-    from mnv2_tasks.tasks import parameter_groups
-
-    (task,), (loader,) = data.tasks, data.loaders("train").values()
-    epochs, clip = config["trainer"]["max_epochs"], config["trainer"]["gradient_clip_val"]
-    total = epochs * len(loader)
-    optimizer = instantiate(config["optim"]["optimizer"])(
-        parameter_groups(p for p in model.parameters() if p.requires_grad)
-    )
-    learned = [value for group in optimizer.param_groups for value in group["params"]]
-    schedule = instantiate(config["optim"]["schedule"])(optimizer, steps=total)
-    average = warmed_average(config["ema"] or 0.0)  # as train.py does
-    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-    steps, took, seen, began, spent = min(steps or total, total), [], 0, time.monotonic(), cpu_seconds()
-    model.train()
-    for epoch in range(epochs):
-        loader.sampler.set_epoch(epoch)
-        losses: list[float] = []
-        for images, targets in loader:
-            start = time.perf_counter()
-            loss = sum(model(images, targets[task]).values())
-            optimizer.zero_grad()
-            loss.backward()
-            if clip:
-                nn.utils.clip_grad_norm_(learned, clip)
-            optimizer.step()
-            took.append(1000 * (time.perf_counter() - start))
-            schedule.step()
-            averaged.update_parameters(model)
-            seen += len(images)
-            losses.append(loss.item())
-            if len(took) == steps:
-                break
-        seconds = time.monotonic() - began
-        left = seconds / len(took) * (steps - len(took)) / 60
-        mean, speed = sum(losses) / len(losses), f"{median(took):.0f} ms a step, {left:.1f} min left"
-        print(f"  epoch {epoch + 1}/{epochs}: loss {mean:.4f}, {speed}", flush=True)
-        if len(took) == steps:
-            break
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-    results = {"step_ms": median(took), "train_seconds": seconds, "peak_mib": peak, "images_seen": seen}
-    results["cpu_seconds"] = cpu_seconds() - spent
-    return averaged.module, results
-
-
-def cpu_seconds() -> float:
-    """Of this process and the workers that it has seen end; running ones are not counted yet."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
     """COCO's metrics of one side, in original pixels: {"<side>/map": ...}."""
     ((task, classes),) = data.classes.items()
-    metric, head = CocoMAP(classes), SimpleNamespace(predict=lambda outputs: outputs.found)
+    metric = CocoMAP(classes)
     model.eval()
     (loader,) = data.loaders(side).values()
     for images, targets in loader:
-        outputs = SimpleNamespace(found=model(images, targets[task]), size=tuple(images.shape[-2:]))
-        SSDLite.update(head, metric, outputs, targets[task])  # into original pixels, for every variant
+        detection.update(metric, model(images, targets[task]), targets[task])
     return {f"{side}/{name}": float(value) for name, value in metric.compute().items()}
 
 
 def run_variant(args: argparse.Namespace) -> None:
     """Train and evaluate one variant in this process; the results go to args.out."""
     from mnv2_tasks.report import write_json
-    from mnv2_tasks.run import agree_on_stride, make_data
+    from mnv2_tasks.run import make_data
 
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = settle(compose("train", expand(args.overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(" ".join(str(error).split())) from error
-    agree_on_stride(config)
-    data, trainer = make_data(config), config["trainer"]
+    config = composed(args.overrides)
+    data = make_data(config)
     if list(data.tasks.values()) != ["detection"]:
         raise InputError(f"task={'+'.join(data.tasks)}: one detector is compared; use task=ssdlite")
-    if trainer["precision"] != "32-true" or trainer["accumulate_grad_batches"] != 1:
-        raise InputError("trainer: use precision=32-true and accumulate_grad_batches=1")
     sides = ["val", "test"] if args.test else ["val"]
     for side in sides:  # what is wrong with the data is said before the training
         data.loaders(side)
@@ -259,22 +182,6 @@ def run_variant(args: argparse.Namespace) -> None:
     write_json(args.out, {**results, "config": config})
 
 
-def ratio(above: dict[str, Any], below: dict[str, Any]) -> dict[str, float]:
-    """Quotients of what both measured; of the whole training only where both saw as many images."""
-    names = [name for name in COLUMNS if name != "images_seen" and above.get(name) and below.get(name)]
-    if above["images_seen"] != below["images_seen"]:
-        names = [name for name in names if name not in ("train_seconds", "cpu_seconds")]
-    return {name: above[name] / below[name] for name in names}
-
-
-def print_table(results: dict[str, dict[str, Any]]) -> None:
-    print("\n" + "".ljust(18) + "".join(heading.rjust(11) for heading in COLUMNS.values()))
-    for row, values in results.items():
-        cells = [values.get(name) for name in COLUMNS]
-        texts = ["-" if cell is None else f"{cell:.4f}" if cell < 10 else f"{cell:.6g}" for cell in cells]
-        print(row.ljust(18) + "".join(text.rjust(11) for text in texts))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="settings as for train.py: key=value")
@@ -287,21 +194,9 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if args.child:
         return run_variant(args)
-    results: dict[str, Any] = {}
-    for variant in [args.only] if args.only else VARIANTS:
-        print(f"== {variant}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "results.json"
-            command = [sys.executable, __file__, *sys.argv[1:], f"--child={variant}", f"--out={path}"]
-            if code := subprocess.run(command).returncode:
-                raise SystemExit(code)
-            results[variant] = json.loads(path.read_text())
-        for above, below in (("ours", "torchvision"), ("stock", "ours")):
-            if above in results and below in results:
-                results[f"{above} / {below}"] = ratio(results[above], results[below])
-        if args.out:  # after each, so that a later fault costs nothing
-            args.out.write_text(json.dumps(results, indent=2) + "\n")
-    print_table(results)
+    variants = [args.only] if args.only else VARIANTS
+    results = run_variants(variants, [("ours", "torchvision"), ("stock", "ours")], out=args.out)
+    print_table(results, COLUMNS)
 
 
 if __name__ == "__main__":

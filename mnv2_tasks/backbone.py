@@ -50,7 +50,7 @@ class MobileNetV2(nn.Module):
 
     Args:
         width: the width multiplier; below 1 the last convolution keeps its 1280 channels.
-        output_stride: 8, 16 or 32, with a stem of stride 2. Below 32, stride turns into dilation; the same weights load.
+        output_stride: 8, 16 or 32 (with a stem of stride 2); below 32, stride turns into dilation; weights stay valid.
         in_channels: of the image.
         stem_stride: 2 as published; 1 for images of 28 to 32 pixels, which halves the stride of every tap.
         block: `block(in_channels, out_channels, stride=, expansion=, dilation=, layer=)` with `hidden_channels`,

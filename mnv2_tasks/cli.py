@@ -93,7 +93,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
 
 def _put(sections: DictConfig, key: str, value: Any, name: str) -> None:
     """Set `key` of the only section, or settings of the section called `key`."""
-    if key in sections:
+    if key in sections.keys():  # noqa: SIM118  (a `???` is not `in` the section itself)
         if not isinstance(value, DictConfig):
             raise InputError(f"{name}.{key}={value}: give one of its settings, as in {name}.{key}.<setting>=<value>")
         for inner, one in value.items():
@@ -106,7 +106,7 @@ def _put(sections: DictConfig, key: str, value: Any, name: str) -> None:
 
 
 def _set(section: DictConfig, key: str, value: Any, written: str, owner: str) -> None:
-    if key not in section:
+    if key not in section.keys():  # noqa: SIM118
         raise InputError(f"{written}: {owner} has no such setting{_suggest(key, map(str, section))}")
     if isinstance(value, DictConfig) and isinstance(section._get_node(key), DictConfig):
         section[key] = OmegaConf.merge(section[key], value)

@@ -1,4 +1,4 @@
-"""Pictures for people: boxes drawn on images, and sheets of truth beside prediction."""
+"""Pictures for people: boxes and class names drawn on images, and sheets of truth beside prediction."""
 
 import colorsys
 from functools import lru_cache
@@ -14,6 +14,7 @@ LONG_SIDE = 640  # and never made larger than this
 MARGIN = 8
 
 Colour = tuple[int, int, int]
+PLAIN: Colour = (64, 64, 64)  # under words that are no class
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2; the right and lower edges are outside, as in a slice
 
 # Okabe and Ito, "Color Universal Design" (2008), without black.
@@ -93,6 +94,36 @@ def draw_boxes(
     for (x1, y1, x2, y2), colour, text in reversed(tags):
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=colour)
         pen.text((x1 + 4, y1 + 1), text, fill=_ink(colour), font=font)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def draw_label(
+    image: Tensor, labels: Tensor, classes: tuple[str, ...], *, scores: Tensor | None = None, empty: str = "none"
+) -> Tensor:
+    """Class names (and scores) in the top left corner, each on its class's colour.
+
+    image uint8 (3, H, W); labels (N,) int64 into `classes`, from top to bottom; scores (N,); `empty` stands there
+    without labels. Returns uint8 (3, H', W') on the CPU, of the size that `draw_boxes` gives. Names that do not fit
+    are cut, and lines that do not fit are counted.
+    """
+    assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3, "image: uint8 (3, H, W)"
+    assert scores is None or len(scores) == len(labels), "one score a label"
+    picture = _fit(_to_pil(image))
+    colours = palette(len(classes))
+    font = _font(round(min(max(max(picture.size) / 28, 14), 20)))
+    height = sum(font.getmetrics()) + 2
+    lines: list[tuple[str, str, Colour]] = []
+    for i, index in enumerate(labels.tolist()):
+        tail = f" {float(scores[i]):.2f}" if scores is not None else ""
+        lines.append((classes[index], tail, colours[index]))
+    room = max(1, picture.height // height)
+    if len(lines) > room:
+        lines = [*lines[: room - 1], (f"{len(lines) - room + 1} more", "", PLAIN)]
+    pen = ImageDraw.Draw(picture)
+    for row, (name, tail, colour) in enumerate(lines or [(empty, "", PLAIN)]):
+        text = _shorten(name, font, picture.width - MARGIN, tail=tail)
+        pen.rectangle((0, row * height, int(font.getlength(text)) + MARGIN - 1, (row + 1) * height - 1), fill=colour)
+        pen.text((MARGIN // 2, row * height + 1), text, fill=_ink(colour), font=font)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 

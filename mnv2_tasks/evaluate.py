@@ -20,7 +20,7 @@ def main(config: Any) -> None:
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
     if config.ckpt:
-        model, checkpoint = load_checkpoint(config.ckpt)
+        model, checkpoint = load_checkpoint(config.ckpt, trust=tuple(config.trust))
         trained = checkpoint["config"]
         OmegaConf.set_struct(config, False)
         if "data" not in given:

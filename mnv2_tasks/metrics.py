@@ -62,37 +62,37 @@ def evaluate(truths: np.ndarray, predictions: np.ndarray, *, classes: int) -> "C
     return evaluator
 
 
-def confusion_matrix(
+def match_by_image(
     truths: np.ndarray, predictions: np.ndarray, *, classes: int, score: float, iou: float
-) -> np.ndarray:
-    """Count which class was predicted for which; boxes are matched greedily by score, whatever their class.
+) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Pair truths with predictions; boxes are matched greedily by score, whatever their class.
 
     A prediction that scores `score` or more takes the free truth that it overlaps most, by `iou` or more.
     Crowds do not count, nor does a prediction that matches nothing but lies in a crowd (COCO's overlap).
 
     Args: truths (M, 9) and predictions (N, 9) as for `evaluate`.
-    Returns: (classes + 1, classes + 1) int64, rows truth, columns prediction, last = background.
+    Yields: of every image that has either, its id and (truth's class, prediction's class) pairs, `classes` standing
+        for background.
     """
     from faster_coco_eval.core.mask import iou as overlaps
 
-    matrix = np.zeros((classes + 1, classes + 1), np.int64)
     predictions = predictions[predictions[:, VALUE] >= score]
     predictions = predictions[np.argsort(-predictions[:, VALUE], kind="stable")]
-    for truth, found in _by_image(truths, predictions):
+    for image, truth, found in _by_image(truths, predictions):
         labels, crowd = truth[:, LABEL].astype(np.int64), truth[:, CROWD] > 0
         free = ~crowd
         overlap = np.zeros((len(found), len(truth)))
         if overlap.size:
             overlap = overlaps(found[:, BOX].tolist(), truth[:, BOX].tolist(), crowd.astype(int).tolist())
-        for label, row in zip(found[:, LABEL].astype(np.int64), overlap, strict=True):
+        pairs = []
+        for label, row in zip(found[:, LABEL].astype(np.int64).tolist(), overlap, strict=True):
             best = int(np.where(free, row, -1).argmax()) if free.any() else -1
             if best >= 0 and row[best] >= iou:
                 free[best] = False
-                matrix[labels[best], label] += 1
+                pairs.append((int(labels[best]), label))
             elif not (row[crowd] >= iou).any():
-                matrix[classes, label] += 1
-        matrix[:classes, classes] += np.bincount(labels[free], minlength=classes)
-    return matrix
+                pairs.append((classes, label))
+        yield image, pairs + [(label, classes) for label in labels[free].tolist()]
 
 
 class CocoMAP(Metric):
@@ -163,9 +163,25 @@ class CocoMAP(Metric):
         return self._computed_last()[2][0]
 
     def confusion(self, score: float = 0.5, iou: float = 0.5) -> np.ndarray:
-        """Return `confusion_matrix` over every image: (K + 1, K + 1) int64, rows truth, last = background."""
-        truths, found, _ = self._computed_last()
-        return confusion_matrix(truths, found, classes=len(self.classes), score=score, iou=iou)
+        """Count which class was predicted for which: (K + 1, K + 1) int64, rows truth, last = background."""
+        matrix = np.zeros((len(self.classes) + 1,) * 2, np.int64)
+        for _, pairs in self._matches(score, iou):
+            for truth, label in pairs:
+                matrix[truth, label] += 1
+        return matrix
+
+    def worst(self, count: int, *, score: float = 0.5, iou: float = 0.5) -> list[int]:
+        """Return the ids of the images with the lowest F1, and of those with as low a one the most mistakes first.
+
+        Images without a mistake are left out.
+        """
+        ranked = []
+        for image, pairs in self._matches(score, iou):
+            right = sum(truth == label for truth, label in pairs)
+            sides = sum((truth < len(self.classes)) + (label < len(self.classes)) for truth, label in pairs)
+            if right < len(pairs):
+                ranked.append((2 * right / sides, right - len(pairs), image))
+        return [image for _, _, image in sorted(ranked)[:count]]
 
     def results(self) -> list[dict[str, Any]]:
         """Return the predictions as in a COCO results file, unrounded: bbox xywh, category_id = label + 1."""
@@ -178,6 +194,10 @@ class CocoMAP(Metric):
         """Forget every image and what the last `compute` saw."""
         super().reset()
         self._last = None
+
+    def _matches(self, score: float, iou: float) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        truths, found, _ = self._computed_last()
+        return match_by_image(truths, found, classes=len(self.classes), score=score, iou=iou)
 
     def _computed_last(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # The images of the other processes are here only during compute(), so what it saw is kept.
@@ -213,10 +233,10 @@ def _gather(rows: Tensor, group: Any = None) -> list[Tensor]:
     return [part.cpu() for part in gather_all_tensors(rows.to(device, torch.float64), group)]
 
 
-def _by_image(truths: np.ndarray, predictions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (truths, predictions) of every image that has either; rows keep their order."""
+def _by_image(truths: np.ndarray, predictions: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (id, truths, predictions) of every image that has either; rows keep their order."""
     images = np.union1d(truths[:, IMAGE], predictions[:, IMAGE])
     ordered = [table[np.argsort(table[:, IMAGE], kind="stable")] for table in (truths, predictions)]
     starts = [np.searchsorted(table[:, IMAGE], images) for table in ordered]
     pieces = [np.split(table, start)[1:] for table, start in zip(ordered, starts, strict=True)]
-    yield from zip(*pieces, strict=True)
+    yield from zip(images.astype(np.int64).tolist(), *pieces, strict=True)

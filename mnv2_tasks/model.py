@@ -45,9 +45,18 @@ class Model(nn.Module):
         taps = self.backbone((images - self.mean) / self.std)
         return {task: head(taps, size) for task, head in self.heads.items() if tasks is None or task in tasks}
 
+    def infer(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, Any]:
+        """`forward` as evaluation wants it: a head with `has_views` looks at several views of the images."""
+        wanted = [task for task in self.heads if tasks is None or task in tasks]
+        viewed = [task for task in wanted if getattr(self.heads[task], "has_views", False)]
+        outputs = self(images, set(wanted) - set(viewed)) if len(viewed) < len(wanted) else {}
+        for task in viewed:
+            outputs[task] = self.heads[task].infer(lambda view, only=task: self(view, [only])[only], images)  # type: ignore[operator]
+        return outputs
+
     def predict(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, list[Prediction]]:
         """{task: one prediction an image}, in input pixels; of `tasks`, or of all."""
-        return {task: self.heads[task].predict(out) for task, out in self(images, tasks).items()}  # type: ignore[operator]
+        return {task: self.heads[task].predict(out) for task, out in self.infer(images, tasks).items()}  # type: ignore[operator]
 
 
 def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
@@ -69,7 +78,7 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch"}.
 
-    Raises InputError where it is cut short, is not one of ours, or asks for anything but a network to be built.
+    Raises InputError where it is cut short or is not one of ours.
     """
     from mnv2_tasks.weights import read_file
 
@@ -77,36 +86,44 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if "mnv2_tasks" not in held:
         raise InputError(f"{path}: not a checkpoint of mnv2_tasks; a bare state dict goes to backbone.weights")
     about = held["mnv2_tasks"]
-    _refuse_foreign_targets({key: about["config"][key] for key in ("backbone", "heads")}, path)
     classes = {task: tuple(names) for task, names in about["classes"].items()}
     state = {n.removeprefix("model."): value for n, value in held["state_dict"].items() if n.startswith("model.")}
     return {"config": about["config"], "classes": classes, "state": state, "epoch": held.get("epoch")}
 
 
-def load_model(path: str | Path) -> tuple[Model, dict[str, Any]]:
-    """The model of a checkpoint, in eval mode, and the checkpoint as `read_checkpoint` gives it."""
+def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model, dict[str, Any]]:
+    """The model of a checkpoint, in eval mode, and the checkpoint as `read_checkpoint` gives it.
+
+    Builds nothing but networks of this package and torch's, and of the modules named in `trust`; raises InputError
+    where the checkpoint asks for another.
+    """
     from mnv2_tasks.weights import load_exactly
 
     checkpoint = read_checkpoint(path)
+    asked = {key: checkpoint["config"][key] for key in ("backbone", "heads")}
+    _refuse_foreign_targets(asked, path, ("mnv2_tasks", "torch.nn", *trust))
     model = build_model(checkpoint["config"], checkpoint["classes"])
     load_exactly(model, checkpoint["state"], str(path), hint="the checkpoint's config and weights disagree")
     return model.eval(), checkpoint
 
 
-def _refuse_foreign_targets(node: Any, path: str | Path) -> None:
-    """Every `_target_` in a checkpoint must name an nn.Module class, where it is defined: nothing else is built."""
+def _refuse_foreign_targets(node: Any, path: str | Path, trusted: tuple[str, ...]) -> None:
+    """Every `_target_` in a checkpoint must name an nn.Module class, where it is defined, in a trusted module."""
     from hydra.utils import get_class
+
+    def within(module: str) -> bool:
+        return any(module == one or module.startswith(f"{one}.") for one in trusted)
 
     if isinstance(node, Mapping):
         target = node.get("_target_")
         if target is not None:
-            allowed = str(target).startswith(("mnv2_tasks.", "torch.nn."))
-            found = get_class(target) if allowed else None
-            if not (found and issubclass(found, nn.Module) and found.__module__.startswith(("mnv2_tasks", "torch.nn"))):
+            found = get_class(target) if within(str(target).rpartition(".")[0]) else None
+            if not (found and issubclass(found, nn.Module) and within(found.__module__)):
                 raise InputError(
-                    f"{path}: its config asks to build {target!r}; only networks are built from checkpoints"
+                    f"{path}: its config asks to build {target!r}, which is not of this package; if you trust the "
+                    f"file, say so with trust=[{str(target).rpartition('.')[0]}]"
                 )
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for child in node:
-            _refuse_foreign_targets(child, path)
+            _refuse_foreign_targets(child, path, trusted)

@@ -50,7 +50,7 @@ def make_data(config: Config) -> DataModule:
     augment = {kind: node for kind, node in (config.get("augment") or {}).items() if node and "_target_" in node}
     return DataModule(
         {name: instantiate(section, _convert_="all") for name, section in config["data"].items()},
-        {task: get_class(head["_target_"]).kind for task, head in config["heads"].items()},  # type: ignore[attr-defined]
+        {task: head_class(task, head).kind for task, head in config["heads"].items()},
         sizes=image_sizes(config),
         assign=config["assign"],
         augment={kind: instantiate(node, _convert_="all") for kind, node in augment.items()},
@@ -61,13 +61,24 @@ def make_data(config: Config) -> DataModule:
     )
 
 
+def head_class(task: str, section: Mapping[str, Any]) -> Any:
+    """The class that a head's `_target_` names."""
+    target = section["_target_"]
+    try:
+        return get_class(target)
+    except ImportError as error:
+        raise InputError(
+            f"heads.{task}._target_={target}: {error}; correct it, or put the module's folder on PYTHONPATH"
+        ) from error
+
+
 def agree_on_stride(config: Config) -> None:
     """Fill in `backbone.output_stride` where it is not given: one that every head works with.
 
     A head alone gets the one that it likes best. Together they get the finest of what each likes best, among those
     that all work with. Raises InputError where there is none, or where a head cannot do with what was given.
     """
-    wishes = {task: get_class(head["_target_"]).strides for task, head in config["heads"].items()}  # type: ignore[attr-defined]
+    wishes = {task: head_class(task, head).strides for task, head in config["heads"].items()}
     told = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
     given = config["backbone"]["output_stride"]
     common = set.intersection(*(set(strides) for strides in wishes.values()))
@@ -90,7 +101,9 @@ def make_model(config: Config, data: DataModule) -> Model:
         said: list[str] = []
         if section.get("boxes") == "fit":
             said.append(head.fit(_count(train, "box_sizes", task, "head.boxes=original")))  # type: ignore[operator]
-        if section.get("class_weights") == "balanced":
+        if section.get("class_weights") == "balanced" and config["loader"]["balanced"]:
+            raise InputError("loader.balanced and head.class_weights=balanced do the same twice: use one of them")
+        if isinstance(section.get("class_weights"), str):
             counts = "pixel_counts" if head.kind == "segmentation" else "label_counts"
             said.append(head.balance(_count(train, counts, task, "a list as head.class_weights")))  # type: ignore[operator]
         for line in said:

@@ -62,15 +62,17 @@ class MultiTask(pl.LightningModule):
 
     def training_step(self, batch: list[Source], index: int) -> Tensor:
         self._step_losses, _ = self._losses(batch, "train")
-        if not isinstance(self.balance, Fixed):
-            weights = {f"balance/{task}": weight for task, weight in self.balance.weights().items()}
-            self.log_dict(weights, on_step=False, on_epoch=True, batch_size=1)
         return self.balance(self._step_losses)
 
     def backward(self, loss: Tensor) -> None:  # type: ignore[override]
         shared = [p for p in self.model.backbone.parameters() if p.requires_grad]
         self.balance.backward(loss, self._step_losses, shared=shared)
         self._step_losses = {}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        if self.trainer.is_last_batch and not isinstance(self.balance, Fixed):
+            weights = {f"balance/{task}": weight for task, weight in self.balance.weights().items()}
+            self.log_dict(weights, on_step=False, on_epoch=True, batch_size=1)
 
     def validation_step(self, batch: list[Source | None], index: int) -> None:
         self._evaluate(batch, "val")
@@ -83,7 +85,8 @@ class MultiTask(pl.LightningModule):
         losses, outputs = {}, {}
         for images, targets in (source for source in batch if source is not None):
             images = images.contiguous(memory_format=torch.channels_last)
-            for task, output in self.model(images, targets.keys()).items():
+            run = self.model if stage == "train" else self.model.infer
+            for task, output in run(images, targets.keys()).items():
                 outputs[task] = output, targets[task]
                 parts = self.model.heads[task].loss(output, targets[task])  # type: ignore[operator]
                 losses[task] = torch.stack(list(parts.values())).sum()

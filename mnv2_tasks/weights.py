@@ -208,13 +208,43 @@ def ssdlite_from_tensorflow(state: State) -> State:
     return ours
 
 
+def deeplabv3_from_tensorflow(state: State) -> State:
+    """A DeepLabv3 ported from TensorFlow's models/research/deeplab -> our `Model` with one deeplabv3 head.
+
+    Theirs: `features.*` as in torchvision (without the last convolution), `aspp0`, `image_pooling`,
+    `concat_projection` and `logits`, which have the same names here. Build the model with `padding=same` and the
+    light head (`configs/experiment/deeplabv3_voc.yaml`).
+    """
+    trunk = {name: value for name, value in backbone_state(state, "weights").items() if not name.startswith("last.")}
+    ours: State = {f"backbone.{name}": value for name, value in trunk.items()}
+    for name, value in state.items():
+        if name.startswith(("aspp0.", "image_pooling.", "concat_projection.", "logits.")):
+            ours[f"heads.deeplabv3.{name}"] = value
+    return ours
+
+
+def classifier_from_torchvision(state: State) -> State:
+    """torchvision's `mobilenet_v2`, with its last layer -> our `Model` with one classifier head."""
+    ours = {f"backbone.{name}": value for name, value in backbone_state(state, "weights").items()}
+    return ours | {f"heads.classifier.linear.{leaf}": state[f"classifier.1.{leaf}"] for leaf in ("weight", "bias")}
+
+
+FOREIGN: dict[str, Callable[[State], State]] = {  # the start of a key that tells a layout -> how it becomes ours
+    "classifier.1.": classifier_from_torchvision,
+    "cls_heads.": ssdlite_from_tensorflow,
+    "concat_projection.": deeplabv3_from_tensorflow,
+}
+
+
 def load_model(model: nn.Module, path: str | Path) -> None:
-    """Fill a whole model from one of our files, or from an SSDLite in the layout of `ssdlite_from_tensorflow`."""
+    """Fill a whole model from one of our files, or from others' in a layout of `FOREIGN`."""
     state = read_state(path)
-    if any(name.startswith("cls_heads.") for name in state):
-        state = ssdlite_from_tensorflow(state)
-        computed = {n: v for n, v in model.state_dict().items() if n.endswith((".shapes", "mean", "std"))}
-        state = computed | state  # not learned: they come from the configuration
+    for key, convert in FOREIGN.items():
+        if any(name.startswith(key) for name in state):
+            own = model.state_dict().items()
+            computed = {n: v for n, v in own if n.endswith((".shapes", ".class_weights", "mean", "std"))}
+            state = computed | convert(state)  # not learned: they come from the configuration
+            break
     else:
         state = {name.removeprefix("model."): value for name, value in state.items()}
     load_exactly(model, state, str(path), hint="use the task, backbone and class count that it was trained with")

@@ -77,6 +77,17 @@ def test_every_object_has_a_default_box():
     assert sorted(matched[matched >= 0].tolist()) == [0, 1]
 
 
+def test_small_objects_can_have_more_default_boxes():
+    defaults = grid_boxes(original_shapes(), GRIDS)
+    big, small = [0.2, 0.2, 0.8, 0.8], [0.81, 0.81, 0.85, 0.86]
+    boxes, both = torch.tensor([[big, small]]), torch.ones(1, 2, dtype=torch.bool)
+    by_iou, more = (match(boxes, both, defaults, least=least)[0] for least in (1, 4))
+    assert (by_iou == 1).sum() == 1 and (more == 1).sum() == 4
+    assert torch.equal(by_iou == 0, more == 0)  # the big one had more than 4 anyway, and loses none
+    iou = box_iou(boxes[0, 1:], box_convert(defaults, "cxcywh", "xyxy"))[0]
+    assert set((more == 1).nonzero().flatten().tolist()) == set(iou.topk(4).indices.tolist())
+
+
 def test_fitted_shapes_find_the_sizes_in_the_data():
     torch.manual_seed(0)
     kinds = torch.tensor([[0.05, 0.07], [0.16, 0.2], [0.2, 0.16], [0.3, 0.4]])

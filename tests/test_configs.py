@@ -7,15 +7,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
+from torch.utils._pytree import tree_leaves
 
-from mnv2_tasks.cli import CONFIGS, settle
+from mnv2_tasks.cli import CONFIGS, expand, settle
+from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import build_model
+from mnv2_tasks.run import agree_on_stride
 
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
     for path in sorted(CONFIGS.rglob("*.yaml"))
     if path.parent != CONFIGS and path.parent.name != "block"
 ]
+KINDS = ("classification", "multilabel", "detection", "segmentation")
 
 
 def settled(*overrides: str) -> dict:
@@ -38,11 +42,15 @@ def targets(node):
 def test_composes_and_runs_a_step(option):
     config = settled(option, "size=64", "backbone.width=0.35")
     assert all(callable(get_object(target)) for target in targets(config))
-    model = build_model(config, {task: ("a", "b") for task in config["heads"]})
+    agree_on_stride(config)
+    model = build_model(config, {task: ("a", "b") for task in config["heads"]}).train()
     optimizer = instantiate(config["optim"]["optimizer"])(model.parameters())
     schedule = instantiate(config["optim"]["schedule"])(optimizer, steps=10)
-    out = model(torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8))
-    sum(o.scores.sum() + o.deltas.sum() for o in out.values()).backward()
+    balance = instantiate(config["balance"])(tuple(config["heads"]))
+    out = model(torch.randint(0, 255, (2, config["backbone"]["in_channels"], 64, 64), dtype=torch.uint8))
+    tensors = [v for v in tree_leaves(list(out.values())) if isinstance(v, torch.Tensor) and v.requires_grad]
+    losses = {task: torch.stack([v.float().mean() for v in tensors]).sum() for task in out}
+    balance.backward(balance(losses), losses, shared=list(model.backbone.parameters()))
     optimizer.step(), schedule.step()
 
 
@@ -52,9 +60,28 @@ def test_evaluate_composes():
 
 
 def test_head_shorthand():
-    config = settled("++head.boxes=fit", "++head.nms=0.5")
+    config = settled(*expand(["head.boxes=fit", "head.nms=0.5", "data.val=7", "data.scenes.train=9"]))
     assert config["heads"]["ssdlite"]["boxes"] == "fit" and config["heads"]["ssdlite"]["nms"] == 0.5
-    assert "head" not in config
+    assert config["data"]["scenes"]["val"] == 7 and config["data"]["scenes"]["train"] == 9
+    assert "head" not in config and "given" not in config
+
+
+def test_several_heads_and_data_sets():
+    config = settled(*expand(["task=[classifier,ssdlite]", "data=[coco,imagefolder]", "data.coco.root=here"]))
+    assert list(config["heads"]) == ["classifier", "ssdlite"]
+    assert config["data"]["coco"]["root"] == "here" and config["data"]["imagefolder"]["root"] == "somewhere"
+    with pytest.raises(InputError, match=r"head.nms: there are several; write head.<classifier\|ssdlite>.nms"):
+        settled(*expand(["task=[classifier,ssdlite]", "head.nms=0.5"]))
+
+
+def test_heads_agree_on_an_output_stride():
+    for tasks, stride in (("[ssdlite]", 32), ("[deeplabv3]", 16), ("[classifier,ssdlite,deeplabv3]", 16)):
+        config = settled(f"task={tasks}")
+        agree_on_stride(config)
+        assert config["backbone"]["output_stride"] == stride
+    config = settled("task=[faster_rcnn]", "backbone.output_stride=8")
+    with pytest.raises(InputError, match="faster_rcnn works with 32"):
+        agree_on_stride(config)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +89,9 @@ def test_head_shorthand():
     [
         ("optim.optimizer.lrr=0.1", ("optim.optimizer.lrr", "did you mean optim.optimizer.lr?")),
         ("head.boxs=fit", ("head.boxs", "did you mean boxes?")),
+        ("data.trian=8", ("data.trian", "did you mean train?")),
+        ("task=[ssdlite,deeplabv]", ("task/deeplabv", "deeplabv3")),
+        ("balance.weights.ssdlit=2", ("balance", "ssdlit")),
         ("data=cocoo", ("data/cocoo", "coco")),
         ("data=coco", ("data.root", "add data.root=<value>")),
         ("trainer.max_epoch=3", ("trainer.max_epoch", "did you mean trainer.max_epochs?")),

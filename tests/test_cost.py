@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnv2_tasks.cost import GRID, PARAMETERS, classifier_cost, ssdlite_cost
+from mnv2_tasks.cost import GRID, PARAMETERS, classifier_cost, deeplabv3_cost, ssdlite_cost
 
 
 @pytest.mark.parametrize(("width", "size"), [(w, s) for w, row in GRID.items() for s in row])
@@ -21,3 +21,11 @@ def test_tables_5_and_6():
     assert 2 * cost["SSDLite layers"][1] / 1e9 == pytest.approx(0.35, abs=0.01)
     assert round(cost["whole SSDLite"][0] / 1e6, 1) == 4.3
     assert round(cost["whole SSDLite"][1] / 1e9, 1) == 0.8
+
+
+def test_table_7():
+    weights, cost = deeplabv3_cost(21)
+    assert round(weights / 1e6, 2) == 2.11 and cost / 1e9 == pytest.approx(2.75, rel=0.004)
+    weights, cost = deeplabv3_cost(21, aspp="full")
+    assert round(weights / 1e6, 2) == 4.52 and round(cost / 1e9, 1) == 5.8
+    assert deeplabv3_cost(21, size=512, padded=False)[1] / 1e9 == pytest.approx(2.60, abs=0.01)

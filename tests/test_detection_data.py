@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mnv2_tasks.datasets.boxes import check_boxes
 from mnv2_tasks.datasets.coco import Coco
-from mnv2_tasks.datasets.detection import DetectionSplit, check_boxes, held_out
+from mnv2_tasks.datasets.detection import DetectionSplit, held_out
 from mnv2_tasks.datasets.voc import Voc
 from mnv2_tasks.errors import InputError
 
@@ -108,7 +109,9 @@ def names_of(split: DetectionSplit | None) -> list[str]:
 @pytest.mark.parametrize("kind", ["coco", "voc"])
 def test_sample(tmp_path: Path, kind: str) -> None:
     source = Coco(coco(tmp_path)) if kind == "coco" else Voc(voc(tmp_path))
-    assert source.provides == {"detection": ("dog", "cat") if kind == "coco" else ("cat", "dog")}
+    assert source.provides == dict.fromkeys(
+        ("detection", "multilabel"), ("dog", "cat") if kind == "coco" else ("cat", "dog")
+    )
     train = load(source)
     assert names_of(train) == ["a.jpg", "b.jpg"] and names_of(source.split("val")) == ["c.jpg"]
     assert source.split("test") is None and source.split("train") is train
@@ -121,6 +124,8 @@ def test_sample(tmp_path: Path, kind: str) -> None:
     cat = source.provides["detection"].index("cat")
     assert sample["labels"].tolist() == [cat, 1 - cat] and sample["labels"].dtype == torch.int64
     assert sample["crowd"].tolist() == [False, True] and sample["crowd"].dtype == torch.bool
+    assert sample["presence"][cat] == 1 and sample["presence"][1 - cat] == -1 and len(sample["presence"]) == 2
+    assert load(source, "val")[0]["presence"].tolist().count(-1 if kind == "coco" else 0) == 1
     assert sample["area"].tolist() == [150.5 if kind == "coco" else 200, 1200] and sample["area"].dtype == torch.float32
     assert torch.allclose(train.box_sizes(), torch.tensor([[10 / 40, 20 / 30]] * 2))
     assert train.box_sizes().dtype == torch.float32
@@ -259,7 +264,7 @@ def roboflow(root: Path, *, used: str | None = None) -> Path:
 def test_roboflow_layout_and_its_dummy_category(tmp_path: Path, used: str | None) -> None:
     source = Coco(roboflow(tmp_path, used=used))
     names = ("dog", "cat") if used is None else ("animal", "dog", "cat")
-    assert source.provides == {"detection": names}
+    assert source.provides["detection"] == names
     for side in ("train", "val"):
         first = names[load(source, side)[0]["labels"][0]]
         assert first == ("animal" if used and side.startswith(used[:3]) else "cat")
@@ -270,7 +275,7 @@ def test_own_supercategory_is_a_class(tmp_path: Path) -> None:
         contents["categories"] = [{"id": 1, "name": "person", "supercategory": "person"}]
         contents["annotations"] = []
 
-    assert Coco(coco(tmp_path, change=change, val=False)).provides == {"detection": ("person",)}
+    assert Coco(coco(tmp_path, change=change, val=False)).provides["detection"] == ("person",)
 
 
 # COCO errors
@@ -454,12 +459,12 @@ def test_voc_given_folders_lists_and_classes(tmp_path: Path) -> None:
     (tmp_path / "my_train.txt").write_text("z\n")
     where = {"annotations": "labels", "images": "photos"}
     source = Voc(tmp_path, **where, classes=["dog", "cat"], val_fraction=0)
-    assert source.provides == {"detection": ("dog", "cat")} and source.split("test") is None
+    assert source.provides["detection"] == ("dog", "cat") and source.split("test") is None
     train = load(source)
     assert names_of(train) == ["one two.PNG", "x.y.PNG"]
     assert train[0]["labels"].tolist() == [] and train[1]["labels"].tolist() == [1]
     mine = Voc(tmp_path, **where, lists="my_{split}.txt", val_fraction=0)
-    assert mine.provides == {"detection": ("cat",)}
+    assert mine.provides["detection"] == ("cat",)
     assert [names_of(mine.split(side)) for side in ("train", "val", "test")] == [["z.PNG"], [], ["z.PNG"]]
 
 
@@ -474,7 +479,7 @@ def test_voc_images_beside_the_xml_and_two_with_one_stem(tmp_path: Path) -> None
 
 def test_voc_classes_come_from_all_sides(tmp_path: Path) -> None:
     root = voc(tmp_path, {"a": page(CAT), "b": page(CAT), "c": page(thing(" ant ", 1, 2, 3, 4))})
-    assert Voc(root).provides == {"detection": ("ant", "cat")}
+    assert Voc(root).provides["detection"] == ("ant", "cat")
     source = Voc(root, classes=["cat"])
     assert len(load(source)) == 2
     refused(lambda: source.split("val"), "c.xml", "object 1", "'ant'", "data.classes=['cat']")
@@ -550,7 +555,7 @@ def test_coco_and_voc_of_bccd_agree() -> None:
 @pytest.mark.skipif(not (SHARED / "pets3").is_dir(), reason="needs the pets data set")
 def test_pets_heads() -> None:
     source = Coco(SHARED / "pets3", annotations="annotations/heads_{split}.json")
-    assert source.provides == {"detection": ("Abyssinian", "american_bulldog", "Bengal")}
+    assert source.provides["detection"] == ("Abyssinian", "american_bulldog", "Bengal")
     assert [len(load(source, side)) for side in ("train", "val")] == [237, 59]
     assert load(source)[0]["size"] == (333, 500)
 

@@ -271,6 +271,35 @@ def test_confusion(truths: list[tuple], found: list[tuple], expected: list[list[
     assert one_image(truths, found).confusion().tolist() == expected
 
 
+def test_worst_images_first() -> None:
+    box, other = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]
+
+    def image(number: int, truths: list[tuple], found: list[tuple]) -> tuple[dict, dict]:
+        labels, boxes = [label for label, _ in truths], [corners for _, corners in truths]
+        truth = {"image_id": number, "boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels).long()}
+        truth |= {"crowd": torch.zeros(len(truths), dtype=torch.bool), "area": torch.full((len(truths),), 100.0)}
+        labels, boxes, scores = ([one[i] for one in found] for i in range(3))
+        prediction = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels).long()}
+        return {**prediction, "scores": torch.tensor(scores)}, truth
+
+    images = [
+        image(10, [(0, box)], [(0, box, 0.9)]),  # right
+        image(11, [(0, box), (0, other)], [(0, box, 0.9)]),  # one missed: F1 2/3
+        image(12, [(0, box)], []),  # missed
+        image(13, [(0, box), (1, other)], [(1, box, 0.9), (0, other, 0.8)]),  # the classes mixed up
+        image(14, [], []),
+        image(15, [(0, box), (1, other)], [(0, box, 0.9), (1, other, 0.8), (1, box, 0.7)]),  # one too many: F1 0.8
+        image(16, [(0, box)], [(0, box, 0.9), (1, other, 0.3)]),  # the second is too weak to count
+    ]
+    metric = CocoMAP(("a", "b"))
+    metric.update(*map(list, zip(*images, strict=True)))
+    with pytest.raises(RuntimeError, match="compute"):
+        metric.worst(3)
+    metric.compute()
+    assert metric.worst(10) == [13, 12, 11, 15]
+    assert metric.worst(2) == [13, 12]
+
+
 def test_confusion_keeps_images_apart() -> None:
     images = random_images(images=30, classes=3, seed=7)
     whole = updated(*images, classes=3)

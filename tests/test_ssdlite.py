@@ -30,6 +30,8 @@ def targets(counts: list[int], *, size: int = 128) -> dict[str, torch.Tensor]:
         "area": torch.ones(len(counts), most),
         "image_id": torch.arange(len(counts)),
         "size": torch.full((len(counts), 2), size),
+        "seen": torch.full((len(counts), 2), size),
+        "known": torch.ones(len(counts), dtype=torch.bool),
     }
 
 
@@ -83,7 +85,11 @@ def test_hard_negatives_are_the_hardest():
     wanted = torch.zeros(1, 10, dtype=torch.int64)
     wanted[0, 9] = 1
     each = F.cross_entropy(scores[0], wanted[0], reduction="none")
-    assert torch.allclose(hard_negative_loss(scores, wanted), each[9] + each[6:9].sum())
+    known = torch.ones(1, dtype=torch.bool)
+    assert torch.allclose(hard_negative_loss(scores, wanted, known), each[9] + each[6:9].sum())
+    empty = F.cross_entropy(scores[0], wanted[0] * 0, reduction="none")
+    assert torch.allclose(hard_negative_loss(scores, wanted * 0, known), empty[7:].sum())
+    assert hard_negative_loss(scores, wanted * 0, ~known) == 0
 
 
 def test_padding_and_crowds_do_not_count():
@@ -130,20 +136,57 @@ def test_no_candidate_is_a_valid_answer():
     assert [len(one["boxes"]) for one in found] == [0, 0]
 
 
+class Spy:
+    """A metric that shows what it is given."""
+
+    def update(self, predictions, truths):
+        self.predictions, self.truths = predictions, truths
+
+
 def test_metric_is_in_original_pixels():
     backbone, head = make()
     given = targets([3, 1])
     given["size"] = torch.tensor([[256, 512], [64, 64]])
+    given["seen"][1] = torch.tensor([96, 128])  # the second image was padded below
     out = head.eval()(backbone.eval()(torch.rand(2, 3, 128, 128)), (128, 128))
-    seen = {}
+    head.update(seen := Spy(), out, given)
+    assert torch.allclose(seen.truths[0]["boxes"], given["boxes"][0] * torch.tensor([4.0, 2.0, 4.0, 2.0]))
+    scale = torch.tensor([0.5, 2 / 3, 0.5, 2 / 3])
+    assert torch.allclose(seen.truths[1]["boxes"], given["boxes"][1, :1] * scale)
+    wanted = (head.predict(out)[1]["boxes"] * scale).clamp(max=64)  # no box reaches into the padding
+    assert torch.allclose(seen.predictions[1]["boxes"], wanted) and seen.truths[1]["image_id"] == 1
 
-    class Spy:
-        def update(self, predictions, truths):
-            seen.update(predictions=predictions, truths=truths)
 
-    head.update(Spy(), out, given)
-    assert torch.allclose(seen["truths"][0]["boxes"], given["boxes"][0] * torch.tensor([4.0, 2.0, 4.0, 2.0]))
-    assert len(seen["truths"][1]["boxes"]) == 1 and seen["truths"][1]["image_id"] == 1
+def test_repeats_and_images_that_nobody_labelled_do_not_count():
+    backbone, head = make()
+    given = targets([3, 1, 2, 0])
+    given["image_id"], given["known"] = torch.tensor([4, -1, 6, 7]), torch.tensor([True, True, False, True])
+    out = head.eval()(backbone.eval()(torch.rand(4, 3, 128, 128)), (128, 128))
+    head.update(seen := Spy(), out, given)
+    assert [truth["image_id"] for truth in seen.truths] == [4, 7] and len(seen.predictions) == 2
+
+
+@pytest.mark.parametrize("loss", ["hard_negative", "focal"])
+def test_images_that_nobody_labelled_do_not_teach(loss):
+    backbone, head = make(loss=loss)
+    out = head.eval()(backbone.eval()(torch.rand(3, 3, 128, 128)), (128, 128))
+    given = targets([3, 2, 1])
+    given["known"] = torch.tensor([True, False, True])
+    wanted = {key: value[[0, 2]] for key, value in given.items()}
+    alone = head.loss(out._replace(scores=out.scores[[0, 2]], deltas=out.deltas[[0, 2]]), wanted)
+    for name, value in head.loss(out, given).items():
+        assert torch.allclose(value, alone[name], rtol=1e-5)
+
+
+def test_a_batch_without_any_image():
+    head = make()[1]
+    defaults = grid_boxes(original_shapes(), [(6, 10), (3, 5), (2, 3), (1, 2), (1, 1), (1, 1)])
+    scores, deltas = (torch.zeros(0, len(defaults), n, requires_grad=True) for n in (4, 4))
+    out = Outputs(scores, deltas, defaults, (96, 160))
+    assert head.predict(out) == []
+    metric = head.metrics(("a", "b", "c"))
+    head.update(metric, out, targets([]))
+    assert head.worst(metric, 3) == [] if metric.compute() else False
 
 
 def test_box_arithmetic_stays_in_float32_under_autocast():

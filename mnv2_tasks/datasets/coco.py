@@ -1,4 +1,4 @@
-"""Detection data as COCO JSON with a folder of images."""
+"""Boxes, masks and the classes present, from COCO JSON with a folder of images."""
 
 import json
 from collections import Counter
@@ -9,6 +9,8 @@ import numpy as np
 
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
+from mnv2_tasks.datasets.legend import MOST_CLASSES
+from mnv2_tasks.datasets.shapes import Shapes, bad_outline, pack
 from mnv2_tasks.errors import InputError
 
 ANNOTATIONS = (
@@ -32,11 +34,14 @@ class Coco:
         images: folder below root, "{split}" allowed. None: the first usual one that has the first image.
         val_fraction: where there is no val file, the part of train held out by a hash of the file name.
         bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
+        outlines: whether to read `segmentation` (polygons, run lengths), where there is any, and give masks. Boxes
+            alone load faster without.
         max_side: an image whose long side is over this is reduced when it is read.
 
-    Classes are the categories in the order of their ids. An `iscrowd` object gets crowd=True. Where `area`
-    is missing it is the box's; a missing image size is read from the image. Raises InputError for what is
-    wrong: in the training file at once; in images, boxes and other files once that side is asked for.
+    Classes are the categories in the order of their ids; masks have "background" before them. An `iscrowd` object
+    gets crowd=True, is 255 in the mask, and leaves unknown whether its class is present. Where `area` is missing it
+    is the box's; a missing image size is read from the image. Raises InputError for what is wrong: in the training
+    file at once; in images, boxes and other files once that side is asked for.
     """
 
     def __init__(
@@ -47,16 +52,20 @@ class Coco:
         images: str | None = None,
         val_fraction: float = 0.2,
         bad_boxes: str = "error",
+        outlines: bool = True,
         max_side: int | None = detection.MAX_SIDE,
     ) -> None:
         self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
         self.images, self.val_fraction = images, val_fraction
         self.bad_boxes, self.max_side = bad_boxes, max_side
         self.files = _find_files(self.root, annotations)
-        contents = _read(self.files["train"])
+        contents = _read(self.files["train"], outlines=outlines)
         self._classes = _class_names(self.files, contents)
-        self.provides = {"detection": self._classes}
+        self.provides = {"detection": self._classes, "multilabel": self._classes}
         self._train: Parsed | None = _parse(self.files["train"], contents, self._classes)
+        self.outlines = self._train.shapes is not None
+        if self.outlines:
+            self.provides["segmentation"] = ("background", *self._classes)
         self._splits: dict[str, DetectionSplit | None] = {}
 
     def split(self, name: str) -> DetectionSplit | None:
@@ -65,7 +74,7 @@ class Coco:
             if name == "train" or (name == "val" and "val" not in self.files):
                 self._make_train()
             elif name in self.files:
-                contents = _read(self.files[name])
+                contents = _read(self.files[name], outlines=self.outlines)
                 _check_classes(self.files[name], contents, self.files["train"], self._classes)
                 self._splits[name] = self._make(name, _parse(self.files[name], contents, self._classes))
         return self._splits.get(name)
@@ -117,15 +126,23 @@ def _find_images(root: Path, given: str | None, side: str, parsed: Parsed) -> Pa
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, *, outlines: bool) -> dict[str, Any]:
     """A COCO file, its "images", "annotations" and "categories" sure to be lists of objects."""
 
-    def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
-        entry.pop("segmentation", None)  # most of a large file, and not needed: dropped while parsing
+    def packed(entry: dict[str, Any]) -> dict[str, Any]:
+        if "segmentation" in entry:  # most of a large file: packed or dropped while it is parsed
+            outline = entry.pop("segmentation")
+            if outlines:
+                try:
+                    entry["packed"] = pack(outline)
+                except ValueError as error:
+                    raise bad_outline(file, entry.get("id"), str(error)) from error
         return entry
 
     try:
-        contents = json.loads(file.read_text(encoding="utf-8-sig"), object_hook=without_mask)
+        contents = json.loads(file.read_text(encoding="utf-8-sig"), object_hook=packed)
+    except InputError:
+        raise
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{file}: {place}: not JSON: {error.msg}; correct or export the file again") from error
@@ -179,7 +196,7 @@ def _class_names(files: dict[str, Path], contents: dict[str, Any]) -> tuple[str,
     names, dummies = _categories(train, contents).values(), _empty_parents(train, contents)
     for side, file in files.items():
         if side != "train" and dummies.intersection(names):  # a rare case, so that one file is read mostly
-            dummies -= _annotated(file, _read(file))
+            dummies -= _annotated(file, _read(file, outlines=False))
     classes = tuple(name for name in names if name not in dummies)
     if not classes:
         raise InputError(f'{train}: "categories" names no class; list the classes of the boxes there')
@@ -233,11 +250,15 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
     corners[:, 2:] += corners[:, :2]
     crowd = _column(file, contents, "annotations", "iscrowd", int, bool, default=0)
     area = _column(file, contents, "annotations", "area", int, float, default=np.nan)
+    outlines = [entry.get("packed", b"") for entry in contents["annotations"]]
+    has_outlines = any(outlines) and len(classes) < MOST_CLASSES
     objects = Objects(
         image=image,
         boxes=corners,
         labels=positions("category_id", "categories", known),
         crowd=np.array(crowd, np.bool_),
         area=np.array(area, np.float64),
+        shape=np.arange(len(image)) if has_outlines else None,
     )
-    return Parsed(str(file), names, np.array(sizes).T.astype(np.int64), objects, describe)
+    shapes = Shapes.of(str(file), numbers, outlines) if has_outlines else None
+    return Parsed(str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes)

@@ -15,18 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from mnv2_tasks.datasets.files import FIELDS
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
 from mnv2_tasks.datasets.transforms import IGNORED, Fit, plain, seeded, seen_size
 from mnv2_tasks.errors import InputError
 
 Sample = dict[str, Any]
 Batch = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: batched targets}
-FIELDS = {
-    "classification": ("label",),
-    "multilabel": ("presence",),
-    "detection": ("boxes", "labels", "crowd", "area"),
-    "segmentation": ("mask",),
-}
 
 
 class DataSource(Protocol):

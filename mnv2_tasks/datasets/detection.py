@@ -1,9 +1,8 @@
-"""Images with boxes, whatever their format on disk: the split that yields samples, and checks on boxes."""
+"""Images with objects, whatever their format on disk: the split that yields samples, and what makes one."""
 
 import hashlib
 import logging
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
+from mnv2_tasks.datasets.boxes import check_boxes
 from mnv2_tasks.datasets.files import FileSplit
 from mnv2_tasks.datasets.images import check_images, image_size
+from mnv2_tasks.datasets.legend import IGNORED
+from mnv2_tasks.datasets.segmentation import count_pixels, to_canvas
+from mnv2_tasks.datasets.shapes import Shapes
 from mnv2_tasks.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -33,11 +36,18 @@ class Objects:
     labels: NDArray[np.int64]  # (N,)
     crowd: NDArray[np.bool_]  # (N,)
     area: NDArray[np.floating[Any]]  # (N,) original square pixels
+    shape: NDArray[np.int64] | None = None  # (N,) row of its outline, where there are outlines
 
     def take(self, rows: NDArray[Any]) -> "Objects":
         """A copy of the objects at these positions, or where this mask is true."""
-        fields = (self.image, self.boxes, self.labels, self.crowd, self.area)
-        return Objects(*(field[rows] for field in fields))
+        return Objects(
+            image=self.image[rows],
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            area=self.area[rows],
+            shape=None if self.shape is None else self.shape[rows],
+        )
 
 
 class DetectionSplit(FileSplit):
@@ -47,6 +57,7 @@ class DetectionSplit(FileSplit):
         folder, names: where the images are; `names` are relative to it.
         sizes: (I, 2) int, the (H, W) that the annotations declare for each image.
         objects: the boxes, in pixels of those sizes.
+        shapes: the outlines of the objects, for samples with a mask: 0 is the background, then come the classes.
         max_side: a longer image is reduced when it is read, and its boxes with it.
     """
 
@@ -58,15 +69,17 @@ class DetectionSplit(FileSplit):
         sizes: NDArray[np.int64],
         objects: Objects,
         class_names: tuple[str, ...],
+        shapes: Shapes | None = None,
         max_side: int | None = MAX_SIDE,
     ) -> None:
         super().__init__(max_side=max_side)
-        self.folder, self.class_names = folder, class_names
+        self.folder, self.class_names, self.shapes = folder, class_names, shapes
         # Bytes in one array: a list of strings would be copied page by page into every loader process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self._sizes = sizes
         self._objects = objects.take(np.argsort(objects.image, kind="stable"))
         self._starts = np.searchsorted(self._objects.image, np.arange(len(names) + 1))
+        self._counts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self._names)
@@ -79,8 +92,8 @@ class DetectionSplit(FileSplit):
         return height, width
 
     def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
-        """Boxes in pixels of the canvas, "area" in those of the original."""
-        here = self._objects.take(np.arange(self._starts[index], self._starts[index + 1]))
+        """Boxes in pixels of the canvas, "area" in those of the original; which classes are present; the mask."""
+        here = self._objects_of(index)
         scale = np.array([canvas[1] / size[1], canvas[0] / size[0]] * 2, np.float32)
         boxes = torch.from_numpy(here.boxes * scale)  # (N, 4)
         return {
@@ -88,7 +101,47 @@ class DetectionSplit(FileSplit):
             "labels": torch.from_numpy(here.labels),
             "crowd": torch.from_numpy(here.crowd),
             "area": torch.from_numpy(here.area),
+            "presence": self._presence(here),
+            **({} if self.shapes is None else {"mask": to_canvas(self.mask(index), canvas)}),
         }
+
+    def _objects_of(self, index: int) -> Objects:
+        return self._objects.take(np.arange(self._starts[index], self._starts[index + 1]))
+
+    def _presence(self, here: Objects) -> Tensor:
+        """(K,) float32: 1 for a class with an object; -1, unknown, for one with crowds or difficult objects alone."""
+        presence = torch.zeros(len(self.class_names))
+        presence[here.labels[here.crowd]] = -1
+        presence[here.labels[~here.crowd]] = 1
+        return presence
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """(H, W) in pixels of the original, painted from the outlines: 0 background, class + 1, 255 ignored.
+
+        A smaller object lies on top of a larger one. Crowds are ignored, and so is what is left of the box of an
+        object that has no outline.
+        """
+        assert self.shapes is not None
+        here, size = self._objects_of(index), self.declared(index)
+        assert here.shape is not None
+        columns, hidden = np.zeros(size[::-1], np.uint8), []  # (W, H), as outlines go down the columns
+        flat = columns.reshape(-1)
+        for row in np.lexsort((-here.area, ~here.crowd)).tolist():  # crowds first, then large to small
+            stretches = self.shapes.stretches(int(here.shape[row]), size)
+            if stretches is None:
+                hidden.append(here.boxes[row].round().astype(int).tolist())
+            for start, stop in stretches or ():
+                flat[start:stop] = IGNORED if here.crowd[row] else here.labels[row] + 1
+        for x1, y1, x2, y2 in hidden:
+            inside = columns[x1:x2, y1:y2]
+            inside[inside == 0] = IGNORED
+        return np.ascontiguousarray(columns.T)
+
+    def pixel_counts(self) -> Tensor:
+        """(1 + K,) int64: the pixels of the background and each class, in at most 5,000 masks, evenly spread."""
+        if self._counts is None:
+            self._counts = count_pixels(self.mask, len(self), classes=1 + len(self.class_names))
+        return self._counts
 
     def file_name(self, index: int) -> str:
         """The image's name relative to the folder, as in the annotations."""
@@ -100,6 +153,12 @@ class DetectionSplit(FileSplit):
         sides = (single.boxes[:, 2:] - single.boxes[:, :2]) / self._sizes[single.image][:, ::-1]
         return torch.from_numpy(sides.astype(np.float32))
 
+    def label_counts(self) -> Tensor:
+        """(K,) int64: how many images have each class, not counting crowds."""
+        single = self._objects.take(~self._objects.crowd)
+        pairs = np.unique(np.stack([single.image, single.labels]), axis=1)
+        return torch.from_numpy(np.bincount(pairs[1], minlength=len(self.class_names)))
+
     def subset(self, mask: NDArray[np.bool_]) -> "DetectionSplit":
         """The images where `mask` (I,) is true, in the same order."""
         kept = self._objects.take(mask[self._objects.image])
@@ -110,6 +169,7 @@ class DetectionSplit(FileSplit):
             sizes=self._sizes[mask],
             objects=replace(kept, image=position[kept.image]),
             class_names=self.class_names,
+            shapes=self.shapes,
             max_side=self.max_side,
         )
 
@@ -123,6 +183,7 @@ class Parsed:
     sizes: NDArray[np.int64]  # (I, 2): (H, W), 0 where not told
     objects: Objects  # area NaN where not told
     describe: Callable[[int], str]  # row of `objects` -> the file and annotation that it comes from
+    shapes: Shapes | None = None
 
 
 def make_split(
@@ -140,59 +201,16 @@ def make_split(
     sides = boxes[:, 2:] - boxes[:, :2]
     area = np.where(np.isfinite(objects.area), objects.area, sides.prod(1)).astype(np.float32)
     objects = replace(objects, boxes=boxes, area=area).take(keep)
+    if parsed.shapes is not None and objects.shape is not None:
+        parsed.shapes.check_sizes(objects.shape, sizes[objects.image])
     return DetectionSplit(
-        folder, parsed.names, sizes=sizes, objects=objects, class_names=class_names, max_side=max_side
-    )
-
-
-def check_boxes(
-    boxes: NDArray[np.floating[Any]],
-    sizes: NDArray[np.int64],
-    *,
-    bad_boxes: str,
-    where: str,
-    describe: Callable[[int], str],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Refuse, or with bad_boxes="fix" mend, boxes (N, 4) xyxy in images of `sizes` (N, 2) (H, W).
-
-    Bad is a box that is not finite, is inverted, has no area, or sticks out of its image by more than 1
-    pixel; up to 1 pixel is rounding and is clipped in silence. "fix" clips what sticks out and drops what
-    then has no area, with one warning that counts both (`where` opens it).
-
-    Returns the boxes clipped to their images, and the mask (N,) of those to keep. With "error", raises
-    InputError for the first bad box, which `describe(row)` names.
-    """
-    low, high = boxes[:, :2], boxes[:, 2:]
-    edges = np.tile(sizes[:, ::-1], 2)  # (N, 4): W, H, W, H
-    finite = np.isfinite(boxes).all(1)
-    clipped = np.clip(np.where(finite[:, None], boxes, 0), 0, edges).astype(np.float32)
-    out: NDArray[np.bool_] = finite & np.any((boxes < -1) | (boxes > edges + 1), axis=1)
-    flat: NDArray[np.bool_] = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
-    bad = out | flat
-    if not bad.any():
-        return clipped, ~flat
-    if bad_boxes == "fix":
-        warnings.warn(
-            f"{where}: of {len(bad)} boxes, clipped {np.count_nonzero(out & ~flat)} that stuck out of their "
-            f"image and dropped {np.count_nonzero(flat)} without area in it",
-            stacklevel=2,
-        )
-        return clipped, ~flat
-    row = int(np.argmax(bad))
-    if not finite[row]:
-        problem = "is not finite"
-    elif (high[row] < low[row]).any():
-        problem = "is inverted"
-    elif (high[row] == low[row]).any() or not out[row]:
-        problem = "has no area"
-    else:
-        problem = "lies outside its image" if flat[row] else "sticks out of its image"
-    height, width = sizes[row].tolist()
-    corners = ", ".join(f"{value:g}" for value in boxes[row])
-    others = f"; {np.count_nonzero(bad) - 1} more boxes are bad" if np.count_nonzero(bad) > 1 else ""
-    raise InputError(
-        f"{describe(row)}: the box (x1, y1, x2, y2) = ({corners}) {problem}; the image is {width}x{height} "
-        f"(width x height){others}; correct it, or give data.bad_boxes=fix, which clips or drops such boxes"
+        folder,
+        parsed.names,
+        sizes=sizes,
+        objects=objects,
+        class_names=class_names,
+        shapes=parsed.shapes,
+        max_side=max_side,
     )
 
 

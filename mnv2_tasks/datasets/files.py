@@ -8,6 +8,14 @@ from torch.utils.data import Dataset
 
 from mnv2_tasks.datasets.images import image_size, read_image
 
+# The fields of a sample for each kind of annotation; one that a sample lacks is unknown for that image.
+FIELDS = {
+    "classification": ("label",),
+    "multilabel": ("presence",),
+    "detection": ("boxes", "labels", "crowd", "area"),
+    "segmentation": ("mask",),
+}
+
 
 class FileSplit(Dataset[dict[str, Any]]):
     """One side of a data set of image files; a format fills in where they are and their labels.

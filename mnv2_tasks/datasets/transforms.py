@@ -137,8 +137,15 @@ def joint(
     return v2.Compose([crop, *_flips(flip, vertical_flip), *_colours(photometric), *_tidy_boxes()])
 
 
+class _Sanitize(v2.SanitizeBoundingBoxes):
+    """Leaves samples without boxes as they are."""
+
+    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return super().forward(sample) if "boxes" in sample else sample
+
+
 def _tidy_boxes() -> list[v2.Transform]:
-    return [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1, labels_getter=_per_box)]
+    return [v2.ClampBoundingBoxes(), _Sanitize(min_size=1, labels_getter=_per_box)]
 
 
 def seeded(transform: Any, sample: Any, seed: int) -> Any:

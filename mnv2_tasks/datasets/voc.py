@@ -1,4 +1,4 @@
-"""Detection data as Pascal VOC XML, one file an image."""
+"""Boxes and the classes present, from Pascal VOC XML, one file an image; `Masks` reads VOC's segmentation."""
 
 import os
 from collections import Counter
@@ -50,9 +50,9 @@ class Voc:
         bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
         max_side: an image whose long side is over this is reduced when it is read.
 
-    A `difficult` object gets crowd=True: neither training nor the metric counts it. Raises InputError for what
-    is wrong: in lists and XML at once (with `classes` given, only train's XML), in images and boxes once that
-    side is asked for.
+    A `difficult` object gets crowd=True: neither training nor the metric counts it, and it leaves unknown whether its
+    class is present. Raises InputError for what is wrong: in lists and XML at once (with `classes` given, only train's
+    XML), in images and boxes once that side is asked for.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Voc:
         if not classes:
             raise InputError(f"{self.annotations}: its XML files hold no <object>: there is nothing to learn; add some")
         self._classes = tuple(classes)
-        self.provides = {"detection": self._classes}
+        self.provides = {"detection": self._classes, "multilabel": self._classes}
         _check_names(self._read("train"), self._classes)
         self._splits: dict[str, DetectionSplit | None] = {}
 

@@ -101,12 +101,13 @@ def decode(deltas: Tensor, defaults: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], -1).clamp(0, 1)
 
 
-def match(boxes: Tensor, valid: Tensor, defaults: Tensor, *, threshold: float = 0.5) -> Tensor:
+def match(boxes: Tensor, valid: Tensor, defaults: Tensor, *, threshold: float = 0.5, least: int = 1) -> Tensor:
     """Which object each default box learns: (B, M, 4) xyxy, (B, M) bool, (A, 4) cxcywh -> (B, A) int64, -1 for none.
 
     A default box takes the object that it overlaps most, if the IoU reaches the threshold; and an object has the
     default box that overlaps it most, whatever the IoU (SSD, section 2.2). Where two objects want the same one, the
-    closer has it.
+    closer has it. With `least` above 1 an object also has the so many default boxes that overlap it most, of those
+    that no object has by IoU: an object that is small against the cells learns from more than one place.
     """
     batch, most = valid.shape
     if most == 0:
@@ -116,6 +117,11 @@ def match(boxes: Tensor, valid: Tensor, defaults: Tensor, *, threshold: float = 
     iou = iou.masked_fill(~valid[..., None], -1.0)
     best, matched = iou.max(1)  # (B, A)
     matched = matched.masked_fill(best < threshold, -1)
+    if least > 1:
+        nearest = iou.topk(min(least, len(defaults)), dim=2).indices  # (B, M, least)
+        close = torch.zeros_like(iou, dtype=torch.bool).scatter_(2, nearest, True) & (iou > 0)
+        claim, claimed = (iou * close).max(1)
+        matched = torch.where((matched < 0) & (claim > 0), claimed, matched)
     own = torch.arange(len(defaults), device=iou.device) == iou.argmax(2, keepdim=True)  # (B, M, A)
     own = own & (iou > 0)
     claim, claimed = (iou * own).max(1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,12 +12,11 @@ from torchvision.ops import batched_nms, box_convert, sigmoid_focal_loss
 from mnv2_tasks.backbone import Tap, init_weights
 from mnv2_tasks.blocks import Padding, conv_bn, separable_conv
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Prediction, Taps, Targets
+from mnv2_tasks.heads import Prediction, Taps, Targets, detection
 from mnv2_tasks.heads.boxes import aligned_iou, decode, encode, fit_shapes, grid_boxes, match, original_shapes
 from mnv2_tasks.metrics import CocoMAP
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
-DRAWN_SCORE = 0.4  # weaker predictions stay off the pictures
 
 
 class Outputs(NamedTuple):
@@ -31,8 +29,7 @@ class Outputs(NamedTuple):
 class SSDLite(nn.Module):
     """Prediction layers are depthwise 3x3 + linear 1x1 on c4x, c5x and four extra levels of half the size each.
 
-    Targets, batched: boxes (B, M, 4) xyxy in input pixels, labels (B, M) with -1 where there is no object, crowd
-    (B, M), area (B, M), image_id (B,), size (B, 2) of the original images. An image without objects is valid.
+    An image without objects is valid, and teaches background; one that nobody labelled (not `known`) teaches nothing.
 
     Args:
         taps, num_classes: what the backbone declares; classes without the background.
@@ -44,6 +41,7 @@ class SSDLite(nn.Module):
         loss: "hard_negative" (softmax cross-entropy with 3 hard negatives to a positive, as in SSD) or "focal"
             (sigmoid; RetinaNet's, alpha 0.25, gamma 2). Scores are softmax or sigmoid accordingly.
         threshold: the IoU from which a default box learns an object.
+        least: default boxes that an object has at least, the closest ones, whatever the IoU; 1 in SSD.
         box_weight: of the smooth L1 loss against the classification loss.
         score_threshold, candidates, nms, detections: decoding keeps the `candidates` highest scores of each class
             above the threshold, suppresses per class at IoU `nms`, and returns at most `detections`.
@@ -52,6 +50,7 @@ class SSDLite(nn.Module):
 
     kind = "detection"
     needs: tuple[str, ...] = ("c4x", "c5x")
+    strides = (32, 16, 8)
     primary = "map"
     curves = ("map", "map_50", "map_75")
 
@@ -65,6 +64,7 @@ class SSDLite(nn.Module):
         first_level: int = 3,
         loss: Literal["hard_negative", "focal"] = "hard_negative",
         threshold: float = 0.5,
+        least: int = 1,
         box_weight: float = 1.0,
         score_threshold: float = 0.01,
         candidates: int = 400,
@@ -83,7 +83,7 @@ class SSDLite(nn.Module):
             raise InputError(f"head.loss is {loss!r}: use hard_negative or focal")
         layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
         self.num_classes, self.boxes, self.kind_of_loss = num_classes, boxes, loss
-        self.threshold, self.box_weight = threshold, box_weight
+        self.threshold, self.least, self.box_weight = threshold, least, box_weight
         self.score_threshold, self.candidates, self.nms, self.detections = (
             score_threshold,
             candidates,
@@ -149,14 +149,16 @@ class SSDLite(nn.Module):
         return Outputs(flatten(self.score_layers, self.num_classes + 1), flatten(self.box_layers, 4), defaults, size)
 
     def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """{class_loss, box_loss}: float32, summed over the batch, over its positives (or images, if more)."""
+        """{class_loss, box_loss}: float32, summed over the batch, over its positives (or known images, if more)."""
         scores, deltas, defaults, (height, width) = outputs
         with torch.autocast(scores.device.type, enabled=False):
             boxes = targets["boxes"].float() / scores.new_tensor([width, height, width, height])  # (B, M, 4)
-            labels = targets["labels"]
-            matched = match(boxes, (labels >= 0) & ~targets["crowd"], defaults, threshold=self.threshold)  # (B, A)
+            labels, known = targets["labels"], targets["known"]
+            valid = (labels >= 0) & ~targets["crowd"] & known[:, None]
+            matched = match(boxes, valid, defaults, threshold=self.threshold, least=self.least)  # (B, A)
             positive = matched >= 0
-            count = positive.sum().clamp(min=len(labels))  # a batch almost without objects keeps its measure
+            # The images count where there are fewer objects: a batch almost without objects keeps its measure.
+            count = torch.maximum(positive.sum(), known.sum()).clamp(min=1)
             chosen = matched.clamp(min=0)
             wanted = torch.zeros_like(matched)
             box_loss = deltas.sum() * 0
@@ -167,9 +169,10 @@ class SSDLite(nn.Module):
                 box_loss = F.smooth_l1_loss(deltas[image, anchor], goal, reduction="sum")
             if self.kind_of_loss == "focal":
                 goal = F.one_hot(wanted, self.num_classes + 1)[..., 1:].to(scores.dtype)
-                class_loss = sigmoid_focal_loss(scores[..., 1:], goal, reduction="sum")
+                each = sigmoid_focal_loss(scores[..., 1:], goal, reduction="none")  # (B, A, K)
+                class_loss = (each * known[:, None, None]).sum()
             else:
-                class_loss = hard_negative_loss(scores, wanted)
+                class_loss = hard_negative_loss(scores, wanted, known)
         return {"class_loss": class_loss / count, "box_loss": self.box_weight * box_loss / count}
 
     @torch.no_grad()
@@ -198,45 +201,24 @@ class SSDLite(nn.Module):
         return CocoMAP(classes)
 
     def update(self, metric: CocoMAP, outputs: Outputs, targets: Targets) -> None:
-        height, width = outputs.size
-        predictions, truths = [], []
-        for i, prediction in enumerate(self.predict(outputs)):
-            h, w = targets["size"][i].tolist()
-            scale = targets["boxes"].new_tensor([w / width, h / height] * 2)
-            predictions.append({**prediction, "boxes": prediction["boxes"] * scale})
-            real = targets["labels"][i] >= 0
-            truth = {name: targets[name][i][real] for name in ("boxes", "labels", "crowd", "area")}
-            truths.append({**truth, "boxes": truth["boxes"] * scale, "image_id": int(targets["image_id"][i])})
-        metric.update(predictions, truths)
+        detection.update(metric, self.predict(outputs), targets)
 
-    def draw(
-        self, image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, size: tuple[int, int]
-    ) -> Tensor:
-        from mnv2_tasks.draw import draw_boxes
+    def worst(self, metric: CocoMAP, count: int) -> list[int]:
+        return metric.worst(count)
 
-        scores = shown.get("scores")
-        real = shown["labels"] >= 0 if scores is None else scores >= DRAWN_SCORE
-        height, width = image.shape[1] / size[0], image.shape[2] / size[1]
-        boxes = shown["boxes"][real] * shown["boxes"].new_tensor([width, height] * 2)
-        kept = {name: shown[name][real] for name in ("labels", "scores", "crowd") if name in shown}
-        return draw_boxes(image, boxes, kept.pop("labels"), classes, **kept)
-
-    def plot(self, metric: CocoMAP, classes: tuple[str, ...], folder: Path) -> None:
-        from mnv2_tasks.plots import plot_confusion, plot_precision_recall
-
-        plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
-        plot_confusion(metric.confusion(), classes, folder / "confusion.png", background=True)
+    draw = staticmethod(detection.draw)
+    plot = staticmethod(detection.plot)
 
 
-def hard_negative_loss(scores: Tensor, wanted: Tensor, *, ratio: int = 3, least: int = 3) -> Tensor:
+def hard_negative_loss(scores: Tensor, wanted: Tensor, known: Tensor, *, ratio: int = 3, least: int = 3) -> Tensor:
     """Summed cross-entropy over the positives and the hardest negatives of each image (SSD, section 2.2).
 
-    scores: (B, A, K + 1) logits; wanted: (B, A) class, 0 for background. An image gives `ratio` negatives to a
-    positive, and at least `least` of them.
+    scores: (B, A, K + 1) logits; wanted: (B, A) class, 0 for background; known: (B,) bool, images that have
+    negatives at all. Such an image gives `ratio` negatives to a positive, and at least `least` of them.
     """
     loss = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
     positive = wanted > 0
     hardness = loss.detach().masked_fill(positive, -1)
     rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    negatives = (ratio * positive.sum(1, keepdim=True)).clamp(min=least)
-    return (loss * (positive | ((rank < negatives) & ~positive))).sum()
+    negatives = (ratio * positive.sum(1)).clamp(min=least) * known
+    return (loss * (positive | ((rank < negatives[:, None]) & ~positive))).sum()

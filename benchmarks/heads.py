@@ -1,0 +1,192 @@
+"""Our classifier or segmenter beside a peer's network, and Lightning's loop beside a plain one, on the CPU.
+
+    python benchmarks/heads.py task=deeplabv3 data=camvid data.root=<folder> backbone=mobilenet_v2_tf \
+        backbone.weights=<file> trainer.max_epochs=10 --test --out segmenter.json
+
+Takes the settings of train.py and runs three variants, one after another, each in a fresh process:
+    ours    our model, trained by Lightning as train.py does (without its validation)
+    plain   our model in a plain loop
+    peer    torchvision's mobilenet_v2, or segmentation_models.pytorch's DeepLabV3Plus on its mobilenet_v2
+            encoder, in the plain loop; its convolutions pad as ours do, and it starts from the same weights
+
+All else is shared: batches, normalisation, loss, optimiser, schedule, clipping, averaged weights, metrics, memory
+format and process settings. ms/step is the whole training's wall time over its steps: use loader.workers=0, so that
+loading counts too. `--steps N` times N steps of each and trains no further.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mnv2_tasks.cli import fail, one_line, tune_for_cpu
+from mnv2_tasks.errors import InputError
+
+if any(argument.startswith("--child=") for argument in sys.argv):  # it works only before torch is imported
+    tune_for_cpu()
+
+import torch
+from plain_loop import composed, cpu_seconds, print_table, run_variants, train
+from torch import Tensor, nn
+
+from mnv2_tasks.blocks import SamePadConv2d
+from mnv2_tasks.model import Model
+from mnv2_tasks.weights import read_state
+
+VARIANTS = ("ours", "plain", "peer")
+MEASURES = {"ms_a_step": "ms/step", "train_seconds": "train s", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
+MEASURES |= {"images_seen": "images", "parameters": "parameters"}
+
+
+class Plain(nn.Module):
+    """A model with one head: losses in training, the head's outputs otherwise."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        (self.task,) = model.heads
+        self.head: Any = model.heads[self.task]
+
+    def outputs(self, images: Tensor) -> Any:
+        return self.model(images)[self.task]
+
+    def forward(self, images: Tensor, targets: dict[str, Tensor]) -> Any:
+        outputs = self.outputs(images.contiguous(memory_format=torch.channels_last))
+        return self.head.loss(outputs, targets) if self.training else outputs
+
+
+class Peer(Plain):
+    """Somebody else's network with the loss and the metrics of our head."""
+
+    def __init__(self, model: Model, network: nn.Module) -> None:
+        super().__init__(model)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("std", model.std)
+        del self.model  # its layers do not learn here
+        self.head = _Parameterless(self.head)
+
+    def outputs(self, images: Tensor) -> Any:
+        logits = self.network((images.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        return self.head.module.outputs_of(logits)
+
+
+class _Parameterless:
+    """A head's loss and metrics, its layers out of sight of the optimizer."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.module = head
+        self.loss, self.update, self.metrics = head.loss, head.update, head.metrics
+
+
+def peer_network(config: dict[str, Any], kind: str, classes: int) -> nn.Module:
+    """torchvision's or smp's network, its trunk filled from the file that ours was filled from."""
+    if kind == "classification":
+        from torchvision.models import mobilenet_v2
+
+        network, trunk = mobilenet_v2(num_classes=classes), "features."
+    else:
+        from segmentation_models_pytorch import DeepLabV3Plus
+
+        stride = max(config["backbone"]["output_stride"], 8)
+        network = DeepLabV3Plus("mobilenet_v2", None, encoder_output_stride=stride, classes=classes)
+        trunk = "encoder.features."
+    if weights := config["backbone"]["weights"]:
+        state = {trunk + n.removeprefix("features."): v for n, v in read_state(weights).items() if "features." in n}
+        missing = set(network.state_dict()) - set(state)
+        if unfilled := [n for n in missing if n.startswith(trunk) and not n.endswith("num_batches_tracked")]:
+            raise InputError(f"{weights}: has no {unfilled[0]}; give a file in torchvision's layout")
+        network.load_state_dict(state, strict=False)
+    if config["backbone"]["padding"] == "same":
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+                module.__class__, module.padding = SamePadConv2d, (0, 0)
+    return network
+
+
+def by_lightning(config: dict[str, Any], data: Any, steps: int | None) -> tuple[nn.Module, dict[str, float]]:
+    from mnv2_tasks.run import make_task, make_trainer
+
+    task = make_task(config, data)
+    trainer_config = {**config["trainer"], "limit_val_batches": 0}
+    if steps:
+        trainer_config |= {"max_steps": steps, "max_epochs": -1}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer({**config, "trainer": trainer_config, "logger": {}}, Path(folder))
+        began, spent = time.monotonic(), cpu_seconds()
+        trainer.fit(task, datamodule=data)
+        seconds = time.monotonic() - began
+    (batch,) = data.batch_sizes.values()
+    seen = trainer.global_step * batch
+    return Plain(task.model), {"train_seconds": seconds, "cpu_seconds": cpu_seconds() - spent, "images_seen": seen}
+
+
+@torch.no_grad()
+def evaluate(network: Plain, data: Any, side: str) -> dict[str, float]:
+    ((task, classes),) = data.classes.items()
+    metric = network.head.metrics(classes)
+    network.eval()
+    (loader,) = data.loaders(side).values()
+    for images, targets in loader:
+        network.head.update(metric, network(images, targets[task]), targets[task])
+    return {f"{side}/{name}": float(value) for name, value in metric.compute().items()}
+
+
+def run_variant(args: argparse.Namespace) -> None:
+    from mnv2_tasks.report import write_json
+    from mnv2_tasks.run import make_data, make_model
+
+    config = composed(args.overrides)
+    if config["optim"]["backbone_lr"] != 1:
+        raise InputError("optim.backbone_lr: the plain loop has one learning rate; leave it at 1")
+    data = make_data(config)
+    if len(data.tasks) != 1 or set(data.tasks.values()) - {"classification", "segmentation"}:
+        raise InputError(f"task={'+'.join(data.tasks)}: one classifier or segmenter is compared")
+    sides = ["val", "test"] if args.test else ["val"]
+    for side in sides:
+        data.loaders(side)
+    if args.child == "ours":
+        network, results = by_lightning(config, data, args.steps)
+    else:
+        model = make_model(config, data)
+        (kind,), (classes,) = data.tasks.values(), data.classes.values()
+        torch.manual_seed(config["seed"])
+        network = Plain(model) if args.child == "plain" else Peer(model, peer_network(config, kind, len(classes)))
+        network, results = train(network, data, config, steps=args.steps)
+    (batch,) = data.batch_sizes.values()
+    results["ms_a_step"] = 1000 * results["train_seconds"] * batch / results["images_seen"]
+    results["parameters"] = float(sum(p.numel() for p in network.parameters()))
+    if not args.steps:
+        for side in sides:
+            results |= evaluate(network, data, side)
+    write_json(args.out, {**results, "config": config})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="settings as for train.py: key=value")
+    parser.add_argument("--only", choices=VARIANTS)
+    parser.add_argument("--steps", type=int, metavar="N", help="time N steps of each; no metrics")
+    parser.add_argument("--test", action="store_true", help="evaluate on the test side too")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    args = parser.parse_intermixed_args()
+    if args.child:
+        return run_variant(args)
+    variants = [args.only] if args.only else VARIANTS
+    results = run_variants(variants, [("ours", "plain"), ("ours", "peer")], out=args.out)
+    names = ("miou", "pixel_accuracy", "top1", "mean_class_accuracy")
+    found = [f"{side}/{name}" for side in ("val", "test") for name in names]
+    columns = {name: name for name in found if any(name in row for row in results.values())}
+    print_table(results, columns | MEASURES)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:
+        if line := one_line(error):
+            fail(line)
+        raise

@@ -1,0 +1,222 @@
+"""Classification data: a folder of images for each class, or a table of files and their labels."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnv2_tasks.datasets.detection import MAX_SIDE, check_settings, held_out
+from mnv2_tasks.datasets.files import FileSplit
+from mnv2_tasks.datasets.images import MAX_CHECKED, check_images
+from mnv2_tasks.datasets.label_table import SIDES, Found, choose_classes, read_table
+from mnv2_tasks.datasets.voc import SUFFIXES
+from mnv2_tasks.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+class LabelledImages(FileSplit):
+    """Images of a folder, each of one class or, for multi-label data, of any number.
+
+    Args:
+        folder, names: where the images are; `names` are relative to it.
+        targets: (I,) int64, the class of each image; or (I, K) bool, the classes that each shows.
+        class_names: K of them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        targets: NDArray[Any],
+        class_names: tuple[str, ...],
+        max_side: int | None = MAX_SIDE,
+    ) -> None:
+        super().__init__(max_side=max_side)
+        self.folder, self.class_names, self.targets = folder, class_names, targets
+        # Bytes in one array: a list of strings would be copied page by page into every loader process.
+        self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def path(self, index: int) -> Path:
+        return self.folder / self.file_name(index)
+
+    def file_name(self, index: int) -> str:
+        """The image's name relative to the folder."""
+        return os.fsdecode(self._names[index])
+
+    def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
+        if self.targets.ndim == 1:
+            return {"label": torch.tensor(self.label(index))}
+        return {"presence": torch.from_numpy(self.targets[index].astype(np.float32))}  # (K,)
+
+    def label(self, index: int) -> int:
+        """The image's class, without reading the image; -1 for unknown, as in all multi-label data."""
+        return int(self.targets[index]) if self.targets.ndim == 1 else -1
+
+    def label_counts(self) -> Tensor:
+        """(K,) int64: how many images show each class."""
+        if self.targets.ndim == 2:
+            return torch.from_numpy(self.targets.sum(0, dtype=np.int64))
+        return torch.from_numpy(np.bincount(self.targets, minlength=len(self.class_names)))
+
+    def subset(self, mask: NDArray[np.bool_]) -> "LabelledImages":
+        """The images where `mask` (I,) is true, in the same order."""
+        return LabelledImages(
+            self.folder,
+            [self.file_name(i) for i in np.flatnonzero(mask).tolist()],
+            targets=self.targets[mask],
+            class_names=self.class_names,
+            max_side=self.max_side,
+        )
+
+
+class ImageFolder:
+    """root/{train,val,test}/<class>/ with images at any depth, or root/<class>/ alone.
+
+    Args:
+        root: the data set's folder. The val side may be spelled valid or validation.
+        labels: a CSV file below root to read instead: columns "file" (relative to root), "label" and, if there is
+            one, "split" (train, val or test).
+        separator: between the labels of a file that has several, such as "|": the data is multi-label then, and a
+            file without labels shows no class.
+        classes: names in the order of the class indices, all others being left out; None: every class of train, sorted.
+        val_fraction: where there is no val side, the part of train's images held out, class by class, by a hash of
+            their names. With 0, the test side, where there is one, serves as val.
+        max_side: an image whose long side is over this is reduced when it is read.
+
+    A test folder without class folders, such as an unlabelled competition's, counts as none. Raises InputError for
+    what is wrong: in folders and tables at once, in images once their side is asked for.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        labels: str | None = None,
+        separator: str | None = None,
+        classes: Sequence[str] | None = None,
+        val_fraction: float = 0.2,
+        max_side: int | None = MAX_SIDE,
+    ) -> None:
+        self.root = check_settings(root, val_fraction=val_fraction, bad_boxes="error")
+        if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
+            raise InputError(f"data.classes={classes}: give a list of different names, as in data.classes=[cat,dog]")
+        if separator is not None and (labels is None or not separator):
+            raise InputError(f"data.separator={separator!r} parts the labels in a table: name it as data.labels=<file>")
+        if labels is None:
+            names, found = _read_folders(self.root, classes)
+        else:
+            names, found = read_table(self.root / labels, separator, classes)
+        if separator is None and len(names) < 2:
+            raise InputError(f"{self.root}: {names[0]} is the only class: give two or more to tell apart")
+        self.provides = {"classification" if separator is None else "multilabel": names}
+        self._sides = {
+            side: LabelledImages(self.root, files, targets=targets, class_names=names, max_side=max_side)
+            for side, (files, targets) in found.items()
+        }
+        if "val" not in self._sides:
+            self._hold_out(val_fraction)
+        self._listed, self._checked = labels is None, set[str]()
+
+    def split(self, name: str) -> LabelledImages | None:
+        """The images of "train", "val" or "test", checked; None where there are none."""
+        split = self._sides.get(name)
+        # Above the limit only existence is checked, which the listing of folders has just seen.
+        if split is not None and name not in self._checked and not (self._listed and len(split) > MAX_CHECKED):
+            check_images([split.path(i) for i in range(len(split))])
+            self._checked.add(name)
+        return split
+
+    def _hold_out(self, fraction: float) -> None:
+        train = self._sides["train"]
+        mask = held_out_by_class([train.file_name(i) for i in range(len(train))], train.targets, fraction)
+        if mask.any():
+            log.info("%s: no val side: %d of %d images are held out, by name", self.root, mask.sum(), len(mask))
+            self._sides |= {"train": train.subset(~mask), "val": train.subset(mask)}
+        elif "test" in self._sides:
+            self._sides["val"] = self._sides.pop("test")
+
+
+def held_out_by_class(names: Sequence[str], targets: NDArray[Any], fraction: float) -> NDArray[np.bool_]:
+    """`held_out` within each class of `targets` (I,), so that train and val know every class with two images or more.
+
+    For multi-label targets (I, K) over all images at once.
+    """
+    if targets.ndim == 2:
+        return held_out(names, fraction)
+    mask = np.zeros(len(targets), np.bool_)
+    for label in np.unique(targets).tolist():
+        rows = np.flatnonzero(targets == label).tolist()
+        mask[rows] = held_out([names[row] for row in rows], fraction)
+    return mask
+
+
+def _read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ...], Found]:
+    sides = _find_sides(root)
+    there = {side: _folders(folder) for side, folder in sides.items()}
+    classes = choose_classes(sides["train"], there["train"], given)
+    found: Found = {}
+    for side, folder in sides.items():
+        if given is None and (odd := sorted(set(there[side]) - set(classes))):
+            raise InputError(
+                f"{folder / odd[0]}: {sides['train']} has no class of that name; rename the folder, give train images "
+                "of it, or choose the classes as data.classes"
+            )
+        names: list[str] = []
+        counts = []
+        for name in classes:
+            images = _images_below(folder / name, root) if name in there[side] else []
+            if name in there[side] and not images:
+                raise InputError(f"{folder / name}: this class folder holds no images; put some there, or remove it")
+            names += images
+            counts.append(len(images))
+        if not names:
+            raise InputError(f"{folder}: no images of data.classes={list(classes)} are here; add some, or remove it")
+        found[side] = names, np.repeat(np.arange(len(classes)), counts)
+    return classes, found
+
+
+def _find_sides(root: Path) -> dict[str, Path]:
+    """The folder of each side; where there are no sides, the root is train's."""
+    sides: dict[str, Path] = {}
+    for name in _folders(root):
+        side = SIDES.get(name.lower())
+        if side and (side == "val" or _folders(root / name)):
+            if side in sides:
+                raise InputError(f"{root}: {sides[side].name} and {name} both are its {side} side; keep one of them")
+            sides[side] = root / name
+    if "train" in sides:
+        if "val" in sides and not _folders(sides["val"]):
+            raise InputError(f"{sides['val']}: no class folders are here, as in train; sort the images into some")
+        return sides
+    if not set(map(str.lower, _folders(root))) - set(SIDES):
+        raise InputError(
+            f"{root}: no class folders; put the images into train/<class>/ (and val/<class>/), or into <class>/, or "
+            "name a table of files and labels as data.labels=<file>.csv"
+        )
+    return {"train": root}  # a class may be called "train" or "val", too
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        found = [entry.name for entry in entries if entry.is_dir()]
+    return sorted(name for name in found if not name.startswith(".") and name != "__MACOSX")
+
+
+def _images_below(folder: Path, root: Path) -> list[str]:
+    """Image files at any depth, sorted, relative to the root."""
+    found = []
+    for place, _, files in os.walk(folder, followlinks=True):
+        inner = os.path.relpath(place, root)
+        found += [f"{inner}/{file}" for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
+    return sorted(found)

@@ -1,0 +1,96 @@
+"""A table of image files and their labels, as CSV."""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_tasks.errors import InputError
+
+SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+Found = dict[str, tuple[list[str], NDArray[Any]]]  # side -> file names below the root, and their targets
+
+
+def choose_classes(where: Path, there: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
+    """The class names: `given`, which must be there, or all that are; no two may differ in case or spaces alone."""
+    if given is not None and (missing := [name for name in given if name not in set(there)]):
+        raise InputError(f"{where}: there are no training images of {missing[0]!r}, which data.classes names; add some")
+    alike: dict[str, str] = {}
+    for name in given if given is not None else there:
+        other = alike.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            raise InputError(f"{where}: {other!r} and {name!r} are duplicate names of one class; make them one")
+    return tuple(alike.values())
+
+
+def read_table(file: Path, separator: str | None, given: Sequence[str] | None) -> tuple[tuple[str, ...], Found]:
+    """Class names, and the images and targets of each side, of a table that `ImageFolder` describes.
+
+    Targets are (I,) int64 class indices or, with a separator, (I, K) bool. With `given`, rows of other classes are left
+    out. Raises InputError for what is wrong, with the line.
+    """
+    rows = _read_rows(file, separator)
+    seen: dict[str, int] = {}
+    for line, name, _, _ in rows:
+        if (first := seen.setdefault(os.path.normpath(name), line)) != line:
+            raise InputError(f"{file}: line {line}: {name} is in line {first}, too; keep one of the two")
+    train = {label for _, _, side, labels in rows if side == "train" for label in labels}
+    if not train:
+        raise InputError(f"{file}: no training images with a label are listed; list some")
+    classes = choose_classes(file, sorted(train), given)
+    number = {name: index for index, name in enumerate(classes)}
+    files: dict[str, list[str]] = {}
+    shown: dict[str, list[list[int]]] = {}
+    for line, name, side, labels in rows:
+        if given is None and (odd := [label for label in labels if label not in number]):
+            raise InputError(f"{file}: line {line}: no training image is labelled {odd[0]!r}; correct it, or list some")
+        known = [number[label] for label in labels if label in number]
+        if known or separator is not None:
+            files.setdefault(side, []).append(name)
+            shown.setdefault(side, []).append(known)
+    if separator is None:
+        return classes, {side: (files[side], np.array(shown[side], np.int64)[:, 0]) for side in files}
+    chosen: Found = {}
+    for side, lists in shown.items():
+        presence = np.zeros((len(lists), len(classes)), np.bool_)
+        for row, known in enumerate(lists):
+            presence[row, known] = True
+        chosen[side] = files[side], presence
+    return classes, chosen
+
+
+def _read_rows(file: Path, separator: str | None) -> list[tuple[int, str, str, list[str]]]:
+    """(line number, file, side, labels) of every row."""
+    rows = []
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened)
+            columns = reader.fieldnames or []
+            if missing := [name for name in ("file", "label") if name not in columns]:
+                raise InputError(
+                    f"{file}: it has no column {missing[0]!r} (but {', '.join(columns)[:80]}); its first line must "
+                    "name the columns file, label and, if there is one, split"
+                )
+            for row in reader:
+                name, text = ((row[column] or "").strip() for column in ("file", "label"))
+                labels = [text] if separator is None else [part.strip() for part in text.split(separator)]
+                labels = [label for label in labels if label]
+                told = (row["split"] or "").strip() if "split" in columns else "train"
+                where = f"{file}: line {reader.line_num}"
+                if not name or (not labels and separator is None):
+                    raise InputError(
+                        f"{where}: the {'label' if name else 'file'} is empty; fill it in, or remove the line"
+                    )
+                if told.lower() not in SIDES:
+                    raise InputError(f"{where}: the split is {told!r}; write train, val or test")
+                rows.append((reader.line_num, name, SIDES[told.lower()], labels))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{file}: cannot be read as a CSV table: {reason}; correct data.labels, or the file"
+        ) from error
+    return rows

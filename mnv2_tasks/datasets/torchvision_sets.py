@@ -1,0 +1,174 @@
+"""Well-known classification sets by name, through torchvision's readers, which can download them."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets, tv_tensors
+from torchvision.models import MobileNet_V2_Weights
+
+from mnv2_tasks.datasets.detection import MAX_SIDE
+from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
+from mnv2_tasks.datasets.images import check_images
+from mnv2_tasks.errors import InputError
+
+
+class ArraySplit(Dataset[dict[str, Any]]):
+    """Small images that are kept in memory: (I, H, W, 3) or, grey, (I, H, W) uint8; targets (I,) int64."""
+
+    def __init__(self, images: NDArray[np.uint8], targets: NDArray[np.int64], *, class_names: tuple[str, ...]) -> None:
+        self.images, self.targets, self.class_names = images, targets, class_names
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The sample in the one format; a grey image has three equal channels."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of a split of {len(self)} images")
+        pixels = self.images[index]
+        image = np.stack([pixels] * 3) if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return {
+            "image": tv_tensors.Image(torch.from_numpy(image)),
+            "image_id": index,
+            "size": pixels.shape[:2],
+            "label": torch.tensor(self.label(index)),
+        }
+
+    def label(self, index: int) -> int:
+        return int(self.targets[index])
+
+    def label_counts(self) -> Tensor:
+        """(K,) int64: how many images show each class."""
+        return torch.from_numpy(np.bincount(self.targets, minlength=len(self.class_names)))
+
+    def subset(self, mask: NDArray[np.bool_]) -> "ArraySplit":
+        """The images where `mask` (I,) is true, in the same order."""
+        return ArraySplit(self.images[mask], self.targets[mask], class_names=self.class_names)
+
+
+class Ready:
+    """A classification source whose sides are at hand."""
+
+    def __init__(self, classes: tuple[str, ...], sides: Mapping[str, Dataset[dict[str, Any]]]) -> None:
+        self.provides = {"classification": classes}
+        self._sides = dict(sides)
+
+    def split(self, name: str) -> Dataset[dict[str, Any]] | None:
+        """The samples of "train", "val" or "test"; None where there are none."""
+        return self._sides.get(name)
+
+
+def cifar10(root: str | Path, *, val_fraction: float = 0.1, download: bool = True) -> Ready:
+    """CIFAR-10: 50,000 and 10,000 colour images of 32x32, 10 classes, below root/cifar-10-batches-py.
+
+    The official test images are test's. Of the official training images, `val_fraction` of each class, by a hash of
+    the image's number, are val's. With 0 all are for training and the test images serve as val, as in most papers.
+    """
+    reader = datasets.CIFAR10
+    files = f"{reader.url} and put it into {root}"
+    return _in_memory(reader, root, files, val_fraction=val_fraction, download=download)
+
+
+def mnist(root: str | Path, *, val_fraction: float = 0.1, download: bool = True) -> Ready:
+    """MNIST: 60,000 and 10,000 grey images of 28x28, 10 digits, below root/MNIST/raw; sides as in `cifar10`."""
+    return _in_memory(datasets.MNIST, root, _idx(datasets.MNIST, root), val_fraction=val_fraction, download=download)
+
+
+def fashion_mnist(root: str | Path, *, val_fraction: float = 0.1, download: bool = True) -> Ready:
+    """Fashion-MNIST: as MNIST, with 10 kinds of clothes, below root/FashionMNIST/raw; sides as in `cifar10`."""
+    reader = datasets.FashionMNIST
+    return _in_memory(reader, root, _idx(reader, root), val_fraction=val_fraction, download=download)
+
+
+def flowers102(root: str | Path, *, download: bool = True, max_side: int | None = MAX_SIDE) -> Ready:
+    """Oxford 102 Flowers below root/flowers-102: the official 1,020 training, 1,020 val and 6,149 test images.
+
+    Its lists are MATLAB files: SciPy must be installed.
+    """
+    try:
+        import scipy.io  # noqa: F401
+    except ImportError as error:
+        raise InputError("flowers102: its lists are MATLAB files, which SciPy reads: pip install scipy") from error
+    page = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+    files = f"102flowers.tgz, imagelabels.mat and setid.mat from {page} and put them into {root}/flowers-102"
+    classes = tuple(datasets.Flowers102.classes)
+    sides = {}
+    for side in ("train", "val", "test"):
+        # A loader that gives the path back: images are read here as those of every other set.
+        make = partial(datasets.Flowers102, Path(root).expanduser(), side, loader=Path)
+        reader = read(make, root, files, download=download)
+        paths, labels = zip(*(reader[i] for i in range(len(reader))), strict=True)
+        check_images(paths)
+        names = [path.name for path in paths]
+        folder, targets = paths[0].parent, np.array(labels, np.int64)
+        sides[side] = LabelledImages(folder, names, targets=targets, class_names=classes, max_side=max_side)
+    return Ready(classes, sides)
+
+
+def imagenet(root: str | Path, *, val_fraction: float = 0.0, max_side: int | None = MAX_SIDE) -> ImageFolder:
+    """ImageNet (ILSVRC 2012): root/train/<wnid>/ and root/val/<wnid>/, in the order of the wnids.
+
+    From the official archives in `root` (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
+    ILSVRC2012_devkit_t12.tar.gz) torchvision unpacks the sides that are not there (SciPy must be installed). All 1,000
+    classes get their usual names; any other number keeps the wnids. `val_fraction` above 0 with no val side: held out.
+    """
+    folder = Path(root).expanduser()
+    for side in ("train", "val"):
+        if not (folder / side).is_dir() and not (side == "val" and val_fraction):
+            files = "the ILSVRC2012 archives from https://image-net.org (they need an account) and put them into"
+            read(partial(datasets.ImageNet, folder, side), root, f"{files} {root}", download=None)
+    source = ImageFolder(folder, val_fraction=val_fraction, max_side=max_side)
+    if len(source.provides["classification"]) == 1000:
+        source.provides = {"classification": tuple(MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"])}
+    return source
+
+
+def read(make: Callable[..., Any], root: str | Path, files: str, *, download: bool | None) -> Any:
+    """A torchvision reader, its files downloaded if they are not there and `download` allows.
+
+    `files` says what to fetch and where to put it, for the InputError where that fails; None: it has no download.
+    """
+    try:
+        return make()
+    except (OSError, RuntimeError, ValueError, AssertionError, ImportError) as error:
+        failure: Exception = error
+    if download:
+        try:
+            return make(download=True)
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            failure = error
+    reason = " ".join(str(failure).split()) or type(failure).__name__
+    raise InputError(
+        f"{root}: this data set is not there, or not whole, and cannot be downloaded: {reason[:200]}; fetch {files}, "
+        "or give the folder that has it as data.root"
+    ) from failure
+
+
+def _idx(reader: type[datasets.MNIST], root: str | Path) -> str:
+    names = ", ".join(name for name, _ in reader.resources)
+    return f"{names} from {reader.mirrors[0]} and put them into {root}/{reader.__name__}/raw"
+
+
+def _in_memory(
+    reader: Callable[..., Any], root: str | Path, files: str, *, val_fraction: float, download: bool
+) -> Ready:
+    if not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
+        raise InputError(f"data.val_fraction={val_fraction}: give the part to hold out, from 0 to below 1")
+    splits = []
+    for train in (True, False):
+        found = read(partial(reader, Path(root).expanduser(), train=train), root, files, download=download)
+        # "0 - zero" and "T-shirt/top" would be odd in the names of metrics.
+        classes = tuple(name.split(" - ")[0].replace("/", " or ") for name in found.classes)
+        splits.append(ArraySplit(np.asarray(found.data), np.asarray(found.targets, np.int64), class_names=classes))
+    train_split, test = splits
+    held = held_out_by_class([str(i) for i in range(len(train_split))], train_split.targets, val_fraction)
+    if not held.any():
+        return Ready(classes, {"train": train_split, "val": test})
+    return Ready(classes, {"train": train_split.subset(~held), "val": train_split.subset(held), "test": test})

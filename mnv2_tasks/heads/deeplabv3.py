@@ -1,0 +1,186 @@
+"""DeepLabv3-lite: per-pixel classes from the backbone's last bottleneck (section 6.3 of the paper)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mnv2_tasks import segmentation
+from mnv2_tasks.backbone import Tap
+from mnv2_tasks.blocks import conv_bn
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.heads import Prediction, Taps, Targets, masks
+from mnv2_tasks.heads.masks import MaskLoss
+from mnv2_tasks.metrics_segmentation import SegmentationMetric, count_masks
+
+RATES = (6, 12, 18)  # of ASPP at output stride 16; twice that at 8 (arXiv 1706.05587, section 4)
+
+
+class Outputs(NamedTuple):
+    logits: Tensor  # (B, K, H, W) float32, at the size of the input
+    auxiliary: Tensor | None = None  # the same, of the auxiliary layers; in training alone
+
+
+class DeepLabV3(nn.Module):
+    """A 1x1 convolution beside image pooling, joined by another, then a linear 1x1 to the classes; then upsampled.
+
+    Targets, batched: mask (B, H, W) uint8, 255 where unknown; for `update` whole and whole_size too.
+
+    Args:
+        taps, num_classes: what the backbone declares; classes with the background, where there is one.
+        channels: of the three hidden layers.
+        aspp: None (the paper's light head), or atrous spatial pyramid pooling of "separable" or "full" convolutions.
+        dropout: before the last layer.
+        loss, class_weights: see `MaskLoss`.
+        auxiliary: weight of the loss of a second, shallower prediction from `auxiliary_tap`; 0: none.
+        merge: for a head that was trained on more classes: the trained classes that make up each class of the data,
+            whose probabilities are added up.
+        scales, flip, window, overlap: views that `infer` averages in evaluation (see `segmentation.predict_logits`).
+        align_corners: how the logits are upsampled; true for weights that were trained so (TensorFlow's).
+        norm_eps, norm_momentum: as in the backbone.
+    """
+
+    kind = "segmentation"
+    needs: tuple[str, ...] = ("c5",)
+    strides = (16, 8, 32)
+    primary = "miou"
+    curves = ("miou", "pixel_accuracy")
+
+    def __init__(
+        self,
+        taps: dict[str, Tap],
+        num_classes: int,
+        *,
+        channels: int = 256,
+        aspp: Literal["separable", "full"] | None = None,
+        dropout: float = 0.1,
+        loss: str | Mapping[str, float] = "cross_entropy",
+        class_weights: segmentation.Rule | Sequence[float] | None = None,
+        auxiliary: float = 0.0,
+        auxiliary_tap: str = "c4",
+        merge: Sequence[Sequence[int]] | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        window: Sequence[int] | None = None,
+        overlap: float = 1 / 3,
+        align_corners: bool = False,
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if aspp not in (None, "separable", "full"):
+            raise InputError(f"head.aspp is {aspp!r}: use null, separable or full")
+        if not scales or min(scales) <= 0 or not 0 <= overlap < 1:
+            raise InputError(f"head.scales is {list(scales)}, overlap {overlap}: use scales above 0, overlap in [0, 1)")
+        if window is not None and (len(window) != 2 or min(window) < 32):
+            raise InputError(f"head.window is {list(window)}: give [height, width] of at least 32, or null")
+        trained = num_classes if merge is None else _check_merge(merge, num_classes)
+        self.merge = None if merge is None else [list(group) for group in merge]
+        self.num_classes, self.align_corners, self.auxiliary = num_classes, align_corners, auxiliary
+        self.views = partial(
+            segmentation.predict_logits,
+            scales=tuple(scales),
+            flip=flip,
+            window=None if window is None else (window[0], window[1]),
+            overlap=overlap,
+        )
+        self.has_views = tuple(scales) != (1,) or flip or window is not None
+
+        self.mask_loss = MaskLoss(num_classes, loss, class_weights)
+        layer = partial(conv_bn, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        c5 = taps["c5"]
+        if aspp is None:
+            self.aspp0 = layer(c5.channels, channels, kernel_size=1)
+            self.image_pooling = layer(c5.channels, channels, kernel_size=1)
+            self.concat_projection = layer(2 * channels, channels, kernel_size=1)
+        self.aspp = None if aspp is None else _aspp(c5, channels, aspp == "separable", norm_eps, norm_momentum)
+        self.dropout = nn.Dropout(dropout)
+        self.logits = nn.Conv2d(channels, trained, 1)
+        self.auxiliary_layers: nn.Module | None = None
+        last = [self.logits]
+        if auxiliary:
+            if auxiliary_tap not in taps:
+                raise InputError(f"head.auxiliary_tap is {auxiliary_tap!r}; the backbone has {', '.join(taps)}")
+            self.needs = ("c5", auxiliary_tap)
+            width = taps[auxiliary_tap].channels
+            last.append(nn.Conv2d(width, trained, 1))
+            self.auxiliary_layers = nn.Sequential(layer(width, width), last[-1])
+        for conv in last:  # so that all classes are about equally likely at first
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+
+    def balance(self, counts: Tensor) -> str:
+        """See `MaskLoss.balance`."""
+        return self.mask_loss.balance(counts)
+
+    def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
+        x = taps["c5"]
+        if self.training and len(x) < 2:
+            raise InputError("loader.batch_size: the norm after image pooling needs at least 2 images a process")
+        if self.aspp is None:
+            pooled = self.image_pooling(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+            x = self.concat_projection(torch.cat([pooled, self.aspp0(x)], 1))  # (B, channels, H / stride, W / stride)
+        else:
+            x = self.aspp(x)
+        logits = self._upsample(self.logits(self.dropout(x)), size)
+        if self.auxiliary_layers is None or not self.training:
+            return Outputs(logits)
+        return Outputs(logits, self._upsample(self.auxiliary_layers(taps[self.needs[1]]), size))
+
+    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        logits = segmentation.resize(logits.float(), size, align_corners=self.align_corners)
+        if self.merge is None:
+            return logits
+        return torch.stack([logits[:, group].logsumexp(1) for group in self.merge], 1)
+
+    def infer(self, call: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+        """The outputs of `call` (the model up to this head), averaged over the views that the settings ask for."""
+        return Outputs(self.views(lambda view: call(view).logits, images))
+
+    def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """{"<name>_loss"} for each of the losses, and auxiliary_loss: float32 means over the known pixels."""
+        found = self.mask_loss(outputs.logits, targets["mask"])
+        if outputs.auxiliary is not None:
+            parts = self.mask_loss(outputs.auxiliary, targets["mask"])
+            found["auxiliary_loss"] = self.auxiliary * torch.stack(list(parts.values())).sum()
+        return found
+
+    def predict(self, outputs: Outputs) -> list[Prediction]:
+        """[{mask (H, W) uint8: the likeliest class of every pixel of the input}]."""
+        return masks.predict(outputs.logits)
+
+    def metrics(self, classes: tuple[str, ...]) -> SegmentationMetric:
+        return SegmentationMetric(classes)
+
+    def update(self, metric: SegmentationMetric, outputs: Outputs, targets: Targets) -> None:
+        count_masks(metric, outputs.logits, targets)
+
+    def worst(self, metric: SegmentationMetric, count: int) -> list[int]:
+        return metric.worst(count)
+
+    draw = staticmethod(masks.draw)
+    plot = staticmethod(masks.plot)
+
+
+def _check_merge(merge: Sequence[Sequence[int]], num_classes: int) -> int:
+    """The number of trained classes; each must be in one group."""
+    given = sorted(index for group in merge for index in group)
+    if len(merge) != num_classes or given != list(range(len(given))) or not all(map(len, merge)):
+        raise InputError(
+            f"head.merge has {len(merge)} groups for {num_classes} classes of the data: give one group each, in the "
+            "order of the data's classes, and every trained class, counted from 0, in one of them"
+        )
+    return len(given)
+
+
+def _aspp(tap: Tap, channels: int, separable: bool, norm_eps: float, norm_momentum: float) -> nn.Module:
+    """(B, C, h, w) -> (B, channels, h, w); rates follow the stride, so that they span the same part of the image."""
+    from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP
+
+    module = ASPP(tap.channels, channels, [rate * 16 // tap.stride for rate in RATES], separable, dropout=0.0)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eps, norm.momentum = norm_eps, norm_momentum
+    return module

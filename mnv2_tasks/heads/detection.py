@@ -1,0 +1,50 @@
+"""What every detector does with its boxes once it has them: count, draw and plot them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mnv2_tasks.heads import Prediction, Targets
+from mnv2_tasks.metrics import CocoMAP
+
+DRAWN_SCORE = 0.4  # weaker predictions stay off the pictures
+
+
+def update(metric: CocoMAP, predictions: list[Prediction], targets: Targets) -> None:
+    """Count a batch in the pixels of the original images; repeats and images of unknown content do not count.
+
+    predictions: {boxes (N, 4) xyxy, scores (N,), labels (N,)} an image, and targets as in `Head`, both in pixels of
+    the model's input. Predicted boxes are clipped to the image, which may end before the input does.
+    """
+    found, truths = [], []
+    for i in (targets["known"] & (targets["image_id"] >= 0)).nonzero().flatten().tolist():
+        height, width = targets["size"][i].tolist()
+        seen_height, seen_width = targets["seen"][i].tolist()
+        scale = targets["boxes"].new_tensor([width / seen_width, height / seen_height] * 2)
+        boxes = torch.minimum(predictions[i]["boxes"] * scale, scale.new_tensor([width, height] * 2))
+        found.append({**predictions[i], "boxes": boxes})
+        real = targets["labels"][i] >= 0
+        truth = {name: targets[name][i][real] for name in ("boxes", "labels", "crowd", "area")}
+        truths.append({**truth, "boxes": truth["boxes"] * scale, "image_id": int(targets["image_id"][i])})
+    metric.update(found, truths)
+
+
+def draw(image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, seen: tuple[int, int]) -> Tensor:
+    """The boxes of a prediction, or of one image's targets, on the image: see `Head.draw`."""
+    from mnv2_tasks.draw import draw_boxes
+
+    scores = shown.get("scores")
+    real = shown["labels"] >= 0 if scores is None else scores >= DRAWN_SCORE
+    height, width = image.shape[1] / seen[0], image.shape[2] / seen[1]
+    boxes = shown["boxes"][real] * shown["boxes"].new_tensor([width, height] * 2)
+    kept = {name: shown[name][real] for name in ("labels", "scores", "crowd") if name in shown}
+    return draw_boxes(image, boxes, kept.pop("labels"), classes, **kept)
+
+
+def plot(metric: CocoMAP, classes: tuple[str, ...], folder: Path) -> None:
+    """Precision against recall, and the confusion matrix, as PNG files."""
+    from mnv2_tasks.plots import plot_confusion, plot_precision_recall
+
+    plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
+    plot_confusion(metric.confusion(), classes, folder / "confusion.png", background=True)

@@ -1,0 +1,261 @@
+"""Class folders and tables of labels: sides, samples, counts, and one clear line for everything that can be wrong."""
+
+import logging
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mnv2_tasks.datasets import imagefolder
+from mnv2_tasks.datasets.detection import held_out
+from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
+from mnv2_tasks.errors import InputError
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, "teal").save(path)
+
+
+def folders(root: Path, *names: str, images: int = 2) -> Path:
+    for name in names:
+        for i in range(images):
+            picture(root / name / f"{i}.jpg")
+    return root
+
+
+def table(root: Path, *lines: str, images: int = 6) -> Path:
+    for i in range(images):
+        picture(root / "photos" / f"{i}.jpg")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def refused(make: Callable[[], Any], *parts: str) -> None:
+    with pytest.raises(InputError) as raised:
+        make()
+    text = str(raised.value)
+    assert "\n" not in text
+    assert [part for part in parts if part not in text] == [], text
+
+
+def load(source: ImageFolder, side: str = "train") -> LabelledImages:
+    split = source.split(side)
+    assert split is not None
+    return split
+
+
+def names_of(source: ImageFolder, side: str) -> list[str]:
+    return [load(source, side).file_name(i) for i in range(len(load(source, side)))]
+
+
+# Folders
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_sides_and_samples(tmp_path: Path, val: str) -> None:
+    folders(tmp_path, "train/dog", "train/cat", f"{val}/cat", "test/dog")
+    picture(tmp_path / "train" / "cat" / "deeper" / "9.PNG", (20, 60))
+    picture(tmp_path / "train" / ".cache" / "9.png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    source = ImageFolder(tmp_path)
+    assert source.provides == {"classification": ("cat", "dog")}
+    train = load(source)
+    files = ["cat/0.jpg", "cat/1.jpg", "cat/deeper/9.PNG", "dog/0.jpg", "dog/1.jpg"]
+    assert names_of(source, "train") == [f"train/{name}" for name in files]
+    assert [train.label(i) for i in range(5)] == [0, 0, 0, 1, 1]
+    assert train.label_counts().tolist() == [3, 2] and train.label_counts().dtype == torch.int64
+    assert load(source, "val").label_counts().tolist() == [2, 0]
+    assert load(source, "test").label_counts().tolist() == [0, 2] and load(source, "test").label(0) == 1
+    sample = train[2]
+    assert sorted(sample) == ["image", "image_id", "label", "size"]
+    assert sample["image"].shape == (3, 60, 20) and sample["image"].dtype == torch.uint8
+    assert sample["label"].dtype == torch.int64 and sample["label"].shape == () and sample["label"] == 0
+    assert sample["image_id"] == 2 and sample["size"] == (60, 20)
+    assert pickle.loads(pickle.dumps(train))[4]["label"] == 1
+    with pytest.raises(IndexError):
+        train[5]
+
+
+def test_large_images_are_reduced(tmp_path: Path) -> None:
+    folders(tmp_path, "a", "b")
+    picture(tmp_path / "a" / "0.jpg", (400, 100))
+    sample = load(ImageFolder(tmp_path, val_fraction=0, max_side=100))[0]
+    assert sample["image"].shape == (3, 25, 100) and sample["size"] == (100, 400)
+
+
+def test_class_folders_alone_are_split_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders(tmp_path, "cat", "dog", "train", images=20)
+    folders(tmp_path, "rare", images=2)
+    folders(tmp_path, "single", images=1)
+    with caplog.at_level(logging.INFO):
+        source = ImageFolder(tmp_path)
+    assert source.provides["classification"] == ("cat", "dog", "rare", "single", "train")
+    train, val = names_of(source, "train"), names_of(source, "val")
+    assert len(caplog.messages) == 1 and f"{len(val)} of 63 images are held out" in caplog.messages[0]
+    assert source.split("test") is None and not set(train) & set(val) and len(train) + len(val) == 63
+    assert load(source).label_counts()[3] == 1 and load(source, "val").label_counts().tolist()[2:4] == [1, 0]
+    assert names_of(ImageFolder(tmp_path), "val") == val
+    for name in ("cat", "dog"):
+        own = [f"{name}/{i}.jpg" for i in range(20)]
+        assert {file for file in val if file.startswith(name)} == set(np.array(own)[held_out(own, 0.2)])
+    for i in range(20, 30):
+        picture(tmp_path / "cat" / f"{i}.jpg")
+    assert {name for name in val if "cat" in name} <= set(names_of(ImageFolder(tmp_path), "val"))
+
+
+def test_hold_out_is_by_class() -> None:
+    names, targets = [f"{i}.jpg" for i in range(1000)], np.arange(1000) % 4
+    mask = held_out_by_class(names, targets, 0.2)
+    assert all(0.12 < mask[targets == label].mean() < 0.28 for label in range(4))
+    assert not held_out_by_class(names, targets, 0.0).any()
+
+
+def test_train_and_test_alone(tmp_path: Path) -> None:
+    folders(tmp_path, "train/a", "train/b", "test/a", images=10)
+    source = ImageFolder(tmp_path)
+    assert all(name.startswith("train/") for name in names_of(source, "val")) and len(load(source, "test")) == 10
+    source = ImageFolder(tmp_path, val_fraction=0)
+    assert len(load(source)) == 20 and len(load(source, "val")) == 10 and source.split("test") is None
+
+
+def test_classes_choose_and_order(tmp_path: Path) -> None:
+    folders(tmp_path, "train/a", "train/b", "train/c", "val/c", "val/other")
+    source = ImageFolder(tmp_path, classes=["c", "a"])
+    assert source.provides == {"classification": ("c", "a")}
+    assert names_of(source, "train") == ["train/c/0.jpg", "train/c/1.jpg", "train/a/0.jpg", "train/a/1.jpg"]
+    assert load(source).label_counts().tolist() == [2, 2] and load(source, "val").label_counts().tolist() == [2, 0]
+
+
+def test_unlabelled_test_images_are_no_side(tmp_path: Path) -> None:
+    folders(tmp_path, "train/a", "train/b", "test")
+    assert ImageFolder(tmp_path).split("test") is None
+
+
+def test_folder_faults(tmp_path: Path) -> None:
+    refused(lambda: ImageFolder(tmp_path / "gone"), "gone", "does not exist", "data.root=")
+    refused(lambda: ImageFolder(folders(tmp_path / "a", ".")), str(tmp_path / "a"), "no class folders", "data.labels=")
+    refused(lambda: ImageFolder(folders(tmp_path / "b", "train", "test")), "no class folders")
+    refused(lambda: ImageFolder(folders(tmp_path / "c", "train/a", "train/b", "val")), "c/val", "no class folders")
+    refused(lambda: ImageFolder(folders(tmp_path / "d", "train/a", "train/b", "val/b", "val/z")), "val/z", "train")
+    refused(lambda: ImageFolder(folders(tmp_path / "e", "train/a", "train/b", "val/a", "valid/a")), "val and valid")
+    refused(lambda: ImageFolder(folders(tmp_path / "f", "only")), "only", "two or more")
+    (tmp_path / "g" / "empty").mkdir(parents=True)
+    refused(lambda: ImageFolder(folders(tmp_path / "g", "a", "b")), str(tmp_path / "g" / "empty"), "no images")
+    refused(lambda: ImageFolder(folders(tmp_path / "h", "cat", "Cat ")), "'Cat '", "'cat'", "duplicate names")
+    root = folders(tmp_path / "i", "a", "b")
+    refused(lambda: ImageFolder(root, classes=["a", "x"]), "'x'", "data.classes")
+    refused(lambda: ImageFolder(root, classes=["a", "a"]), "data.classes", "different")
+    refused(lambda: ImageFolder(root, separator="|"), "data.labels")
+    refused(lambda: ImageFolder(root, val_fraction=1.5), "data.val_fraction=1.5")
+
+
+def test_broken_image_is_named_before_training(tmp_path: Path) -> None:
+    root = folders(tmp_path, "a", "b")
+    (root / "b" / "0.jpg").write_bytes(b"no jpeg")
+    source = ImageFolder(root, val_fraction=0)
+    refused(lambda: source.split("train"), "b/0.jpg", "cannot be read", "replace it")
+
+
+def test_many_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            (tmp_path / name / f"{i}.JPEG").touch()
+    monkeypatch.setattr(imagefolder, "MAX_CHECKED", 9)
+    assert len(load(ImageFolder(tmp_path, val_fraction=0))) == 10
+
+
+def test_pets3(shared: Path) -> None:
+    source = ImageFolder(shared / "data" / "pets3" / "images")
+    assert source.provides == {"classification": ("Abyssinian", "Bengal", "american_bulldog")}
+    assert load(source).label_counts().tolist() == [100, 100, 100]
+    assert load(source, "val").label_counts().tolist() == [98, 100, 100] and source.split("test") is None
+
+
+def test_cifar10_as_folders(shared: Path, tmp_path: Path) -> None:
+    with tarfile.open(shared / "data" / "cifar10" / "cifar10_imagefolder.tar.xz") as archive:
+        for count, member in enumerate(archive):  # the first few hundred; a solid archive takes long
+            if count > 400:
+                break
+            archive.extract(member, tmp_path, filter="data")
+    side = next((tmp_path / "cifar10").iterdir())
+    label = next(side.iterdir()).name
+    folders(tmp_path / "cifar10", "train/zebra", f"train/{label}")
+    source = ImageFolder(tmp_path / "cifar10", val_fraction=0)
+    shown = load(source, "val" if side.name == "test" else "train")
+    assert label in source.provides["classification"] and shown[5]["image"].shape[1:] in ((32, 32), (30, 40))
+
+
+# Tables
+
+
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_table(tmp_path: Path, separator: str | None) -> None:
+    rows = ["photos/0.jpg,dog,train", '"photos/1.jpg", cat ,Train', "photos/2.jpg,cat,train", "photos/3.jpg,dog,valid"]
+    root = table(tmp_path, "\ufefffile,label,split", *rows, "photos/4.jpg,cat,test")
+    source = ImageFolder(root, labels="labels.csv", separator=separator)
+    kind = "multilabel" if separator else "classification"
+    assert source.provides == {kind: ("cat", "dog")}
+    assert names_of(source, "train") == [f"photos/{i}.jpg" for i in range(3)]
+    assert names_of(source, "val") == ["photos/3.jpg"] and names_of(source, "test") == ["photos/4.jpg"]
+    assert load(source).label_counts().tolist() == [2, 1]
+    sample = load(source)[0]
+    if separator is None:
+        assert sample["label"] == 1 and load(source).label(0) == 1
+    else:
+        assert sample["presence"].tolist() == [0.0, 1.0] and sample["presence"].dtype == torch.float32
+
+
+def test_table_of_several_labels(tmp_path: Path) -> None:
+    rows = ["photos/0.jpg,dog|cat", "photos/1.jpg,", "photos/2.jpg,cat", "photos/3.jpg,bird |cat"]
+    root = table(tmp_path, "file,label", *rows)
+    source = ImageFolder(root, labels="labels.csv", separator="|", val_fraction=0)
+    train = load(source)
+    assert source.provides == {"multilabel": ("bird", "cat", "dog")} and train.label_counts().tolist() == [1, 3, 1]
+    assert [train[i]["presence"].tolist() for i in range(4)] == [[0, 1, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]]
+    assert train.label(0) == -1 and train.label_counts().dtype == torch.int64
+    some = ImageFolder(root, labels="labels.csv", separator="|", val_fraction=0, classes=["dog"])
+    assert load(some)[0]["presence"].tolist() == [1] and len(load(some)) == 4
+    held = ImageFolder(root, labels="labels.csv", separator="|")
+    assert len(load(held)) + len(load(held, "val")) == 4 and len(load(held, "val"))
+
+
+TABLE_FAULTS: dict[str, tuple[list[str], list[str]]] = {
+    "no label column": (["file,class", "photos/0.jpg,a"], ["no column 'label'", "file, class"]),
+    "empty": ([""], ["no column 'file'"]),
+    "no rows": (["file,label"], ["no training images"]),
+    "no label": (["file,label", "photos/0.jpg,a", "photos/1.jpg,"], ["line 3", "the label is empty"]),
+    "short row": (["file,label", "photos/0.jpg"], ["line 2", "the label is empty"]),
+    "no file": (["file,label", ",a"], ["line 2", "the file is empty"]),
+    "split": (["file,label,split", "photos/0.jpg,a,dev"], ["line 2", "'dev'", "train, val or test"]),
+    "duplicate": (["file,label", "photos/0.jpg,a", "./photos/0.jpg,b"], ["line 3", "line 2"]),
+    "alike": (["file,label", "photos/0.jpg,a", "photos/1.jpg,A"], ["'A' and 'a'", "duplicate names"]),
+    "unknown in val": (
+        ["file,label,split", "photos/0.jpg,a,train", "photos/1.jpg,b,train", "photos/2.jpg,c,val"],
+        ["line 4", "'c'"],
+    ),
+    "one class": (["file,label", "photos/0.jpg,a", "photos/1.jpg,a"], ["a is the only class"]),
+}
+
+
+@pytest.mark.parametrize("fault", TABLE_FAULTS)
+def test_table_faults(tmp_path: Path, fault: str) -> None:
+    lines, parts = TABLE_FAULTS[fault]
+    root = table(tmp_path, *lines)
+    refused(lambda: ImageFolder(root, labels="labels.csv"), str(tmp_path), *parts)
+
+
+def test_table_files(tmp_path: Path) -> None:
+    root = table(tmp_path, "file,label", "photos/0.jpg,a", "photos/gone.jpg,b")
+    source = ImageFolder(root, labels="labels.csv", val_fraction=0)
+    refused(lambda: source.split("train"), "gone.jpg", "no such image")
+    refused(lambda: ImageFolder(root, labels="other.csv"), "other.csv", "No such file", "data.labels")
+    (root / "labels.csv").write_bytes(b"file,label\n\xff\xfe,b")
+    refused(lambda: ImageFolder(root, labels="labels.csv"), "labels.csv", "cannot be read as a")
