@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnv2_tasks.metrics import STATS, CocoMAP
+from mnv2_tasks.metrics.detection import STATS, CocoMAP
 
 Images = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 

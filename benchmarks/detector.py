@@ -39,7 +39,7 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from mnv2_tasks.heads import detection
 from mnv2_tasks.heads.ssdlite import EXTRA_CHANNELS, SSDLite
-from mnv2_tasks.metrics import CocoMAP
+from mnv2_tasks.metrics.detection import CocoMAP
 from mnv2_tasks.model import Model
 
 VARIANTS = ("ours", "torchvision", "stock")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError
 
 from mnv2_tasks.errors import InputError
 
@@ -47,8 +48,12 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
 
 
 def expand(overrides: list[str]) -> list[str]:
-    """`head.x` is the only head's x, `data.x` the only data set's, whatever their names; `settle` puts them there."""
-    return [re.sub(r"^(head|data)\.(?=[^=]*=)", r"++given.\1.", override) for override in overrides]
+    """`head.x` is the only head's x, `data.x` the only data set's, whatever their names; `settle` puts them there.
+
+    A value with `{split}` in it is quoted, for Hydra takes bare braces for a dictionary.
+    """
+    quoted = [re.sub(r"""=([^"']*\{split\}[^"']*)$""", r'="\1"', override) for override in overrides]
+    return [re.sub(r"^(head|data)\.(?=[^=]*=)", r"++given.\1.", override) for override in quoted]
 
 
 def fail(line: str) -> None:
@@ -84,8 +89,13 @@ def settle(config: DictConfig) -> dict[str, Any]:
     for name, plural in (("head", "heads"), ("data", "data")):
         for key, value in (given.get(name) or {}).items():
             _put(config[plural], str(key), value, name)
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise InputError(f"{missing[0]} is not given: add {missing[0]}=<value> to the command")
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+    except InterpolationToMissingValueError as error:
+        missing = [str(error).splitlines()[0].rpartition(" ")[2]]
+    if missing:
+        lacking = re.sub(r"^data\.\w+\.", "data.", missing[0]) if len(config.data) == 1 else missing[0]
+        raise InputError(f"{lacking} is not given: add {lacking}=<value> to the command")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -96,8 +106,8 @@ def _put(sections: DictConfig, key: str, value: Any, name: str) -> None:
     if key in sections.keys():  # noqa: SIM118  (a `???` is not `in` the section itself)
         if not isinstance(value, DictConfig):
             raise InputError(f"{name}.{key}={value}: give one of its settings, as in {name}.{key}.<setting>=<value>")
-        for inner, one in value.items():
-            _set(sections[key], str(inner), one, f"{name}.{key}.{inner}", key)
+        for inner in map(str, value):
+            _set(sections[key], inner, value[inner], f"{name}.{key}.{inner}", key)
     elif len(sections) == 1:
         (only,) = sections
         _set(sections[only], key, value, f"{name}.{key}", str(only))
@@ -135,6 +145,10 @@ def _composing_error(message: str, config_name: str) -> str:
     if match := re.search(r"Could not override '([^']+)'", message):
         key = match[1]
         return f"{key}: no such setting in the config{_suggest(key, _known_keys(config_name))}"
+    if match := re.search(r"Could not (?:load|find) '(\w+)/([^']+)'", message):
+        group, name = match[1], match[2]
+        known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        return f"{group}={name}: no such choice, of {', '.join(known)}{_suggest(name, known)}"
     return " ".join(line for line in lines if not line.startswith(("To append", "full_key", "object_type")))
 
 

@@ -137,11 +137,12 @@ def main() -> None:
     print("The paper's 0.35 B is twice our count of the SSDLite layers; its total of 0.8 B holds them once.")
 
     print("\nDeepLabv3 on MobileNetV2 1.0, 21 classes, output stride 16, 513 pixels (paper, Table 7)")
-    for name, aspp, told in (
+    kinds: list[tuple[str, Literal["separable", "full"] | None, str]] = [
         ("light", None, "2.11 M, 2.75 B"),
         ("ASPP", "full", "4.52 M, 5.8 B"),
         ("separable ASPP", "separable", "-"),
-    ):
+    ]
+    for name, aspp, told in kinds:
         weights, cost = deeplabv3_cost(21, aspp=aspp)
         print(f"{name:>16}: {weights / 1e6:6.2f} M, {cost / 1e9:5.3f} B   ({told})")
 

@@ -68,7 +68,7 @@ def head_class(task: str, section: Mapping[str, Any]) -> Any:
         return get_class(target)
     except ImportError as error:
         raise InputError(
-            f"heads.{task}._target_={target}: {error}; correct it, or put the module's folder on PYTHONPATH"
+            f"heads.{task}._target_={target}: there is no such class; correct it, or put its folder on PYTHONPATH"
         ) from error
 
 

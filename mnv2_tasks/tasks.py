@@ -165,7 +165,7 @@ class DeepLabV3Task(MultiTask):
 
 def parameter_groups(*parts: Any) -> list[dict[str, Any]]:
     """Two groups of each part: weight decay for the weights of convolutions and linear layers, none for the rest."""
-    groups = []
+    groups: list[dict[str, Any]] = []
     for part in parts:
         parameters = list(part)
         groups += [

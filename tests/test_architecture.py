@@ -15,7 +15,7 @@ ALLOWED = {
     "blocks": {"errors"},
     "backbone": {"blocks", "errors"},
     "weights": {"backbone", "errors"},
-    **dict.fromkeys(SHOWN, {"errors", "draw", "plots"}),
+    **dict.fromkeys(SHOWN, {"errors", "segmentation", *SHOWN}),
     "segmentation": {"errors"},
     "heads": {"backbone", "blocks", "errors", "heads", "segmentation", *SHOWN},
     "adapters": {"backbone", "errors"},

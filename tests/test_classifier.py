@@ -18,7 +18,7 @@ from mnv2_tasks.draw import draw_label, palette
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.classifier import Classifier, MultiLabel, Outputs
 from mnv2_tasks.model import Model
-from mnv2_tasks.plots_classification import plot_class_bars, plot_reliability
+from mnv2_tasks.plots.classification import plot_class_bars, plot_reliability
 from mnv2_tasks.weights import State, backbone_state, load_exactly, read_state
 
 ROOT = Path(__file__).resolve().parents[1]

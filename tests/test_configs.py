@@ -40,7 +40,8 @@ def targets(node):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_composes_and_runs_a_step(option):
-    config = settled(option, "size=64", "backbone.width=0.35")
+    photos = ("photos=somewhere",) if option == "experiment=pets3" else ()
+    config = settled(option, "size=64", "backbone.width=0.35", *photos)
     assert all(callable(get_object(target)) for target in targets(config))
     agree_on_stride(config)
     model = build_model(config, {task: ("a", "b") for task in config["heads"]}).train()
@@ -90,10 +91,11 @@ def test_heads_agree_on_an_output_stride():
         ("optim.optimizer.lrr=0.1", ("optim.optimizer.lrr", "did you mean optim.optimizer.lr?")),
         ("head.boxs=fit", ("head.boxs", "did you mean boxes?")),
         ("data.trian=8", ("data.trian", "did you mean train?")),
-        ("task=[ssdlite,deeplabv]", ("task/deeplabv", "deeplabv3")),
+        ("task=[ssdlite,deeplabv]", ("task=deeplabv", "did you mean deeplabv3?")),
         ("balance.weights.ssdlit=2", ("balance", "ssdlit")),
-        ("data=cocoo", ("data/cocoo", "coco")),
+        ("data=cocoo", ("data=cocoo", "did you mean coco?")),
         ("data=coco", ("data.root", "add data.root=<value>")),
+        ("experiment=pets3", ("photos", "add photos=<value>")),
         ("trainer.max_epoch=3", ("trainer.max_epoch", "did you mean trainer.max_epochs?")),
         ("backbone.output_stride=12", ("backbone.output_stride", "8, 16 or 32")),
         ("head.loss=dice", ("head.loss", "focal")),
@@ -105,7 +107,11 @@ def test_heads_agree_on_an_output_stride():
     ],
 )
 def test_mistakes_are_told_in_one_line(cli, tmp_path, override, words):
-    small = ("data.train=8", "data.val=4") if override != "data=coco" else ()
+    small = (
+        ("data.train=8", "data.val=4")
+        if "scenes" not in override and "=coco" not in override and "pets" not in override
+        else ()
+    )
     code, err = cli("train", *small, "loader.workers=0", f"runs={tmp_path}", override, fails=True)
     assert code == 2 and err.startswith("error: ") and len(err.strip().splitlines()) == 1, err
     assert all(word in err for word in words), err

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.draw_masks import draw_mask, mask_colours
+from mnv2_tasks.draw.masks import draw_mask, mask_colours
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.segmentation import LOSSES, class_balance, losses, predict_logits

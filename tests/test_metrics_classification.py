@@ -12,7 +12,7 @@ from torch.distributed import destroy_process_group, init_process_group
 from torchmetrics.functional.classification import multiclass_calibration_error, multilabel_average_precision
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics_classification import ClassificationMetric, MultiLabelMetric
+from mnv2_tasks.metrics.classification import ClassificationMetric, MultiLabelMetric
 
 CLOSE = {"abs": 1e-9, "nan_ok": True}
 

@@ -11,7 +11,7 @@ from torch.distributed import destroy_process_group, init_process_group
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics_segmentation import SegmentationMetric, count_masks
+from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
 
 CLASSES = ("sky", "road", "tree", "car", "boat", "plane")  # no truth of the last two; boats are predicted
 

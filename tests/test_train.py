@@ -34,6 +34,7 @@ FILES = {
     "precision_recall.png",
     "confusion.png",
     "examples.png",
+    "worst.png",
 }
 
 

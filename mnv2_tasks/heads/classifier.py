@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets
-from mnv2_tasks.metrics_classification import ClassificationMetric, MultiLabelMetric
+from mnv2_tasks.metrics.classification import ClassificationMetric, MultiLabelMetric
 
 DRAWN = 3  # classes of a prediction, on pictures
 FEW = 50  # with more classes than this, no bar a class
@@ -135,7 +135,7 @@ class Classifier(_Pooled):
     def plot(self, metric: ClassificationMetric, classes: tuple[str, ...], folder: Path) -> None:
         """confusion.png, reliability.png and, for few classes, accuracy.png; confused.csv with the commonest errors."""
         from mnv2_tasks.plots import plot_confusion
-        from mnv2_tasks.plots_classification import plot_class_bars, plot_reliability
+        from mnv2_tasks.plots.classification import plot_class_bars, plot_reliability
 
         matrix = metric.confusion()
         plot_confusion(matrix, classes, folder / "confusion.png")
@@ -200,7 +200,7 @@ class MultiLabel(_Pooled):
 
     def plot(self, metric: MultiLabelMetric, classes: tuple[str, ...], folder: Path) -> None:
         """For few classes, ap.png: the average precision of each."""
-        from mnv2_tasks.plots_classification import plot_class_bars
+        from mnv2_tasks.plots.classification import plot_class_bars
 
         if len(classes) <= FEW:
             plot_class_bars(*metric.per_class(), classes, folder / "ap.png", of="average precision")

@@ -13,7 +13,7 @@ from mnv2_tasks.blocks import conv_bn
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, masks
 from mnv2_tasks.heads.masks import MaskLoss
-from mnv2_tasks.metrics_segmentation import SegmentationMetric, count_masks
+from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
 
 RATES = (6, 12, 18)  # of ASPP at output stride 16; twice that at 8 (arXiv 1706.05587, section 4)
 

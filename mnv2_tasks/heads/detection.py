@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mnv2_tasks.heads import Prediction, Targets
-from mnv2_tasks.metrics import CocoMAP
+from mnv2_tasks.metrics.detection import CocoMAP
 
 DRAWN_SCORE = 0.4  # weaker predictions stay off the pictures
 

@@ -17,7 +17,7 @@ from torchvision.ops.poolers import initLevelMapper
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, detection
-from mnv2_tasks.metrics import CocoMAP
+from mnv2_tasks.metrics.detection import CocoMAP
 
 POOLED = 7  # cells a side that a region is pooled to
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mnv2_tasks import segmentation
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Targets
-from mnv2_tasks.metrics_segmentation import SegmentationMetric
+from mnv2_tasks.metrics.segmentation import SegmentationMetric
 
 
 class MaskLoss(nn.Module):
@@ -60,7 +60,7 @@ def predict(logits: Tensor) -> list[Prediction]:
 
 def draw(image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, seen: tuple[int, int]) -> Tensor:
     """The mask of a prediction, or of one image's targets, over the image: see `Head.draw`."""
-    from mnv2_tasks.draw_masks import draw_mask
+    from mnv2_tasks.draw.masks import draw_mask
 
     return draw_mask(image, shown["mask"][: seen[0], : seen[1]], classes)
 
@@ -68,7 +68,7 @@ def draw(image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *
 def plot(metric: SegmentationMetric, classes: tuple[str, ...], folder: Path) -> None:
     """The confusion matrix and the IoU of every class, as PNG files."""
     from mnv2_tasks.plots import plot_confusion
-    from mnv2_tasks.plots_segmentation import plot_iou
+    from mnv2_tasks.plots.segmentation import plot_iou
 
     plot_confusion(metric.confusion(), classes, folder / "confusion.png")
     plot_iou(metric.confusion(), classes, folder / "iou.png")

@@ -14,7 +14,7 @@ from mnv2_tasks.blocks import Padding, conv_bn, separable_conv
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, detection
 from mnv2_tasks.heads.boxes import aligned_iou, decode, encode, fit_shapes, grid_boxes, match, original_shapes
-from mnv2_tasks.metrics import CocoMAP
+from mnv2_tasks.metrics.detection import CocoMAP
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 

@@ -14,7 +14,7 @@ from mnv2_tasks.backbone import Tap
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, masks
 from mnv2_tasks.heads.masks import MaskLoss
-from mnv2_tasks.metrics_segmentation import SegmentationMetric, count_masks
+from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
 
 
 class Outputs(NamedTuple):

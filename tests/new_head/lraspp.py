@@ -7,7 +7,7 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.heads import Prediction, Taps, Targets, masks
-from mnv2_tasks.metrics_segmentation import SegmentationMetric, count_masks
+from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
 from mnv2_tasks.segmentation import resize
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics import _gather
+from mnv2_tasks.metrics import gather_rows
 
 BINS = 15  # of the calibration error, as in the paper
 IMAGE, LABEL, PREDICTION, RANK, CONFIDENCE, LOSS = range(6)  # columns of ClassificationMetric's rows
@@ -55,7 +55,7 @@ class _PerImage(Metric):
     rows: list[Tensor] | Tensor  # torchmetrics puts one tensor here while it computes over several processes
 
     def __init__(self, classes: tuple[str, ...], width: int) -> None:
-        super().__init__(dist_sync_fn=_gather)
+        super().__init__(dist_sync_fn=gather_rows)
         self.classes, self.width = tuple(classes), width
         # Flat: so it can be gathered from a process without images too.
         self.add_state("rows", default=[], dist_reduce_fx="cat")

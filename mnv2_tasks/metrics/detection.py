@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.metrics import gather_rows
 
 if TYPE_CHECKING:
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
@@ -108,7 +108,7 @@ class CocoMAP(Metric):
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         """Take the class names, in the order of the labels."""
-        super().__init__(dist_sync_fn=_gather)
+        super().__init__(dist_sync_fn=gather_rows)
         self.classes = tuple(classes)
         self.add_state("rows", default=[], dist_reduce_fx="cat")
         self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -225,12 +225,6 @@ def _table(
     if count and not 0 <= table[:, LABEL].min() <= table[:, LABEL].max() < classes:
         raise InputError(f"{where}: labels outside 0..{classes - 1}: give 0-based indices of the classes")
     return table
-
-
-def _gather(rows: Tensor, group: Any = None) -> list[Tensor]:
-    # Only NCCL needs a GPU. What torchmetrics puts in for an empty process comes in the model's type.
-    device = "cuda" if torch.distributed.get_backend(group) == "nccl" else "cpu"
-    return [part.cpu() for part in gather_all_tensors(rows.to(device, torch.float64), group)]
 
 
 def _by_image(truths: np.ndarray, predictions: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -13,7 +13,7 @@ import torch
 from torch.distributed import destroy_process_group, init_process_group
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics import STATS, CocoMAP, evaluate
+from mnv2_tasks.metrics.detection import STATS, CocoMAP, evaluate
 
 Batch = tuple[list[dict[str, torch.Tensor]], list[dict[str, Any]]]
 MORE = ("mar_small", "mar_medium", "mar_large")  # pycocotools' last three, which CocoMAP leaves out
