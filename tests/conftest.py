@@ -1,10 +1,13 @@
 """What several tests share: the command lines run in this process, and the reference data, where there is any."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads sleep, as in the command lines
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -186,3 +187,56 @@ def test_two_processes_make_one_run(tmp_path):
         if "loss" not in name:
             assert results[1][name] == pytest.approx(value, abs=1e-6, nan_ok=True) if value is not None else True, name
             assert trained[name] == results[1][name], name
+
+
+JOINT = "task=[classifier,ssdlite,deeplabv3]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty", "gradnorm", "torchjd"])
+def test_three_heads_train_on_one_trunk(cli, tmp_path, balance, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tiny = [*TINY, f"runs={tmp_path}", "loader.batch_size=6"]
+    if balance == "fixed":  # compared with runs of each head
+        for task in ("classifier", "ssdlite", "deeplabv3"):
+            cli("train", *tiny, f"task={task}", "name=alone", "trainer.max_epochs=1", "examples=0")
+        alone = [f"baselines.{task}={tmp_path}/{task}/alone" for task in ("classifier", "ssdlite", "deeplabv3")]
+        cli("train", *tiny, JOINT, "name=run", "logger=wandb", "trainer.max_epochs=1", *(f"+{a}" for a in alone))
+    else:
+        cli("train", *tiny, JOINT, "name=run", f"balance={balance}", "trainer.max_epochs=1")
+    folder = tmp_path / "classifier+ssdlite+deeplabv3" / "run"
+    found = json.loads((folder / "metrics.json").read_text())
+    assert set(found["primaries"]) == {"classifier", "ssdlite", "deeplabv3"}
+    assert {f"{task}/{name}" for task, name in found["primaries"].items()} <= set(found["val"])
+    pictures = {f"{task}/{name}.png" for task in found["primaries"] for name in ("examples", "worst", "confusion")}
+    assert pictures <= files(folder)
+    assert found["latency_ms"] > 0 and found["step_ms"] > 0
+    if balance == "fixed":
+        assert found["joint"]["cost"]["madds"]["ratio"] < 1 and set(found["joint"]["tasks"]) == set(
+            found["primaries"]
+        )
+        assert sum("media/images" in name for name in files(folder)) >= 6
+    else:
+        table = rows(folder)
+        weighed = {name for name in table[0] if name.startswith("balance/")}
+        assert len(weighed) == (0 if balance == "torchjd" else 3)
+
+
+@pytest.mark.slow
+def test_three_heads_on_two_data_sets_and_two_processes(tmp_path):
+    images = tmp_path / "images"
+    for name, grey in (("dark", 40), ("light", 200)):
+        (images / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (40, 50), (grey, grey, grey + i)).save(images / name / f"{name}{i}.png")
+    settings = [*TINY, f"runs={tmp_path}", "name=two", JOINT, "data=[imagefolder,scenes]"]
+    settings = [s.replace("data.", "data.scenes.") for s in settings] + [f"data.imagefolder.root={images}"]
+    settings += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
+    settings += ["size={imagefolder: 48, scenes: 64}", "data.scenes.size=64"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = spawn("train.py", *settings, stdout=subprocess.PIPE, env=environment)
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err[-2000:]
+    found = json.loads((tmp_path / "classifier+ssdlite+deeplabv3" / "two" / "metrics.json").read_text())
+    assert found["classes"]["classifier"] == ["dark", "light"] and found["sizes"]["imagefolder"] == [48, 48]
+    assert 0 <= found["val"]["classifier/top1"] <= 1 and 0 <= found["val"]["deeplabv3/miou"] <= 1
