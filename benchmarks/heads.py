@@ -28,10 +28,11 @@ if any(argument.startswith("--child=") for argument in sys.argv):  # it works on
     tune_for_cpu()
 
 import torch
-from plain_loop import composed, cpu_seconds, print_table, run_variants, train
+from plain_loop import composed, cpu_seconds, peak_mib, print_table, run_variants, train
 from torch import Tensor, nn
 
 from mnv2_tasks.blocks import SamePadConv2d
+from mnv2_tasks.heads import classifier, deeplabv3
 from mnv2_tasks.model import Model
 from mnv2_tasks.weights import read_state
 
@@ -49,36 +50,30 @@ class Plain(nn.Module):
         (self.task,) = model.heads
         self.head: Any = model.heads[self.task]
 
-    def outputs(self, images: Tensor) -> Any:
-        return self.model(images)[self.task]
-
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> Any:
-        outputs = self.outputs(images.contiguous(memory_format=torch.channels_last))
+        outputs = self.model(images.contiguous(memory_format=torch.channels_last))[self.task]
         return self.head.loss(outputs, targets) if self.training else outputs
 
 
-class Peer(Plain):
-    """Somebody else's network with the loss and the metrics of our head."""
+class Peer(nn.Module):
+    """Somebody else's network with the loss and the metrics of our head, whose own layers it leaves aside."""
 
     def __init__(self, model: Model, network: nn.Module) -> None:
-        super().__init__(model)
+        super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.register_buffer("mean", model.mean)
         self.register_buffer("std", model.std)
-        del self.model  # its layers do not learn here
-        self.head = _Parameterless(self.head)
+        self.aside = list(model.heads.values())  # a list's modules are not this one's
 
-    def outputs(self, images: Tensor) -> Any:
-        logits = self.network((images.to(self.mean.dtype) / 255 - self.mean) / self.std)
-        return self.head.module.outputs_of(logits)
+    @property
+    def head(self) -> Any:
+        return self.aside[0]
 
-
-class _Parameterless:
-    """A head's loss and metrics, its layers out of sight of the optimizer."""
-
-    def __init__(self, head: nn.Module) -> None:
-        self.module = head
-        self.loss, self.update, self.metrics = head.loss, head.update, head.metrics
+    def forward(self, images: Tensor, targets: dict[str, Tensor]) -> Any:
+        images = images.contiguous(memory_format=torch.channels_last).to(self.mean.dtype) / 255
+        logits = self.network((images - self.mean) / self.std)
+        outputs = (classifier if self.head.kind == "classification" else deeplabv3).Outputs(logits.float())
+        return self.head.loss(outputs, targets) if self.training else outputs
 
 
 def peer_network(config: dict[str, Any], kind: str, classes: int) -> nn.Module:
@@ -91,7 +86,7 @@ def peer_network(config: dict[str, Any], kind: str, classes: int) -> nn.Module:
         from segmentation_models_pytorch import DeepLabV3Plus
 
         stride = max(config["backbone"]["output_stride"], 8)
-        network = DeepLabV3Plus("mobilenet_v2", None, encoder_output_stride=stride, classes=classes)
+        network = DeepLabV3Plus("mobilenet_v2", encoder_weights=None, encoder_output_stride=stride, classes=classes)
         trunk = "encoder.features."
     if weights := config["backbone"]["weights"]:
         state = {trunk + n.removeprefix("features."): v for n, v in read_state(weights).items() if "features." in n}
@@ -119,12 +114,12 @@ def by_lightning(config: dict[str, Any], data: Any, steps: int | None) -> tuple[
         trainer.fit(task, datamodule=data)
         seconds = time.monotonic() - began
     (batch,) = data.batch_sizes.values()
-    seen = trainer.global_step * batch
-    return Plain(task.model), {"train_seconds": seconds, "cpu_seconds": cpu_seconds() - spent, "images_seen": seen}
+    results = {"train_seconds": seconds, "cpu_seconds": cpu_seconds() - spent, "peak_mib": peak_mib()}
+    return Plain(task.model), {**results, "images_seen": trainer.global_step * batch}
 
 
 @torch.no_grad()
-def evaluate(network: Plain, data: Any, side: str) -> dict[str, float]:
+def evaluate(network: Any, data: Any, side: str) -> dict[str, float]:
     ((task, classes),) = data.classes.items()
     metric = network.head.metrics(classes)
     network.eval()

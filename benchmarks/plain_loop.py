@@ -80,9 +80,8 @@ def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | N
         print(f"  epoch {epoch + 1}/{epochs}: loss {mean:.4f}, {speed}", flush=True)
         if len(took) == steps:
             break
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-    results = {"step_ms": median(took), "train_seconds": seconds, "peak_mib": peak, "images_seen": seen}
-    results["cpu_seconds"] = cpu_seconds() - spent
+    results = {"step_ms": median(took), "train_seconds": seconds, "cpu_seconds": cpu_seconds() - spent}
+    results |= {"peak_mib": peak_mib(), "images_seen": seen}
     return averaged.module, results
 
 
@@ -90,6 +89,11 @@ def cpu_seconds() -> float:
     """Of this process and the workers that it has seen end; running ones are not counted yet."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run_variants(variants: Sequence[str], ratios: Sequence[tuple[str, str]], *, out: Path | None) -> Results:

@@ -17,6 +17,9 @@ from mnv2_tasks.model import Model
 from mnv2_tasks.tasks import MultiTask
 
 
+LISTED = 40  # classes, at most, with rows in the table at the end
+
+
 def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, *, count: int) -> None:
     """Example sheets, the worst predictions and the heads' plots of the side that was evaluated last."""
     for source in data.with_side(split):
@@ -90,8 +93,10 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
-    """A short table: a row a metric, a column a side; then what the model costs."""
+    """A short table: a row a metric, a column a side; then what the model costs. Few classes have rows of their own."""
     names = list(dict.fromkeys(name for side in sides for name in results[side]))
+    if any(len(classes) > LISTED for classes in results["classes"].values()):
+        names = [name for name in names if name.count("/") == 1]
     width = max(map(len, names)) + 2
     print("\n" + "".ljust(width) + "".join(side.rjust(9) for side in sides))
     for name in names:

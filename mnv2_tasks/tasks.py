@@ -11,6 +11,7 @@ from mnv2_tasks.balance import Balance, Fixed
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import Classes, Model
 
+LOGGED = 50  # with more classes, only metrics.json tells them one by one
 Source = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: targets}
 
 
@@ -113,9 +114,10 @@ class MultiTask(pl.LightningModule):
         for source in data.with_side(data.tested if self.trainer.testing else stage):
             for task in data.assigned[source]:
                 values = self.metrics[task].compute()  # type: ignore[operator]
-                named = {f"{task}/{stage}/{name}": value for name, value in values.items()}
-                self.log_dict({name: value.float() for name, value in named.items()})
-                self.results |= {name: float(value) for name, value in named.items()}
+                few = len(self.classes[task]) <= LOGGED  # "iou/cat" and the like: a curve a class
+                logged = {name: value.float() for name, value in values.items() if few or "/" not in name}
+                self.log_dict({f"{task}/{stage}/{name}": value for name, value in logged.items()})
+                self.results |= {f"{task}/{stage}/{name}": float(value) for name, value in values.items()}
                 scores.append(values[self.model.heads[task].primary].float())  # type: ignore[index]
         self.log(f"{stage}/score", torch.stack(scores).nan_to_num(0).mean(), prog_bar=True)
 
