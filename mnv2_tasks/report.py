@@ -16,7 +16,6 @@ from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.model import Model
 from mnv2_tasks.tasks import MultiTask
 
-
 LISTED = 40  # classes, at most, with rows in the table at the end
 
 

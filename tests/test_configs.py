@@ -65,6 +65,8 @@ def test_head_shorthand():
     assert config["heads"]["ssdlite"]["boxes"] == "fit" and config["heads"]["ssdlite"]["nms"] == 0.5
     assert config["data"]["scenes"]["val"] == 7 and config["data"]["scenes"]["train"] == 9
     assert "head" not in config and "given" not in config
+    config = settled(*expand(["balance.weights.ssdlite=2", "data=masks", "data.lists={split}_list.txt"]))
+    assert config["balance"]["weights"] == {"ssdlite": 2} and config["data"]["masks"]["lists"] == "{split}_list.txt"
 
 
 def test_several_heads_and_data_sets():
@@ -102,6 +104,7 @@ def test_heads_agree_on_an_output_stride():
         ("size=16", ("size", "at least 32")),
         ("loader.batch_size=1", ("loader.batch_size", "at least 2")),
         ("trainer.precision=16-mixd", ("trainer", "16-mixd")),
+        ("baselines.ssdlite=nowhere", ("baselines.ssdlite=nowhere", "metrics.json")),
         ("resume=nowhere", ("nowhere", "config.yaml")),
         ("backbone.weights=nowhere.pth", ("nowhere.pth", "no such")),
     ],

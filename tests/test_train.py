@@ -201,7 +201,7 @@ def test_three_heads_train_on_one_trunk(cli, tmp_path, balance, monkeypatch):
         for task in ("classifier", "ssdlite", "deeplabv3"):
             cli("train", *tiny, f"task={task}", "name=alone", "trainer.max_epochs=1", "examples=0")
         alone = [f"baselines.{task}={tmp_path}/{task}/alone" for task in ("classifier", "ssdlite", "deeplabv3")]
-        cli("train", *tiny, JOINT, "name=run", "logger=wandb", "trainer.max_epochs=1", *(f"+{a}" for a in alone))
+        cli("train", *tiny, JOINT, "name=run", "logger=wandb", "trainer.max_epochs=1", *alone)
     else:
         cli("train", *tiny, JOINT, "name=run", f"balance={balance}", "trainer.max_epochs=1")
     folder = tmp_path / "classifier+ssdlite+deeplabv3" / "run"
@@ -212,9 +212,7 @@ def test_three_heads_train_on_one_trunk(cli, tmp_path, balance, monkeypatch):
     assert pictures <= files(folder)
     assert found["latency_ms"] > 0 and found["step_ms"] > 0
     if balance == "fixed":
-        assert found["joint"]["cost"]["madds"]["ratio"] < 1 and set(found["joint"]["tasks"]) == set(
-            found["primaries"]
-        )
+        assert found["joint"]["cost"]["madds"]["ratio"] < 1 and set(found["joint"]["tasks"]) == set(found["primaries"])
         assert sum("media/images" in name for name in files(folder)) >= 6
     else:
         table = rows(folder)
