@@ -11,7 +11,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     tune_for_cpu()
     from pytorch_lightning import seed_everything
 
-    from mnv2_tasks import joint, run
+    from mnv2_tasks import joint, run, wiring
 
     if config.resume:
         changes = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("resume=", "hydra."))]
@@ -19,13 +19,13 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     else:
         settings = settle(config)
     seed_everything(settings["seed"], verbose=False)
-    run.agree_on_stride(settings)
-    data = run.make_data(settings)
+    wiring.agree_on_stride(settings)
+    data = wiring.make_data(settings)
     for side in ("train", "val"):  # everything wrong with the input is said before the run has a folder
         data.loaders(side)
     if settings["baselines"]:
         joint.read_baselines(settings["baselines"], data.classes)
-    task = run.make_task(settings, data)
+    task = wiring.make_task(settings, data)
     run.make_trainer(settings, None)
     folder = run.open_folder(settings)
     trainer = run.make_trainer(settings, folder)

@@ -136,7 +136,7 @@ class OurBoxes(DefaultBoxGenerator):
 
 def make(variant: str, config: dict[str, Any], data: Any) -> nn.Module:
     """The network of one variant; trunk and extra levels start from the same weights in all."""
-    from mnv2_tasks.run import make_model
+    from mnv2_tasks.wiring import make_model
 
     model = make_model(config, data)
     if variant == "ours":
@@ -161,7 +161,7 @@ def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
 def run_variant(args: argparse.Namespace) -> None:
     """Train and evaluate one variant in this process; the results go to args.out."""
     from mnv2_tasks.report import write_json
-    from mnv2_tasks.run import make_data
+    from mnv2_tasks.wiring import make_data
 
     config = composed(args.overrides)
     data = make_data(config)

@@ -102,7 +102,8 @@ def peer_network(config: dict[str, Any], kind: str, classes: int) -> nn.Module:
 
 
 def by_lightning(config: dict[str, Any], data: Any, steps: int | None) -> tuple[nn.Module, dict[str, float]]:
-    from mnv2_tasks.run import make_task, make_trainer
+    from mnv2_tasks.run import make_trainer
+    from mnv2_tasks.wiring import make_task
 
     task = make_task(config, data)
     trainer_config = {**config["trainer"], "limit_val_batches": 0}
@@ -131,7 +132,7 @@ def evaluate(network: Any, data: Any, side: str) -> dict[str, float]:
 
 def run_variant(args: argparse.Namespace) -> None:
     from mnv2_tasks.report import write_json
-    from mnv2_tasks.run import make_data, make_model
+    from mnv2_tasks.wiring import make_data, make_model
 
     config = composed(args.overrides)
     if config["optim"]["backbone_lr"] != 1:

@@ -26,7 +26,7 @@ Results = dict[str, dict[str, Any]]
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """The config of train.py for these settings."""
-    from mnv2_tasks.run import agree_on_stride
+    from mnv2_tasks.wiring import agree_on_stride
 
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

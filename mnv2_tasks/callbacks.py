@@ -4,7 +4,6 @@ import csv
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +14,8 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveragi
 from torch import Tensor
 
 from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.examples import Example, examples, spread
+from mnv2_tasks.loggers import log_examples
 from mnv2_tasks.tasks import MultiTask
 
 
@@ -138,8 +139,6 @@ class Examples(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not self.count:
             return
-        from mnv2_tasks.loggers import log_examples
-
         assert isinstance(module, MultiTask)
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
 
@@ -148,52 +147,3 @@ class Examples(Callback):
 
         for logger in trainer.loggers:
             log_examples(logger, module.classes, data.assigned, make, trainer.global_step)
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image as it lies on disk, and per task its targets and the prediction, in the pixels of the model's input."""
-
-    image: Tensor  # (3, H, W) uint8
-    seen: tuple[int, int]  # (h, w) at the top left of the input, which holds the image
-    targets: dict[str, dict[str, Tensor]]
-    predictions: dict[str, dict[str, Tensor]]
-
-
-def spread(split: Any, count: int) -> list[int]:
-    """`count` indices spread evenly over a split."""
-    return torch.linspace(0, len(split) - 1, min(count, len(split))).long().unique().tolist()
-
-
-def examples(module: MultiTask, data: DataModule, source: str, side: str, picked: list[int]) -> list[Example]:
-    """The images of these indices, predicted by the module as it is."""
-    raw = data.split(source, side)
-    training = module.training
-    module.eval()
-    shown = []
-    for index in picked:  # one at a time: big inputs would need much memory together
-        images, targets = data.batch(source, side, [index])
-        with torch.inference_mode():
-            found = module.model.predict(images.to(module.device), data.assigned[source])
-        shown.append(
-            Example(
-                raw[index]["image"].as_subclass(Tensor),
-                tuple(next(iter(targets.values()))["seen"][0].tolist()),
-                {task: {name: value[0] for name, value in fields.items()} for task, fields in targets.items()},
-                {task: {name: value.cpu() for name, value in rows[0].items()} for task, rows in found.items()},
-            )
-        )
-    module.train(training)
-    return shown
-
-
-def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path) -> None:
-    """Write truth beside prediction for one task, as a PNG."""
-    from mnv2_tasks.draw import sheet
-
-    head, classes = module.model.heads[task], module.classes[task]
-
-    def draw(example: Example, what: dict[str, Tensor]) -> Tensor:
-        return head.draw(example.image, what, classes, seen=example.seen)  # type: ignore[operator]
-
-    sheet([(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in shown]).save(path)

@@ -13,7 +13,7 @@ def main(config: Any) -> None:
     from omegaconf import OmegaConf
     from pytorch_lightning import seed_everything
 
-    from mnv2_tasks import report, run
+    from mnv2_tasks import report, run, wiring
     from mnv2_tasks.model import load_model as load_checkpoint
     from mnv2_tasks.tasks import MultiTask
     from mnv2_tasks.weights import load_model as load_foreign
@@ -31,14 +31,14 @@ def main(config: Any) -> None:
             if key not in given and not (key == "size" and isinstance(trained["size"], dict) and "data" in given):
                 config[key] = trained[key]
         settings = settle(config)
-        data = run.make_data(settings)
+        data = wiring.make_data(settings)
         for task, names in checkpoint["classes"].items():
             _same_classes(config.ckpt, task, names, data.classes[task])
     else:
         settings = settle(config)
-        run.agree_on_stride(settings)
-        data = run.make_data(settings)
-        model = run.make_model(settings, data)
+        wiring.agree_on_stride(settings)
+        data = wiring.make_data(settings)
+        model = wiring.make_model(settings, data)
         if not config.weights:
             raise InputError(
                 "nothing to evaluate: give ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings"

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from mnv2_tasks.callbacks import Example
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.examples import Example
 from mnv2_tasks.model import Classes
 
 Mode = Literal["auto", "online", "offline", "disabled"]

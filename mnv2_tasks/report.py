@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnv2_tasks.callbacks import example_sheet, examples, read_rows, spread
+from mnv2_tasks.callbacks import read_rows
 from mnv2_tasks.cost import madds, parameters
 from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.examples import example_sheet, examples, spread
 from mnv2_tasks.model import Model
 from mnv2_tasks.tasks import MultiTask
 

@@ -3,7 +3,6 @@
 import json
 import pickle
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 import pycocotools.mask as peer
 import pytest
 from PIL import Image
+from refusal import refused
 
 from mnv2_tasks.datasets.coco import Coco
 from mnv2_tasks.datasets.detection import DetectionSplit
 from mnv2_tasks.datasets.shapes import pack, run_lengths
-from mnv2_tasks.errors import InputError
 
 HEIGHT, WIDTH = 30, 40
 SQUARE = [[4, 3, 14, 3, 14, 23, 4, 23]]  # x 4 to 14, y 3 to 23
@@ -42,14 +41,6 @@ def load(root: Path, **settings: Any) -> DetectionSplit:
     split = Coco(root, val_fraction=0, **settings).split("train")
     assert split is not None
     return split
-
-
-def refused(make: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(InputError) as raised:
-        make()
-    text = str(raised.value)
-    assert "\n" not in text
-    assert [part for part in parts if part not in text] == [], text
 
 
 def stripe(rows: slice, columns: slice) -> np.ndarray:

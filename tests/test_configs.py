@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from mnv2_tasks.cli import CONFIGS, expand, settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import build_model
-from mnv2_tasks.run import agree_on_stride
+from mnv2_tasks.wiring import agree_on_stride
 
 OPTIONS = [
     f"{path.parent.name}={path.stem}"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusal import refused
 
 from mnv2_tasks.datasets.boxes import check_boxes
 from mnv2_tasks.datasets.coco import Coco
@@ -83,14 +84,6 @@ def voc(root: Path, pages: dict[str, str] | None = None, *, lists: dict[str, str
         (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
         (root / "ImageSets" / "Main" / f"{side}.txt").write_text(text)
     return root
-
-
-def refused(make: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(InputError) as raised:
-        make()
-    text = str(raised.value)
-    assert "\n" not in text
-    assert [part for part in parts if part not in text] == [], text
 
 
 def load(source: Coco | Voc, name: str = "train") -> DetectionSplit:

@@ -3,19 +3,17 @@
 import logging
 import pickle
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusal import refused
 
 from mnv2_tasks.datasets import imagefolder
 from mnv2_tasks.datasets.detection import held_out
 from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
-from mnv2_tasks.errors import InputError
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:
@@ -35,14 +33,6 @@ def table(root: Path, *lines: str, images: int = 6) -> Path:
         picture(root / "photos" / f"{i}.jpg")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
     return root
-
-
-def refused(make: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(InputError) as raised:
-        make()
-    text = str(raised.value)
-    assert "\n" not in text
-    assert [part for part in parts if part not in text] == [], text
 
 
 def load(source: ImageFolder, side: str = "train") -> LabelledImages:

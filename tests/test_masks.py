@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
+from refusal import refused
 
 from mnv2_tasks.cli import CONFIGS
 from mnv2_tasks.datasets.cityscapes import CLASSES, Cityscapes
 from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.segmentation import MaskSplit
-from mnv2_tasks.errors import InputError
 
 TWO = np.repeat(np.array([[0, 1, 255, 1]], np.uint8), 20, 0).repeat(6, 1)  # (20, 24)
 COLOURS = {"sky": [0, 0, 200], "road": [90, 90, 90], "void": [0, 0, 0]}
@@ -60,14 +59,6 @@ def load(source: Any, side: str = "train") -> MaskSplit:
 def names_of(source: Any, side: str) -> list[str]:
     split = source.split(side)
     return [split.path(i).stem for i in range(len(split))] if split else []
-
-
-def refused(make: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(InputError) as raised:
-        make()
-    text = str(raised.value)
-    assert "\n" not in text
-    assert [part for part in parts if part not in text] == [], text
 
 
 # Samples

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from PIL import Image
+from refusal import refused
 
 from mnv2_tasks.datasets.coco import Coco
 from mnv2_tasks.datasets.imagefolder import ImageFolder
 from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.merged import Merged, MergedSplit
 from mnv2_tasks.datasets.scenes import Scenes
-from mnv2_tasks.errors import InputError
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:
@@ -62,14 +62,6 @@ def known(split: MergedSplit) -> dict[str, set[str]]:
         fields = set(split[i]) & {"label", "boxes", "mask"}
         found["/".join(split.path(i).parts[-3:])] = fields
     return found
-
-
-def refused(make: Callable[[], Any], *words: str) -> None:
-    with pytest.raises(InputError) as raised:
-        make()
-    text = str(raised.value)
-    assert "\n" not in text
-    assert [word for word in words if word not in text] == [], text
 
 
 def test_sides_do_not_leak(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,23 +17,15 @@ import torch
 import yaml
 from hydra.utils import get_object
 from PIL import Image
+from refusal import refused
 from torchvision import datasets
 
 from mnv2_tasks.cli import CONFIGS
 from mnv2_tasks.datasets.merged import MergedSplit
 from mnv2_tasks.datasets.pets import Pets
 from mnv2_tasks.datasets.torchvision_sets import cifar10, fashion_mnist, flowers102, imagenet, mnist
-from mnv2_tasks.errors import InputError
 
 DIGEST = hashlib.md5
-
-
-def refused(make: Callable[[], Any], *words: str) -> None:
-    with pytest.raises(InputError) as raised:
-        make()
-    text = str(raised.value)
-    assert "\n" not in text
-    assert [word for word in words if word not in text] == [], text
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:

@@ -1,0 +1,116 @@
+"""From a plain config to data, model and LightningModule; what cannot go together is refused here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from pytorch_lightning.utilities import rank_zero_only
+
+from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.model import Model, build_model
+from mnv2_tasks.tasks import MultiTask
+from mnv2_tasks.weights import load_backbone
+
+Config = dict[str, Any]
+
+
+def image_sizes(config: Config) -> dict[str, tuple[int, int]]:
+    """{source: (H, W)} from `size`: one side, [height, width], or {source: either}."""
+    given, sources = config["size"], list(config["data"])
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(sources, given)
+    elif set(given) != set(sources):
+        raise InputError(f"size={dict(given)}: give one size, or one for each of {', '.join(sources)}")
+    found = {}
+    for source, size in given.items():
+        pair = (size, size) if isinstance(size, int) else tuple(size)
+        if len(pair) != 2 or not all(isinstance(side, int) and side >= 32 for side in pair):
+            raise InputError(f"size is {size}: give one side or [height, width], each at least 32")
+        found[source] = pair
+    return found
+
+
+def make_data(config: Config) -> DataModule:
+    """The datamodule of a config's `data`, `loader` and `augment` sections, checked on the way."""
+    augment = {kind: node for kind, node in (config.get("augment") or {}).items() if node and "_target_" in node}
+    return DataModule(
+        {name: instantiate(section, _convert_="all") for name, section in config["data"].items()},
+        {task: head_class(task, head).kind for task, head in config["heads"].items()},
+        sizes=image_sizes(config),
+        assign=config["assign"],
+        augment={kind: instantiate(node, _convert_="all") for kind, node in augment.items()},
+        fit=config["fit"],
+        channels=config["backbone"]["in_channels"],
+        seed=config["seed"],
+        **config["loader"],
+    )
+
+
+def head_class(task: str, section: Mapping[str, Any]) -> Any:
+    """The class that a head's `_target_` names."""
+    target = section["_target_"]
+    try:
+        return get_class(target)
+    except ImportError as error:
+        raise InputError(
+            f"heads.{task}._target_={target}: there is no such class; correct it, or put its folder on PYTHONPATH"
+        ) from error
+
+
+def agree_on_stride(config: Config) -> None:
+    """Fill in `backbone.output_stride` where it is not given: one that every head works with.
+
+    A head alone gets the one that it likes best. Together they get the finest of what each likes best, among those
+    that all work with. Raises InputError where there is none, or where a head cannot do with what was given.
+    """
+    wishes = {task: head_class(task, head).strides for task, head in config["heads"].items()}
+    told = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
+    given = config["backbone"]["output_stride"]
+    common = set.intersection(*(set(strides) for strides in wishes.values()))
+    if given is None:
+        if not common:
+            raise InputError(f"backbone.output_stride: the heads cannot agree on one ({told}); train them apart")
+        likes = [strides[0] for strides in wishes.values() if strides[0] in common]
+        config["backbone"]["output_stride"] = min(likes or common)
+    elif given in (8, 16, 32) and given not in common:
+        raise InputError(f"backbone.output_stride={given}: {told}; choose another, or leave it out")
+
+
+def make_model(config: Config, data: DataModule) -> Model:
+    """The model for this data: pretrained weights loaded, default boxes and class weights fitted where asked for."""
+    torch.manual_seed(config["seed"])
+    model = build_model(config, data.classes)
+    load_backbone(model.backbone, config["backbone"].get("weights"))
+    for task, head in model.heads.items():
+        section, train = config["heads"][task], data.split(data.source_of(task), "train")
+        said: list[str] = []
+        if section.get("boxes") == "fit":
+            said.append(head.fit(_count(train, "box_sizes", task, "head.boxes=original")))  # type: ignore[operator]
+        if section.get("class_weights") == "balanced" and config["loader"]["balanced"]:
+            raise InputError("loader.balanced and head.class_weights=balanced do the same twice: use one of them")
+        if isinstance(section.get("class_weights"), str):
+            counts = "pixel_counts" if head.kind == "segmentation" else "label_counts"
+            said.append(head.balance(_count(train, counts, task, "a list as head.class_weights")))  # type: ignore[operator]
+        for line in said:
+            rank_zero_only(print)(f"{task}: {line}")
+    return model.to(memory_format=torch.channels_last)
+
+
+def _count(split: Any, what: str, task: str, instead: str) -> torch.Tensor:
+    if not hasattr(split, what):
+        raise InputError(f"{task}: this data set cannot tell its {what.replace('_', ' ')} in advance; give {instead}")
+    return getattr(split, what)()
+
+
+def make_task(config: Config, data: DataModule) -> MultiTask:
+    return MultiTask(
+        make_model(config, data),
+        data.classes,
+        config=config,
+        optimizer=instantiate(config["optim"]["optimizer"]),
+        schedule=instantiate(config["optim"]["schedule"]),
+        balance=instantiate(config["balance"])(tuple(config["heads"])),
+        backbone_lr=config["optim"]["backbone_lr"],
+    )
