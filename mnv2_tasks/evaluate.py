@@ -10,30 +10,26 @@ from mnv2_tasks.errors import InputError
 def main(config: Any) -> None:
     tune_for_cpu()
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
     from pytorch_lightning import seed_everything
 
     from mnv2_tasks import report, run, wiring
+    from mnv2_tasks.model import build_model
     from mnv2_tasks.model import load_model as load_checkpoint
     from mnv2_tasks.tasks import MultiTask
+    from mnv2_tasks.weights import load_exactly
     from mnv2_tasks.weights import load_model as load_foreign
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
     if config.ckpt:
-        model, checkpoint = load_checkpoint(config.ckpt, trust=tuple(config.trust))
-        trained = checkpoint["config"]
-        OmegaConf.set_struct(config, False)
-        if "data" not in given:
-            config.data = trained["data"]
-        for key in ("heads", "backbone"):
-            config[key] = trained[key]
-        for key in ("size", "fit", "assign"):
-            if key not in given and not (key == "size" and isinstance(trained["size"], dict) and "data" in given):
-                config[key] = trained[key]
+        _, checkpoint = load_checkpoint(config.ckpt, trust=tuple(config.trust))  # refuses what it should not build
+        _take_settings(config, checkpoint["config"], given)
         settings = settle(config)
         data = wiring.make_data(settings)
         for task, names in checkpoint["classes"].items():
             _same_classes(config.ckpt, task, names, data.classes[task])
+        model = build_model(settings, checkpoint["classes"]).eval()
+        hint = "use the backbone and the heads that it was trained with"
+        load_exactly(model, checkpoint["state"], str(config.ckpt), hint=hint)
     else:
         settings = settle(config)
         wiring.agree_on_stride(settings)
@@ -59,6 +55,23 @@ def main(config: Any) -> None:
     report.write_pictures(task, data, split, folder, count=settings["examples"])
     report.print_table(results, [split])
     print(f"results: {folder}")
+
+
+def _take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> None:
+    """What the checkpoint was trained with, but for what is given on the command line."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.set_struct(config, False)
+    asked = {key: OmegaConf.select(config, key) for key in given if key.startswith("backbone.")}
+    for key in ("heads", "backbone"):
+        config[key] = trained[key]
+    for key, value in asked.items():
+        OmegaConf.update(config, key, value)
+    if "data" not in given:
+        config.data = trained["data"]
+    for key in ("size", "fit", "assign"):
+        if key not in given and not (key == "size" and isinstance(trained["size"], dict) and "data" in given):
+            config[key] = trained[key]
 
 
 def _same_classes(ckpt: str, task: str, trained: tuple[str, ...], found: tuple[str, ...]) -> None:
