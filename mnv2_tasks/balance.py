@@ -1,6 +1,7 @@
 """How the losses of several tasks become one step: fixed weights, learned weights, or gradient surgery by TorchJD."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,9 @@ class Balance(nn.Module):
         super().__init__()
         self.tasks = tuple(tasks)
 
+    @abstractmethod
     def forward(self, losses: Losses) -> Tensor:
         """The scalar to minimise; at first it is the plain sum, unless weights are given."""
-        raise NotImplementedError
 
     def backward(self, total: Tensor, losses: Losses, *, shared: Sequence[nn.Parameter]) -> None:
         """Add to the `grad` of all parameters.

@@ -13,15 +13,13 @@ def main(config: Any) -> None:
     from pytorch_lightning import seed_everything
 
     from mnv2_tasks import report, run, wiring
-    from mnv2_tasks.model import build_model
-    from mnv2_tasks.model import load_model as load_checkpoint
+    from mnv2_tasks.model import build_model, read_trusted
     from mnv2_tasks.tasks import MultiTask
-    from mnv2_tasks.weights import load_exactly
-    from mnv2_tasks.weights import load_model as load_foreign
+    from mnv2_tasks.weights import load_exactly, load_model
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
     if config.ckpt:
-        _, checkpoint = load_checkpoint(config.ckpt, trust=tuple(config.trust))  # refuses what it should not build
+        checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
         _take_settings(config, checkpoint["config"], given)
         settings = settle(config)
         data = wiring.make_data(settings)
@@ -39,7 +37,7 @@ def main(config: Any) -> None:
             raise InputError(
                 "nothing to evaluate: give ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings"
             )
-        load_foreign(model, config.weights)
+        load_model(model, config.weights)
         model.eval()
     seed_everything(settings["seed"], verbose=False)
     split = settings["split"]

@@ -91,17 +91,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return {"config": about["config"], "classes": classes, "state": state, "epoch": held.get("epoch")}
 
 
-def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model, dict[str, Any]]:
-    """The model of a checkpoint, in eval mode, and the checkpoint as `read_checkpoint` gives it.
+def read_trusted(path: str | Path, *, trust: Collection[str] = ()) -> dict[str, Any]:
+    """`read_checkpoint`, for a model to be built from it.
 
-    Builds nothing but networks of this package and torch's, and of the modules named in `trust`; raises InputError
-    where the checkpoint asks for another.
+    Raises InputError where the checkpoint asks for anything but networks of this package and torch's, and of the
+    modules named in `trust`.
     """
-    from mnv2_tasks.weights import load_exactly
-
     checkpoint = read_checkpoint(path)
     asked = {key: checkpoint["config"][key] for key in ("backbone", "heads")}
     _refuse_foreign_targets(asked, path, ("mnv2_tasks", "torch.nn", *trust))
+    return checkpoint
+
+
+def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model, dict[str, Any]]:
+    """The model of a checkpoint, in eval mode, and the checkpoint as `read_trusted` gives it."""
+    from mnv2_tasks.weights import load_exactly
+
+    checkpoint = read_trusted(path, trust=trust)
     model = build_model(checkpoint["config"], checkpoint["classes"])
     load_exactly(model, checkpoint["state"], str(path), hint="the checkpoint's config and weights disagree")
     return model.eval(), checkpoint

@@ -6,6 +6,7 @@ import time
 import warnings
 from datetime import datetime
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import pytorch_lightning as pl
@@ -183,5 +184,5 @@ def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, bega
 
 
 def _middle(rows: list[dict[str, float]], name: str) -> float | None:
-    values = sorted(row[name] for row in rows if row.get(name))
-    return values[len(values) // 2] if values else None
+    values = [row[name] for row in rows if row.get(name)]
+    return median_high(values) if values else None

@@ -18,7 +18,8 @@ from refusal import refused
 
 from mnv2_tasks.datasets.boxes import check_boxes
 from mnv2_tasks.datasets.coco import Coco
-from mnv2_tasks.datasets.detection import DetectionSplit, held_out
+from mnv2_tasks.datasets.detection import DetectionSplit
+from mnv2_tasks.datasets.files import held_out
 from mnv2_tasks.datasets.voc import Voc
 from mnv2_tasks.errors import InputError
 

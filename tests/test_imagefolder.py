@@ -12,7 +12,7 @@ from PIL import Image
 from refusal import refused
 
 from mnv2_tasks.datasets import imagefolder
-from mnv2_tasks.datasets.detection import held_out
+from mnv2_tasks.datasets.files import held_out
 from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from mnv2_tasks.datasets.files import FIELDS
-from mnv2_tasks.datasets.transforms import IGNORED, Fit, plain, seeded, seen_size
+from mnv2_tasks.datasets.files import FIELDS, IGNORED
+from mnv2_tasks.datasets.transforms import Fit, plain, seeded, seen_size
 
 Sample = dict[str, Any]
 Batch = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: batched targets}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv2_tasks.datasets import detection
-from mnv2_tasks.datasets.legend import IGNORED, Legend, index_legend
+from mnv2_tasks.datasets.files import IGNORED, check_root
+from mnv2_tasks.datasets.legend import Legend, index_legend
 from mnv2_tasks.datasets.segmentation import MaskSplit, make_split
 from mnv2_tasks.errors import InputError
 
@@ -47,7 +47,7 @@ class Cityscapes:
     """
 
     def __init__(self, root: str | Path, *, max_side: int | None = None) -> None:
-        self.root = detection.check_settings(root, val_fraction=0, bad_boxes="error")
+        self.root = check_root(root, val_fraction=0)
         self.max_side = max_side
         for folder in ("leftImg8bit", "gtFine"):
             if not (self.root / folder / "train").is_dir():

@@ -117,9 +117,6 @@ class DataModule(pl.LightningDataModule):
     def source_of(self, task: str) -> str:
         return next(name for name, tasks in self.assigned.items() if task in tasks)
 
-    def size_of(self, task: str) -> tuple[int, int]:
-        return self.sizes[self.source_of(task)]
-
     def split(self, source: str, side: str) -> Any:
         """The raw samples of one side, made once; None where the data set has no such side."""
         if (source, side) not in self._splits:

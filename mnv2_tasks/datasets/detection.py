@@ -1,7 +1,5 @@
 """Images with objects, whatever their format on disk: the split that yields samples, and what makes one."""
 
-import hashlib
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +13,11 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.boxes import check_boxes
-from mnv2_tasks.datasets.files import FileSplit
+from mnv2_tasks.datasets.files import IGNORED, MAX_SIDE, FileSplit, check_root, held_out, part
 from mnv2_tasks.datasets.images import check_images, image_size
-from mnv2_tasks.datasets.legend import IGNORED
 from mnv2_tasks.datasets.segmentation import count_pixels, to_canvas
 from mnv2_tasks.datasets.shapes import Shapes
 from mnv2_tasks.errors import InputError
-
-log = logging.getLogger(__name__)
-
-MAX_SIDE = 1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
 
 
 @dataclass(frozen=True)
@@ -215,40 +208,13 @@ def make_split(
 
 
 def check_settings(root: str | Path, *, val_fraction: float, bad_boxes: str) -> Path:
-    """The data set's folder, once it exists and the settings shared by the formats make sense."""
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"{folder}: this data set folder {problem}; give the right one as data.root=<folder>")
-    if not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
-        raise InputError(f"data.val_fraction={val_fraction}: give the part to hold out, from 0 to below 1")
+    """`check_root`, and what formats with boxes have besides."""
+    folder = check_root(root, val_fraction=val_fraction)
     if bad_boxes not in ("error", "fix"):
         raise InputError(f"data.bad_boxes={bad_boxes}: give error or fix")
     return folder
 
 
-def held_out(names: Sequence[str], fraction: float) -> NDArray[np.bool_]:
-    """Which images are for validation: a mask (I,) that depends on each image's name, not on the order.
-
-    An image keeps its side when others come or go. The copies that Roboflow makes of an image, named
-    "x_jpg.rf.<hash>.jpg", stay together, or val would hold what was trained on. Of two images or more, each side
-    gets one.
-    """
-    digests = [hashlib.sha256(os.fsencode(name.split(".rf.")[0])).digest() for name in names]
-    score = np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])
-    mask = score < fraction
-    if fraction and not mask.any():
-        mask = score == score.min()
-    if fraction and mask.all():
-        mask = score < score.max()
-    return mask
-
-
 def hold_out(train: DetectionSplit, fraction: float, *, where: str) -> tuple[DetectionSplit, DetectionSplit | None]:
-    """Train without its held-out images, and these as val (None for none); says so in a log line."""
-    names = [train.file_name(i) for i in range(len(train))]
-    mask = held_out(names, fraction)
-    if not mask.any():
-        return train, None
-    log.info("%s: there is no val side: %d of %d images are held out, by name", where, mask.sum(), len(mask))
-    return train.subset(~mask), train.subset(mask)
+    """Train without the images that their names hold out, and these as val (None for none)."""
+    return part(train, held_out([train.file_name(i) for i in range(len(train))], fraction), where=where)

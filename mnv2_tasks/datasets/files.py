@@ -1,12 +1,24 @@
 """Samples from image files: every format on disk says where an image is and what is known of it."""
 
+import hashlib
+import logging
+import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mnv2_tasks.datasets.images import image_size, read_image
+from mnv2_tasks.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MAX_SIDE = 1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
+IGNORED = 255  # in a mask: pixels that neither training nor a metric counts
 
 # The fields of a sample for each kind of annotation; one that a sample lacks is unknown for that image.
 FIELDS = {
@@ -51,3 +63,39 @@ class FileSplit(Dataset[dict[str, Any]]):
         size = declared or image_size(path)
         labels = self.labels(index, size=size, canvas=(image.shape[-2], image.shape[-1]))
         return {"image": image, "image_id": index, "size": size, **labels}
+
+
+def check_root(root: str | Path, *, val_fraction: float) -> Path:
+    """The data set's folder, once it exists and the part to hold out makes sense."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"{folder}: this data set folder {problem}; give the right one as data.root=<folder>")
+    if not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
+        raise InputError(f"data.val_fraction={val_fraction}: give the part to hold out, from 0 to below 1")
+    return folder
+
+
+def held_out(names: Sequence[str], fraction: float) -> NDArray[np.bool_]:
+    """Which images are for validation: a mask (I,) that depends on each image's name, not on the order.
+
+    An image keeps its side when others come or go. The copies that Roboflow makes of an image, named
+    "x_jpg.rf.<hash>.jpg", stay together, or val would hold what was trained on. Of two images or more, each side
+    gets one.
+    """
+    digests = [hashlib.sha256(os.fsencode(name.split(".rf.")[0])).digest() for name in names]
+    score = np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])
+    mask = score < fraction
+    if fraction and not mask.any():
+        mask = score == score.min()
+    if fraction and mask.all():
+        mask = score < score.max()
+    return mask
+
+
+def part(train: Any, held: NDArray[np.bool_], *, where: str) -> tuple[Any, Any]:
+    """Train without the images `held` (I,) out, and these as val (None for none); says so in a log line."""
+    if not held.any():
+        return train, None
+    log.info("%s: there is no val side: %d of %d images are held out, by name", where, held.sum(), len(held))
+    return train.subset(~held), train.subset(held)

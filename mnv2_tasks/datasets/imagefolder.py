@@ -1,6 +1,5 @@
 """Classification data: a folder of images for each class, or a table of files and their labels."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnv2_tasks.datasets.detection import MAX_SIDE, check_settings, held_out
-from mnv2_tasks.datasets.files import FileSplit
-from mnv2_tasks.datasets.images import MAX_CHECKED, check_images
+from mnv2_tasks.datasets.files import MAX_SIDE, FileSplit, check_root, held_out, part
+from mnv2_tasks.datasets.images import MAX_CHECKED, SUFFIXES, check_images
 from mnv2_tasks.datasets.label_table import SIDES, Found, choose_classes, read_table
-from mnv2_tasks.datasets.voc import SUFFIXES
 from mnv2_tasks.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 class LabelledImages(FileSplit):
@@ -108,7 +103,7 @@ class ImageFolder:
         val_fraction: float = 0.2,
         max_side: int | None = MAX_SIDE,
     ) -> None:
-        self.root = check_settings(root, val_fraction=val_fraction, bad_boxes="error")
+        self.root = check_root(root, val_fraction=val_fraction)
         if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
             raise InputError(f"data.classes={classes}: give a list of different names, as in data.classes=[cat,dog]")
         if separator is not None and (labels is None or not separator):
@@ -140,9 +135,9 @@ class ImageFolder:
     def _hold_out(self, fraction: float) -> None:
         train = self._sides["train"]
         mask = held_out_by_class([train.file_name(i) for i in range(len(train))], train.targets, fraction)
-        if mask.any():
-            log.info("%s: no val side: %d of %d images are held out, by name", self.root, mask.sum(), len(mask))
-            self._sides |= {"train": train.subset(~mask), "val": train.subset(mask)}
+        train, val = part(train, mask, where=str(self.root))
+        if val is not None:
+            self._sides |= {"train": train, "val": val}
         elif "test" in self._sides:
             self._sides["val"] = self._sides.pop("test")
 

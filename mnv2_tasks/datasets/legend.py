@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_tasks.datasets.files import IGNORED
 from mnv2_tasks.errors import InputError
 
-IGNORED = 255  # in a mask: pixels that neither training nor a metric counts
 MOST_CLASSES = 255  # as many as fit a mask of 8 bits beside it
 Colour = tuple[int, ...]  # red, green, blue
 

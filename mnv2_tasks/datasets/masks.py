@@ -1,6 +1,5 @@
 """Segmentation data as a folder of images and a folder of masks, whose pixels are class indices or colours."""
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,14 +7,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.coco import SPELLINGS
+from mnv2_tasks.datasets.files import check_root, held_out, part
+from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.legend import ClassTable, class_table, make_legend
 from mnv2_tasks.datasets.segmentation import MaskSplit, largest_value, make_split
-from mnv2_tasks.datasets.voc import SUFFIXES
 from mnv2_tasks.errors import InputError
-
-log = logging.getLogger(__name__)
 
 LISTS = "{split}.txt"
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # not JPEG: it changes values
@@ -57,7 +54,7 @@ class Masks:
         val_fraction: float = 0.2,
         max_side: int | None = None,
     ) -> None:
-        self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes="error")
+        self.root = check_root(root, val_fraction=val_fraction)
         self.val_fraction, self.max_side = val_fraction, max_side
         self._sides = _find_sides(self.root, images, masks, suffix=mask_suffix, lists=lists)
         table = class_table(self.root, classes, colours)
@@ -89,13 +86,8 @@ class Masks:
         return split
 
     def _hold_out(self, train: MaskSplit) -> None:
-        held = detection.held_out([_stem(train.path(i), self.root) for i in range(len(train))], self.val_fraction)
-        self._splits["train"], self._splits["val"] = train, None
-        if held.any():
-            log.info(
-                "%s: there is no val side: %d of %d images are held out, by name", self.root, held.sum(), len(held)
-            )
-            self._splits["train"], self._splits["val"] = train.subset(~held), train.subset(held)
+        held = held_out([_stem(train.path(i), self.root) for i in range(len(train))], self.val_fraction)
+        self._splits["train"], self._splits["val"] = part(train, held, where=str(self.root))
 
 
 def _find_sides(root: Path, images: str, masks: str, *, suffix: str, lists: str | None) -> dict[str, Pairs]:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
-from mnv2_tasks.datasets.detection import MAX_SIDE, DetectionSplit, check_settings
+from mnv2_tasks.datasets.detection import DetectionSplit
+from mnv2_tasks.datasets.files import IGNORED, MAX_SIDE, check_root
 from mnv2_tasks.datasets.imagefolder import LabelledImages, held_out_by_class
 from mnv2_tasks.datasets.images import check_images
-from mnv2_tasks.datasets.legend import IGNORED, Legend
+from mnv2_tasks.datasets.legend import Legend
 from mnv2_tasks.datasets.merged import MergedSplit, join
 from mnv2_tasks.datasets.segmentation import make_split
 from mnv2_tasks.datasets.torchvision_sets import read
@@ -45,7 +46,7 @@ class Pets:
         max_side: int | None = MAX_SIDE,
     ) -> None:
         self.root = _find(Path(root).expanduser(), download=download)
-        check_settings(self.root, val_fraction=val_fraction, bad_boxes="error")
+        check_root(self.root, val_fraction=val_fraction)
         self._max_side = max_side
         trainval, test = (_read_list(self.root / "annotations" / f"{side}.txt") for side in ("trainval", "test"))
         if odd := [name for name, number in test.items() if number not in set(trainval.values())]:

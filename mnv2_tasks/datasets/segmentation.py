@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from mnv2_tasks.datasets.files import FileSplit
+from mnv2_tasks.datasets.files import IGNORED, FileSplit
 from mnv2_tasks.datasets.images import check_image, check_images, image_size
-from mnv2_tasks.datasets.legend import IGNORED, Legend, index_legend
+from mnv2_tasks.datasets.legend import Legend, index_legend
 from mnv2_tasks.errors import InputError
 
 COUNTED = 5_000  # masks that are read for the pixel counts, and so checked before training

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets, tv_tensors
 from torchvision.models import MobileNet_V2_Weights
 
-from mnv2_tasks.datasets.detection import MAX_SIDE
+from mnv2_tasks.datasets.files import MAX_SIDE
 from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
 from mnv2_tasks.datasets.images import check_images
 from mnv2_tasks.errors import InputError

@@ -8,10 +8,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from mnv2_tasks.datasets.files import IGNORED
+
 Size = tuple[int, int]
 Fit = Literal["stretch", "pad", "crop"]
 
-GREY, IGNORED = 127, 255  # what fills empty places: of images, of masks
+GREY = 127  # what fills empty places of images
 FILL = {tv_tensors.Image: GREY, tv_tensors.Mask: IGNORED}
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
+from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.errors import InputError
 
 ANNOTATIONS = ("Annotations", "annotations", "annotations/xmls", "xml", ".")
 IMAGES = ("JPEGImages", "images", ".")
 LISTS = ("ImageSets/Main/{split}.txt", "{split}.txt")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
