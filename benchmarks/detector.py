@@ -20,17 +20,16 @@ import argparse
 import os
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.cli import fail, one_line, tune_for_cpu
+from mnv2_tasks.cli import tune_for_cpu
 from mnv2_tasks.errors import InputError
 
 if {"--child=ours", "--child=torchvision"} & set(sys.argv):  # it works only before torch is imported
     tune_for_cpu()
 
 import torch
-from plain_loop import composed, print_table, run_variants, train
+from plain_loop import checked_sides, composed, parser, print_table, run_variants, told, train
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -167,9 +166,7 @@ def run_variant(args: argparse.Namespace) -> None:
     data = make_data(config)
     if list(data.tasks.values()) != ["detection"]:
         raise InputError(f"task={'+'.join(data.tasks)}: one detector is compared; use task=ssdlite")
-    sides = ["val", "test"] if args.test else ["val"]
-    for side in sides:  # what is wrong with the data is said before the training
-        data.loaders(side)
+    sides = checked_sides(data, test=args.test)
     brief = args.child == "stock" and not args.stock_accuracy
     steps = args.steps_only or (STOCK_STEPS if brief else None)
     model = make(args.child, config, data)
@@ -183,15 +180,10 @@ def run_variant(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", help="settings as for train.py: key=value")
-    parser.add_argument("--only", choices=VARIANTS)
-    parser.add_argument("--steps-only", type=int, metavar="N", help="time N steps of each; no metrics")
-    parser.add_argument("--stock-accuracy", action="store_true", help="train and evaluate stock too")
-    parser.add_argument("--test", action="store_true", help="evaluate on the test side too")
-    parser.add_argument("--out", type=Path, metavar="FILE.json")
-    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
-    args = parser.parse_intermixed_args()
+    arguments = parser(__doc__, VARIANTS)
+    arguments.add_argument("--steps-only", type=int, metavar="N", help="time N steps of each; no metrics")
+    arguments.add_argument("--stock-accuracy", action="store_true", help="train and evaluate stock too")
+    args = arguments.parse_intermixed_args()
     if args.child:
         return run_variant(args)
     variants = [args.only] if args.only else VARIANTS
@@ -200,9 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:
-        if line := one_line(error):
-            fail(line)
-        raise
+    told(main)

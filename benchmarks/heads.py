@@ -21,14 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.cli import fail, one_line, tune_for_cpu
+from mnv2_tasks.cli import tune_for_cpu
 from mnv2_tasks.errors import InputError
 
 if any(argument.startswith("--child=") for argument in sys.argv):  # it works only before torch is imported
     tune_for_cpu()
 
 import torch
-from plain_loop import composed, cpu_seconds, peak_mib, print_table, run_variants, train
+from plain_loop import checked_sides, composed, cpu_seconds, parser, peak_mib, print_table, run_variants, told, train
 from torch import Tensor, nn
 
 from mnv2_tasks.blocks import SamePadConv2d
@@ -140,9 +140,7 @@ def run_variant(args: argparse.Namespace) -> None:
     data = make_data(config)
     if len(data.tasks) != 1 or set(data.tasks.values()) - {"classification", "segmentation"}:
         raise InputError(f"task={'+'.join(data.tasks)}: one classifier or segmenter is compared")
-    sides = ["val", "test"] if args.test else ["val"]
-    for side in sides:
-        data.loaders(side)
+    sides = checked_sides(data, test=args.test)
     if args.child == "ours":
         network, results = by_lightning(config, data, args.steps)
     else:
@@ -161,14 +159,9 @@ def run_variant(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", help="settings as for train.py: key=value")
-    parser.add_argument("--only", choices=VARIANTS)
-    parser.add_argument("--steps", type=int, metavar="N", help="time N steps of each; no metrics")
-    parser.add_argument("--test", action="store_true", help="evaluate on the test side too")
-    parser.add_argument("--out", type=Path, metavar="FILE.json")
-    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
-    args = parser.parse_intermixed_args()
+    arguments = parser(__doc__, VARIANTS)
+    arguments.add_argument("--steps", type=int, metavar="N", help="time N steps of each; no metrics")
+    args = arguments.parse_intermixed_args()
     if args.child:
         return run_variant(args)
     variants = [args.only] if args.only else VARIANTS
@@ -180,9 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:
-        if line := one_line(error):
-            fail(line)
-        raise
+    told(main)

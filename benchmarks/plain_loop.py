@@ -1,12 +1,13 @@
 """What the benchmarks share: a plain training loop, its measurements, variants in fresh processes, and their table."""
 
+import argparse
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mnv2_tasks.cli import CONFIGS, expand, settle
+from mnv2_tasks.cli import CONFIGS, expand, fail, one_line, settle
 from mnv2_tasks.errors import InputError
 
 Results = dict[str, dict[str, Any]]
@@ -94,6 +95,35 @@ def cpu_seconds() -> float:
 def peak_mib() -> float:
     """The most memory that this process has held; Linux counts in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def parser(about: str, variants: Sequence[str]) -> argparse.ArgumentParser:
+    """The arguments that the benchmarks share; --child is for the processes of `run_variants`."""
+    made = argparse.ArgumentParser(description=about.splitlines()[0])
+    made.add_argument("overrides", nargs="*", help="settings as for train.py: key=value")
+    made.add_argument("--only", choices=variants)
+    made.add_argument("--test", action="store_true", help="evaluate on the test side too")
+    made.add_argument("--out", type=Path, metavar="FILE.json")
+    made.add_argument("--child", choices=variants, help=argparse.SUPPRESS)
+    return made
+
+
+def checked_sides(data: Any, *, test: bool) -> list[str]:
+    """The sides to evaluate; what is wrong with the data is said before the training."""
+    sides = ["val", "test"] if test else ["val"]
+    for side in sides:
+        data.loaders(side)
+    return sides
+
+
+def told(main: Callable[[], None]) -> None:
+    """Run `main`; what people can mend is told in one line, exit 2."""
+    try:
+        main()
+    except Exception as error:
+        if line := one_line(error):
+            fail(line)
+        raise
 
 
 def run_variants(variants: Sequence[str], ratios: Sequence[tuple[str, str]], *, out: Path | None) -> Results:

@@ -11,9 +11,8 @@ from mnv2_tasks import segmentation
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.blocks import conv_bn
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Prediction, Taps, Targets, masks
+from mnv2_tasks.heads import Taps, Targets, masks
 from mnv2_tasks.heads.masks import MaskLoss
-from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
 
 RATES = (6, 12, 18)  # of ASPP at output stride 16; twice that at 8 (arXiv 1706.05587, section 4)
 
@@ -23,7 +22,7 @@ class Outputs(NamedTuple):
     auxiliary: Tensor | None = None  # the same, of the auxiliary layers; in training alone
 
 
-class DeepLabV3(nn.Module):
+class DeepLabV3(masks.Segmenter):
     """A 1x1 convolution beside image pooling, joined by another, then a linear 1x1 to the classes; then upsampled.
 
     Targets, batched: mask (B, H, W) uint8, 255 where unknown; for `update` whole and whole_size too.
@@ -42,11 +41,8 @@ class DeepLabV3(nn.Module):
         norm_eps, norm_momentum: as in the backbone.
     """
 
-    kind = "segmentation"
     needs: tuple[str, ...] = ("c5",)
     strides = (16, 8, 32)
-    primary = "miou"
-    curves = ("miou", "pixel_accuracy")
 
     def __init__(
         self,
@@ -111,10 +107,6 @@ class DeepLabV3(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
 
-    def balance(self, counts: Tensor) -> str:
-        """See `MaskLoss.balance`."""
-        return self.mask_loss.balance(counts)
-
     def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
         x = taps["c5"]
         if self.training and len(x) < 2:
@@ -141,27 +133,11 @@ class DeepLabV3(nn.Module):
 
     def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """{"<name>_loss"} for each of the losses, and auxiliary_loss: float32 means over the known pixels."""
-        found = self.mask_loss(outputs.logits, targets["mask"])
+        found = super().loss(outputs, targets)
         if outputs.auxiliary is not None:
             parts = self.mask_loss(outputs.auxiliary, targets["mask"])
             found["auxiliary_loss"] = self.auxiliary * torch.stack(list(parts.values())).sum()
         return found
-
-    def predict(self, outputs: Outputs) -> list[Prediction]:
-        """[{mask (H, W) uint8: the likeliest class of every pixel of the input}]."""
-        return masks.predict(outputs.logits)
-
-    def metrics(self, classes: tuple[str, ...]) -> SegmentationMetric:
-        return SegmentationMetric(classes)
-
-    def update(self, metric: SegmentationMetric, outputs: Outputs, targets: Targets) -> None:
-        count_masks(metric, outputs.logits, targets)
-
-    def worst(self, metric: SegmentationMetric, count: int) -> list[int]:
-        return metric.worst(count)
-
-    draw = staticmethod(masks.draw)
-    plot = staticmethod(masks.plot)
 
 
 def _check_merge(merge: Sequence[Sequence[int]], num_classes: int) -> int:

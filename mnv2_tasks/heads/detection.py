@@ -1,9 +1,11 @@
 """What every detector does with its boxes once it has them: count, draw and plot them."""
 
+from abc import abstractmethod
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnv2_tasks.heads import Prediction, Targets
 from mnv2_tasks.metrics.detection import CocoMAP
@@ -48,3 +50,27 @@ def plot(metric: CocoMAP, classes: tuple[str, ...], folder: Path) -> None:
 
     plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
     plot_confusion(metric.confusion(), classes, folder / "confusion.png", background=True)
+
+
+class Detector(nn.Module):
+    """The part of `Head` that does not depend on how boxes are found."""
+
+    kind = "detection"
+    primary = "map"
+    curves = ("map", "map_50", "map_75")
+
+    @abstractmethod
+    def predict(self, outputs: Any) -> list[Prediction]:
+        """[{boxes (N, 4) xyxy in input pixels, scores (N,), labels (N,)}], highest score first."""
+
+    def metrics(self, classes: tuple[str, ...]) -> CocoMAP:
+        return CocoMAP(classes)
+
+    def update(self, metric: CocoMAP, outputs: Any, targets: Targets) -> None:
+        update(metric, self.predict(outputs), targets)
+
+    def worst(self, metric: CocoMAP, count: int) -> list[int]:
+        return metric.worst(count)
+
+    draw = staticmethod(draw)
+    plot = staticmethod(plot)

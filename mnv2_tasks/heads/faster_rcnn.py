@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -17,7 +17,6 @@ from torchvision.ops.poolers import initLevelMapper
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, detection
-from mnv2_tasks.metrics.detection import CocoMAP
 
 POOLED = 7  # cells a side that a region is pooled to
 
@@ -50,7 +49,7 @@ class Anchors(AnchorGenerator):
         return [anchors] * len(like)
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(detection.Detector):
     """A feature pyramid on the taps, a region proposal network on it, and box heads on the proposed regions.
 
     torchvision's modules do the work, with its sampling, matching and losses; normalising and resizing, which its
@@ -70,11 +69,8 @@ class FasterRCNN(nn.Module):
             `nms`, and returns at most `detections`.
     """
 
-    kind = "detection"
     needs: tuple[str, ...] = ("c2", "c3", "c4", "c5")
     strides = (32, 16)
-    primary = "map"
-    curves = ("map", "map_50", "map_75")
 
     def __init__(
         self,
@@ -192,18 +188,6 @@ class FasterRCNN(nn.Module):
         logits, deltas = outputs.regions or self._classify(outputs.features, proposals, size)
         found = self.roi_heads.postprocess_detections(logits, deltas, proposals, [size] * len(proposals))
         return [{"boxes": b, "scores": s, "labels": n - 1} for b, s, n in zip(*found, strict=True)]
-
-    def metrics(self, classes: tuple[str, ...]) -> CocoMAP:
-        return CocoMAP(classes)
-
-    def update(self, metric: CocoMAP, outputs: Outputs, targets: Targets) -> None:
-        detection.update(metric, self.predict(outputs), targets)
-
-    def worst(self, metric: CocoMAP, count: int) -> list[int]:
-        return metric.worst(count)
-
-    draw = staticmethod(detection.draw)
-    plot = staticmethod(detection.plot)
 
 
 def _objects(targets: Targets, image: int) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from mnv2_tasks import segmentation
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Targets
-from mnv2_tasks.metrics.segmentation import SegmentationMetric
+from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
 
 
 class MaskLoss(nn.Module):
@@ -72,3 +73,36 @@ def plot(metric: SegmentationMetric, classes: tuple[str, ...], folder: Path) -> 
 
     plot_confusion(metric.confusion(), classes, folder / "confusion.png")
     plot_iou(metric.confusion(), classes, folder / "iou.png")
+
+
+class Segmenter(nn.Module):
+    """The part of `Head` that does not depend on how the logits (B, K, H, W), `outputs.logits`, are made."""
+
+    kind = "segmentation"
+    primary = "miou"
+    curves: tuple[str, ...] = ("miou", "pixel_accuracy")
+    mask_loss: MaskLoss
+
+    def balance(self, counts: Tensor) -> str:
+        """See `MaskLoss.balance`."""
+        return self.mask_loss.balance(counts)
+
+    def loss(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
+        """{"<name>_loss"} for each of the losses: float32 means over the known pixels."""
+        return self.mask_loss(outputs.logits, targets["mask"])
+
+    def predict(self, outputs: Any) -> list[Prediction]:
+        """[{mask (H, W) uint8: the likeliest class of every pixel of the input}]."""
+        return predict(outputs.logits)
+
+    def metrics(self, classes: tuple[str, ...]) -> SegmentationMetric:
+        return SegmentationMetric(classes)
+
+    def update(self, metric: SegmentationMetric, outputs: Any, targets: Targets) -> None:
+        count_masks(metric, outputs.logits, targets)
+
+    def worst(self, metric: SegmentationMetric, count: int) -> list[int]:
+        return metric.worst(count)
+
+    draw = staticmethod(draw)
+    plot = staticmethod(plot)

@@ -14,7 +14,6 @@ from mnv2_tasks.blocks import Padding, conv_bn, separable_conv
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, detection
 from mnv2_tasks.heads.boxes import aligned_iou, decode, encode, fit_shapes, grid_boxes, match, original_shapes
-from mnv2_tasks.metrics.detection import CocoMAP
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 
@@ -26,7 +25,7 @@ class Outputs(NamedTuple):
     size: tuple[int, int]  # (H, W) of the input
 
 
-class SSDLite(nn.Module):
+class SSDLite(detection.Detector):
     """Prediction layers are depthwise 3x3 + linear 1x1 on c4x, c5x and four extra levels of half the size each.
 
     An image without objects is valid, and teaches background; one that nobody labelled (not `known`) teaches nothing.
@@ -48,11 +47,8 @@ class SSDLite(nn.Module):
         padding, norm_eps, norm_momentum: as in the backbone.
     """
 
-    kind = "detection"
     needs: tuple[str, ...] = ("c4x", "c5x")
     strides = (32, 16, 8)
-    primary = "map"
-    curves = ("map", "map_50", "map_75")
 
     def __init__(
         self,
@@ -196,18 +192,6 @@ class SSDLite(nn.Module):
         rows = zip(*(x[kept].split(counts) for x in (boxes, score, label)), strict=True)
         most = self.detections
         return [{"boxes": b[:most], "scores": s[:most], "labels": n[:most]} for b, s, n in rows]
-
-    def metrics(self, classes: tuple[str, ...]) -> CocoMAP:
-        return CocoMAP(classes)
-
-    def update(self, metric: CocoMAP, outputs: Outputs, targets: Targets) -> None:
-        detection.update(metric, self.predict(outputs), targets)
-
-    def worst(self, metric: CocoMAP, count: int) -> list[int]:
-        return metric.worst(count)
-
-    draw = staticmethod(detection.draw)
-    plot = staticmethod(detection.plot)
 
 
 def hard_negative_loss(scores: Tensor, wanted: Tensor, known: Tensor, *, ratio: int = 3, least: int = 3) -> Tensor:

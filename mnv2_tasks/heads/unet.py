@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from mnv2_tasks import segmentation
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Prediction, Taps, Targets, masks
+from mnv2_tasks.heads import Taps, masks
 from mnv2_tasks.heads.masks import MaskLoss
-from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
 
 
 class Outputs(NamedTuple):
     logits: Tensor  # (B, K, H, W) float32, at the size of the input
 
 
-class Decoded(nn.Module):
+class Decoded(masks.Segmenter):
     """A decoder, a convolution to the classes, and bilinear upsampling to the input, as smp's models join them.
 
     Args:
@@ -31,11 +30,8 @@ class Decoded(nn.Module):
         loss, class_weights: see `MaskLoss`.
     """
 
-    kind = "segmentation"
     needs: tuple[str, ...]
     strides: tuple[int, ...]
-    primary = "miou"
-    curves = ("miou", "pixel_accuracy")
 
     def __init__(
         self,
@@ -55,10 +51,6 @@ class Decoded(nn.Module):
         initialize_decoder(self.decoder)
         initialize_head(self.logits)
 
-    def balance(self, counts: Tensor) -> str:
-        """See `MaskLoss.balance`."""
-        return self.mask_loss.balance(counts)
-
     def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
         if size[0] % self.multiple or size[1] % self.multiple:
             raise InputError(
@@ -68,24 +60,6 @@ class Decoded(nn.Module):
         image = first.new_zeros(()).expand(1, 1, *size)  # decoders ask for nothing of it but its size
         decoded = self.decoder([image, *(taps[name] for name in self.needs)])
         return Outputs(segmentation.resize(self.logits(decoded).float(), size, align_corners=True))
-
-    def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        return self.mask_loss(outputs.logits, targets["mask"])
-
-    def predict(self, outputs: Outputs) -> list[Prediction]:
-        return masks.predict(outputs.logits)
-
-    def metrics(self, classes: tuple[str, ...]) -> SegmentationMetric:
-        return SegmentationMetric(classes)
-
-    def update(self, metric: SegmentationMetric, outputs: Outputs, targets: Targets) -> None:
-        count_masks(metric, outputs.logits, targets)
-
-    def worst(self, metric: SegmentationMetric, count: int) -> list[int]:
-        return metric.worst(count)
-
-    draw = staticmethod(masks.draw)
-    plot = staticmethod(masks.plot)
 
 
 class Unet(Decoded):

@@ -2,12 +2,11 @@
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from mnv2_tasks.backbone import Tap
-from mnv2_tasks.heads import Prediction, Taps, Targets, masks
-from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
+from mnv2_tasks.heads import Taps, masks
 from mnv2_tasks.segmentation import resize
 
 
@@ -15,13 +14,11 @@ class Outputs(NamedTuple):
     logits: Tensor  # (B, K, H, W) float32, at the size of the input
 
 
-class LRASPP(nn.Module):
+class LRASPP(masks.Segmenter):
     """c5, weighed by what the whole image shows, then upsampled to c3, whose own logits are added."""
 
-    kind = "segmentation"
     needs = ("c3", "c5")
     strides = (16, 32, 8)
-    primary = "miou"
     curves = ("miou",)
 
     def __init__(self, taps: dict[str, Tap], num_classes: int, *, channels: int = 128) -> None:
@@ -32,21 +29,3 @@ class LRASPP(nn.Module):
     def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
         logits = self.head({"low": taps["c3"], "high": taps["c5"]})  # (B, K, H / 8, W / 8)
         return Outputs(resize(logits.float(), size))
-
-    def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        return self.mask_loss(outputs.logits, targets["mask"])
-
-    def predict(self, outputs: Outputs) -> list[Prediction]:
-        return masks.predict(outputs.logits)
-
-    def metrics(self, classes: tuple[str, ...]) -> SegmentationMetric:
-        return SegmentationMetric(classes)
-
-    def update(self, metric: SegmentationMetric, outputs: Outputs, targets: Targets) -> None:
-        count_masks(metric, outputs.logits, targets)
-
-    def worst(self, metric: SegmentationMetric, count: int) -> list[int]:
-        return metric.worst(count)
-
-    draw = staticmethod(masks.draw)
-    plot = staticmethod(masks.plot)
