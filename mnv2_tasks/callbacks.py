@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar, WeightAveraging
 from torch import Tensor
 
 from mnv2_tasks.datasets.datamodule import DataModule
@@ -64,6 +64,16 @@ class Progress(TQDMProgressBar):
             seconds = int((time.monotonic() - began) / (trainer.global_step - first) * left)
             items["run ends in"] = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
         return items
+
+
+class Last(Checkpoint):
+    """`last.ckpt` after every epoch: Lightning's own `save_last` writes it only when there is a new best one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
 
 
 class EpochLog(Callback):

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from mnv2_tasks import joint, report
-from mnv2_tasks.callbacks import EMA, EpochLog, Examples, Progress, read_rows
+from mnv2_tasks.callbacks import EMA, EpochLog, Examples, Last, Progress, read_rows
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.tasks import MultiTask
@@ -89,9 +89,9 @@ def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
                 filename="best",
                 monitor="val/score",
                 mode="max",
-                save_last=True,
                 enable_version_counter=False,
             ),
+            Last(folder / "checkpoints" / "last.ckpt"),
             EpochLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),
         ]
