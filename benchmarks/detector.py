@@ -8,7 +8,7 @@ Takes the settings of train.py and runs three variants, one after another, each 
     torchvision  torchvision's SSD (matching, loss, decoding) and SSDLiteHead, on our trunk, extra levels
                  and default boxes, with our memory format and process settings
     stock        the same with torchvision's default boxes, contiguous memory and a process as it comes
-                 (leave OMP_WAIT_POLICY unset); 20 steps are timed, or all with --stock-accuracy
+                 (leave OMP_WAIT_POLICY and GOMP_SPINCOUNT unset); 20 steps are timed, or all with --stock-accuracy
 
 All else is shared: batches, normalisation, optimiser, schedule, clipping, averaged weights, thresholds of the
 decoding, and COCO's metrics, in original pixels, of the last averaged weights. ms/step is the median of
@@ -175,7 +175,7 @@ def run_variant(args: argparse.Namespace) -> None:
         for side in sides:
             results |= evaluate(averaged, data, side)
     results |= {"parameters": sum(value.numel() for value in model.parameters()), "torch": torch.__version__}
-    results |= {"threads": torch.get_num_threads(), "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY")}
+    results |= {"threads": torch.get_num_threads(), "spin_count": os.environ.get("GOMP_SPINCOUNT")}
     write_json(args.out, {**results, "config": config})
 
 

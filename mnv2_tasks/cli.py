@@ -129,11 +129,14 @@ def _set(section: DictConfig, key: str, value: Any, written: str, owner: str) ->
 def tune_for_cpu() -> None:
     """Two settings of the process that CPU training lives by; call it before torch is imported.
 
-    Waiting OpenMP threads sleep instead of spinning: with the loader's workers on the same cores, spinning took more
-    than half of the time. And glibc keeps freed memory: a training step frees and allocates the same large
-    activations each time, and faulting their pages in again took a third of it. Does nothing where there is no glibc.
+    A waiting OpenMP thread spins for some microseconds, then sleeps. Left alone it spins for milliseconds, which with
+    the loader's workers on the same cores took more than half of the time; sleeping at once (OMP_WAIT_POLICY=PASSIVE)
+    made steps a third longer on a virtual machine, where waking a thread is slow. And glibc keeps freed memory: a
+    training step frees and allocates the same large activations each time, and faulting their pages in again took a
+    third of it. Does nothing where there is no glibc.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         libc = ctypes.CDLL("libc.so.6")
         for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 28)):  # mmap, trim, top pad

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads sleep, as in the command lines
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: waiting threads soon sleep, as in the command lines
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
