@@ -11,18 +11,21 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     tune_for_cpu()
     from pytorch_lightning import seed_everything
 
-    from mnv2_tasks import joint, run, wiring
+    from mnv2_tasks import joint, run, study, wiring
 
     if config.resume:
         changes = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("resume=", "hydra."))]
         settings = run.resumed_config(config.resume, changes)
     else:
         settings = settle(config)
+    if study.wanted(settings):
+        return study.run(settings)
     seed_everything(settings["seed"], verbose=False)
     wiring.agree_on_stride(settings)
     data = wiring.make_data(settings)
     for side in ("train", "val"):  # everything wrong with the input is said before the run has a folder
         data.loaders(side)
+    wiring.match_cost(settings, data)
     if settings["baselines"]:
         joint.read_baselines(settings["baselines"], data.classes)
     task = wiring.make_task(settings, data)

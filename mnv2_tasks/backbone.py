@@ -1,4 +1,4 @@
-"""MobileNetV2 as a trunk: an image in, named feature taps out."""
+"""MobileNetV2 as a trunk, and MobileNetV1 beside it: an image in, named feature taps out."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mnv2_tasks.blocks import InvertedResidual, Padding, conv_bn
+from mnv2_tasks.blocks import InvertedResidual, Padding, Separable, conv_bn
 from mnv2_tasks.errors import InputError
 
 # Table 2 of the paper: expansion t, channels c, repeats n, stride s of the first block.
@@ -23,6 +23,14 @@ STAGES = (
 )
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
+# Table 1 of MobileNetV1 (arXiv 1704.04861), read the same way.
+STAGES_V1 = (
+    (1, 64, 1, 1),
+    (1, 128, 2, 2),
+    (1, 256, 2, 2),
+    (1, 512, 6, 2),
+    (1, 1024, 2, 2),
+)
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,13 @@ class MobileNetV2(nn.Module):
 
     Args:
         width: the width multiplier; below 1 the last convolution keeps its 1280 channels.
+        expansion: in place of Table 2's 6; its first stage stays without.
+        divisor: of every channel count; 8 as published, less for widths that cost just so much (see `match`).
         output_stride: 8, 16 or 32 (with a stem of stride 2); below 32, stride turns into dilation; weights stay valid.
         in_channels: of the image.
         stem_stride: 2 as published; 1 for images of 28 to 32 pixels, which halves the stride of every tap.
         block: `block(in_channels, out_channels, stride=, expansion=, dilation=, layer=)` with `hidden_channels`,
-            `expand(x)` and `project(hidden, x)`; see `mnv2_tasks.blocks`.
+            `expand(x)` and `project(hidden, x)`, see `mnv2_tasks.blocks`; None: the network's own.
         padding: "symmetric" (torch's) or "same" (TensorFlow's; for weights that come from there).
         norm_eps, norm_momentum: of every batch norm.
         zero_init_residual: start blocks with a shortcut as the identity (their last norm at 0, Goyal et al., arXiv
@@ -66,14 +76,20 @@ class MobileNetV2(nn.Module):
     standard deviation of 0.09; batch norm at 1 and 0.
     """
 
+    stages: tuple[tuple[float, int, int, int], ...] = STAGES
+    last_channels: int | None = LAST_CHANNELS  # of the last 1x1 convolution, where there is one
+    own_block: Callable[..., Any] = InvertedResidual
+
     def __init__(
         self,
         width: float = 1.0,
         output_stride: int = 32,
         *,
+        expansion: float = 6,
+        divisor: int = 8,
         in_channels: int = 3,
         stem_stride: int = 2,
-        block: Callable[..., Any] = InvertedResidual,
+        block: Callable[..., Any] | None = None,
         padding: Padding = "symmetric",
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
@@ -88,13 +104,16 @@ class MobileNetV2(nn.Module):
             raise InputError(f"backbone.padding is {padding!r}: use symmetric (torch's) or same (TensorFlow's)")
         if width <= 0 or in_channels < 1:
             raise InputError(f"backbone.width is {width}, in_channels {in_channels}: both must be above 0")
+        if expansion < 1 or divisor < 1:
+            raise InputError(f"backbone.expansion is {expansion}, divisor {divisor}: both must be at least 1")
         if stem_stride not in (1, 2):
             raise InputError(f"backbone.stem_stride is {stem_stride}: use 2, or 1 for small images")
         if not isinstance(freeze, int) or freeze < 0:
             raise InputError(f"backbone.freeze is {freeze}: use true, false or a number of epochs")
         layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
 
-        channels = round_channels(STEM_CHANNELS * width)
+        rounded = partial(round_channels, divisor=divisor)
+        channels = rounded(STEM_CHANNELS * width)
         self.stem = layer(in_channels, channels, stride=stem_stride)
         self.blocks = nn.ModuleList()
         self.taps: dict[str, Tap] = {}
@@ -102,8 +121,9 @@ class MobileNetV2(nn.Module):
         self._block_taps: dict[int, str] = {}  # block index -> name of the tap after it
         level, stride, dilation = 1, 2, 1
         shrink = 2 // stem_stride  # strides below count as with the published stem
-        for t, c, n, s in STAGES:
-            out_channels = round_channels(c * width)
+        for t, c, n, s in self.stages:
+            out_channels = rounded(c * width)
+            t = t if t == 1 else expansion
             for i in range(n):
                 index = len(self.blocks)
                 block_stride, next_dilation = (s if i == 0 else 1), dilation
@@ -112,16 +132,21 @@ class MobileNetV2(nn.Module):
                     self._add_tap(f"c{level}", Tap(channels, stride // shrink), self._block_taps, index - 1)
                     if stride == output_stride:  # dilate what follows instead of striding
                         block_stride, next_dilation = 1, dilation * 2
-                made = block(channels, out_channels, stride=block_stride, expansion=t, dilation=dilation, layer=layer)
+                made = (block or self.own_block)(
+                    channels, out_channels, stride=block_stride, expansion=t, dilation=dilation, layer=layer
+                )
                 if halves:
                     self._add_tap(f"c{level}x", Tap(made.hidden_channels, stride // shrink), self._hidden_taps, index)
                     level += 1
                 self.blocks.append(made)
                 channels, stride, dilation = out_channels, stride * block_stride, next_dilation
         self._add_tap(f"c{level}", Tap(channels, stride // shrink), self._block_taps, len(self.blocks) - 1)
-        last_channels = round_channels(LAST_CHANNELS * max(1.0, width))
-        self.last: nn.Module | None = layer(channels, last_channels, kernel_size=1)
-        self.taps[f"c{level}x"] = Tap(last_channels, stride // shrink)
+        self.last: nn.Module | None = nn.Identity()
+        if self.last_channels:
+            last_channels = rounded(self.last_channels * max(1.0, width))
+            self.last = layer(channels, last_channels, kernel_size=1)
+            channels = last_channels
+        self.taps[f"c{level}x"] = Tap(channels, stride // shrink)
         self._kept = set(self.taps)
         self.apply(partial(init_weights, std=0.09))
         if zero_init_residual:
@@ -201,6 +226,19 @@ class MobileNetV2(nn.Module):
         if self.last is not None:
             taps["c5x"] = self.last(x)  # (B, 1280 max(1, w), H / stride, W / stride)
         return taps
+
+
+class MobileNetV1(MobileNetV2):
+    """Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications" (arXiv
+    1704.04861), Table 1, with the same taps and settings.
+
+    Its blocks have no expansion and its end no further convolution: `cKx` is the same tensor as `cK`, and `expansion`
+    is without effect. Its head comes right after `c5`.
+    """
+
+    stages = STAGES_V1
+    last_channels = None
+    own_block = Separable
 
 
 def init_weights(module: nn.Module, std: float) -> None:

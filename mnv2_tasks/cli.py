@@ -50,9 +50,10 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
 def expand(overrides: list[str]) -> list[str]:
     """`head.x` is the only head's x, `data.x` the only data set's, whatever their names; `settle` puts them there.
 
-    Tasks named in `baselines.`, `assign.` and `balance.weights.` are added. A value with `{split}` in it is quoted, for
-    Hydra takes bare braces for a dictionary.
+    `block=x` chooses the backbone's block. Tasks named in `baselines.`, `assign.` and `balance.weights.` are added. A
+    value with `{split}` in it is quoted, for Hydra takes bare braces for a dictionary.
     """
+    overrides = [re.sub(r"^block=", "block@backbone.block=", override) for override in overrides]
     quoted = [re.sub(r"""=([^"']*\{split\}[^"']*)$""", r'="\1"', override) for override in overrides]
     added = [re.sub(r"^(?=(baselines|assign|balance\.weights)\.[^=]*=)", "++", override) for override in quoted]
     return [re.sub(r"^(head|data)\.(?=[^=]*=)", r"++given.\1.", override) for override in added]

@@ -53,10 +53,12 @@ def classifier_cost(width: float, size: int, *, num_classes: int = 1000) -> tupl
     return weights, madds(lambda x: linear(backbone(x)["c5x"].mean((2, 3))), image)
 
 
-def ssdlite_cost(num_classes: int, *, size: int = 320) -> dict[str, tuple[int, int]]:
+def ssdlite_cost(
+    num_classes: int, *, size: int = 320, network: type[MobileNetV2] = MobileNetV2
+) -> dict[str, tuple[int, int]]:
     """{part: (parameters, multiply-adds)} of SSDLite, and of plain SSD's prediction layers on the same taps."""
     with torch.device("meta"):
-        backbone = MobileNetV2().eval()
+        backbone = network().eval()
         backbone.keep(SSDLite.needs)
         head = SSDLite(backbone.taps, num_classes).eval()
         image = torch.empty(1, 3, size, size)
@@ -73,9 +75,15 @@ def ssdlite_cost(num_classes: int, *, size: int = 320) -> dict[str, tuple[int, i
 
 
 def deeplabv3_cost(
-    num_classes: int, *, size: int = 513, aspp: Literal["separable", "full"] | None = None, padded: bool = True
+    num_classes: int,
+    *,
+    size: int = 513,
+    aspp: Literal["separable", "full"] | None = None,
+    padded: bool = True,
+    stride: int = 16,
+    network: type[MobileNetV2] = MobileNetV2,
 ) -> tuple[int, int]:
-    """(parameters, multiply-adds) of the segmenter at output stride 16, as in Table 7 of the paper.
+    """(parameters, multiply-adds) of the segmenter at output stride `stride`, as in Table 7 of the paper.
 
     The published numbers hold batch norm, image pooling and the logits, on c5 without the last convolution, with full
     3x3 convolutions in ASPP, and at 513 pixels (a grid of 33 x 33): at 512 it is 5% less. `padded` counts dilated
@@ -83,12 +91,12 @@ def deeplabv3_cost(
     of 5.4 B. What is left, under 0.4%, is about the bilinear upsampling, which is not counted here.
     """
     with torch.device("meta"):
-        backbone = MobileNetV2(output_stride=16)
+        backbone = network(output_stride=stride)
         head = DeepLabV3(backbone.taps, num_classes, aspp=aspp).eval()
         backbone.eval().keep(head.needs)
         image = torch.empty(1, 3, size, size)
     cost = madds(lambda x: head(backbone(x), (size, size)), image)
-    grid = -(-size // 16)
+    grid = -(-size // stride)
     for module in (*backbone.modules(), *head.modules()) if padded else ():
         if isinstance(module, nn.Conv2d) and module.dilation[0] > 1:
             rate = module.dilation[0]

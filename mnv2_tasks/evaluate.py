@@ -20,7 +20,7 @@ def main(config: Any) -> None:
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
     if config.ckpt:
         checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
-        _take_settings(config, checkpoint["config"], given)
+        take_settings(config, checkpoint["config"], given)
         settings = settle(config)
         data = wiring.make_data(settings)
         for task, names in checkpoint["classes"].items():
@@ -55,7 +55,7 @@ def main(config: Any) -> None:
     print(f"results: {folder}")
 
 
-def _take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> None:
+def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> None:
     """What the checkpoint was trained with, but for what is given on the command line."""
     from omegaconf import OmegaConf
 

@@ -65,7 +65,8 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 
     section = dict(config["backbone"])
     mean, std = section.pop("mean"), section.pop("std")
-    section.pop("weights", None)
+    for key in ("weights", "match", "match_to"):  # the wiring's
+        section.pop(key, None)
     backbone = instantiate(section)
     channels = section.get("in_channels", 3)
     mean, std = ([values[0]] * channels if len(set(values)) == 1 else list(values) for values in (mean, std))

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,17 +48,20 @@ def write_curves(task: MultiTask, folder: Path) -> None:
     plot_scores(rows, folder / "scores.png", names=names)
 
 
-def model_cost(model: Model, data: DataModule) -> dict[str, int]:
-    """{"parameters", "madds"}: of one image through the backbone and the heads that it serves, of each source."""
+Passes = Sequence[tuple[tuple[int, int], Sequence[str]]]  # see `DataModule.passes`
+
+
+def model_cost(model: Model, passes: Passes) -> dict[str, int]:
+    """{"parameters", "madds"}: of one image of each source, through the backbone and the heads that it serves."""
     model.eval()
-    cost = sum(madds(model, _blank(model, data.sizes[source]), list(tasks)) for source, tasks in data.assigned.items())
+    cost = sum(madds(model, _blank(model, size), tasks) for size, tasks in passes)
     return {"parameters": parameters(model), "madds": cost}
 
 
-def latency(model: Model, data: DataModule, *, runs: int = 20) -> float:
+def latency(model: Model, passes: Passes, *, runs: int = 20) -> float:
     """Median milliseconds of the forward passes that `model_cost` counts, one image at a time, where the model is."""
     model.eval()
-    inputs = [(_blank(model, data.sizes[source]), list(tasks)) for source, tasks in data.assigned.items()]
+    inputs = [(_blank(model, size), tasks) for size, tasks in passes]
     took = []
     with torch.inference_mode():
         for _ in range(runs + 3):  # the first ones are slower

@@ -140,9 +140,10 @@ def describe(task: MultiTask, data: DataModule) -> dict[str, Any]:
     """What metrics.json tells of the model besides its metrics."""
     return {
         "primaries": {name: head.primary for name, head in task.model.heads.items()},
-        **report.model_cost(task.model, data),
-        "latency_ms": report.latency(task.model, data),
+        **report.model_cost(task.model, data.passes),
+        "latency_ms": report.latency(task.model, data.passes),
         "sizes": {name: list(size) for name, size in data.sizes.items()},
+        "passes": data.passes,
         "classes": {name: list(names) for name, names in task.classes.items()},
     }
 
@@ -173,6 +174,7 @@ def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, bega
         "step_ms": _middle(rows, "step_ms"),
         "images_per_second": _middle(rows, "images_per_second"),
         "wall_seconds": round(time.monotonic() - began, 1),
+        "matched": config.get("matched"),
     }
     if config["baselines"]:
         results["joint"] = joint.compare(results, config["baselines"])

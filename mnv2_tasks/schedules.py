@@ -22,3 +22,8 @@ def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup: float = 0.05, fin
 def exponential(optimizer: Optimizer, *, steps: int, decay: float = 0.98, times: int = 300) -> LambdaLR:
     """lr x decay ** k, k = 0 ... times - 1 in equal parts of the run: the paper's 0.98 an epoch (section 6.1)."""
     return LambdaLR(optimizer, lambda step: decay ** (step * times // max(1, steps)))
+
+
+def polynomial(optimizer: Optimizer, *, steps: int, power: float = 0.9) -> LambdaLR:
+    """lr x (1 - step / steps) ** power: DeepLab's (arXiv 1706.05587, section 4.1)."""
+    return LambdaLR(optimizer, lambda step: (1 - min(step, steps) / steps) ** power)

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import yaml
 from hydra.utils import get_class, instantiate
 from pytorch_lightning.utilities import rank_zero_only
 
+from mnv2_tasks.cli import CONFIGS
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import Model, build_model
@@ -76,6 +78,28 @@ def agree_on_stride(config: Config) -> None:
         config["backbone"]["output_stride"] = min(likes or common)
     elif given in (8, 16, 32) and given not in common:
         raise InputError(f"backbone.output_stride={given}: {told}; choose another, or leave it out")
+
+
+def match_cost(config: Config, data: DataModule) -> None:
+    """Where `backbone.match` asks for it: set the width at which this network costs what `match_to` does at its width.
+
+    What was chosen is printed and kept as `matched`; `match` is null from then on, so that it is chosen once.
+    """
+    from mnv2_tasks.match import match_width, reference_of
+
+    section = config["backbone"]
+    if not section["match"]:
+        return
+    block = CONFIGS / "block" / f"{section['match_to']}.yaml"
+    if not block.exists():
+        known = ", ".join(sorted(path.stem for path in block.parent.glob("*.yaml")))
+        raise InputError(f"backbone.match_to={section['match_to']}: no such block, of {known}")
+    reference = reference_of(config, yaml.safe_load(block.read_text()))
+    found = match_width(config, reference, data.classes, data.passes, section["match"])
+    told = f"{section['match_to']} at width {section['width']:g}"
+    rank_zero_only(print)(f"backbone: as many {section['match']} as {told}: {found}")
+    config["matched"] = {"measure": section["match"], "to": told, **found._asdict()}
+    section |= {"match": None, "width": found.width, "divisor": found.divisor}
 
 
 def make_model(config: Config, data: DataModule) -> Model:

@@ -86,6 +86,23 @@ def test_losses_in_float32_and_without_ignored_pixels(name):
     assert torch.allclose(found, losses(changed, mask, {name: 1.0})[f"{name}_loss"], rtol=1e-5)
 
 
+def test_skips_add_the_linear_predictions_of_finer_taps():
+    backbone, head = make(skips=["c3", "c2"], auxiliary=0.4)
+    assert head.needs == ("c5", "c3", "c2", "c4")
+    taps = backbone.eval()(torch.rand(2, 3, 64, 96))
+    with_skips = head.eval()(taps, (64, 96)).logits
+    (coarse, fine), head.skips = head.skip_layers, ()
+    logits = head(taps, (16, 24)).logits  # at the stride of c2
+    for layer, tap in ((coarse, "c3"), (fine, "c2")):
+        part = layer(taps[tap])
+        logits = (
+            F.interpolate(head(taps, part.shape[-2:]).logits, part.shape[-2:]) + part
+            if tap == "c3"
+            else (F.interpolate(logits, part.shape[-2:], mode="bilinear") + part)
+        )
+    assert torch.allclose(F.interpolate(logits, (64, 96), mode="bilinear"), with_skips, atol=1e-6)
+
+
 def test_class_balance():
     counts = torch.tensor([900, 90, 10, 0])
     gentle, hard = class_balance(counts, "balanced"), class_balance(counts, "median_frequency")
@@ -133,6 +150,7 @@ def test_one_image_cannot_train_the_norm_after_pooling():
         {"class_weights": [1, 2]},
         {"class_weights": "balanced", "loss": "dice"},
         {"auxiliary": 0.4, "auxiliary_tap": "c9"},
+        {"skips": ["c9"]},
         {"merge": [[0], [1]]},
         {"merge": [[0], [1], [1]]},
         {"merge": [[0], [1], [3]]},

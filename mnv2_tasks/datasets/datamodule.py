@@ -117,6 +117,11 @@ class DataModule(pl.LightningDataModule):
     def source_of(self, task: str) -> str:
         return next(name for name, tasks in self.assigned.items() if task in tasks)
 
+    @property
+    def passes(self) -> list[tuple[tuple[int, int], list[str]]]:
+        """(H, W) of a source's images, and the tasks that one forward of them serves."""
+        return [(self.sizes[source], list(tasks)) for source, tasks in self.assigned.items()]
+
     def split(self, source: str, side: str) -> Any:
         """The raw samples of one side, made once; None where the data set has no such side."""
         if (source, side) not in self._splits:

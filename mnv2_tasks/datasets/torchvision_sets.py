@@ -1,5 +1,7 @@
 """Well-known classification sets by name, through torchvision's readers, which can download them."""
 
+import gzip
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -78,24 +80,16 @@ def cifar10(root: str | Path, *, val_fraction: float = 0.1, download: bool = Tru
 
 def mnist(root: str | Path, *, val_fraction: float = 0.1, download: bool = True) -> Ready:
     """MNIST: 60,000 and 10,000 grey images of 28x28, 10 digits, below root/MNIST/raw; sides as in `cifar10`."""
-    return _in_memory(datasets.MNIST, root, _idx(datasets.MNIST, root), val_fraction=val_fraction, download=download)
+    return _from_idx(datasets.MNIST, root, val_fraction=val_fraction, download=download)
 
 
 def fashion_mnist(root: str | Path, *, val_fraction: float = 0.1, download: bool = True) -> Ready:
     """Fashion-MNIST: as MNIST, with 10 kinds of clothes, below root/FashionMNIST/raw; sides as in `cifar10`."""
-    reader = datasets.FashionMNIST
-    return _in_memory(reader, root, _idx(reader, root), val_fraction=val_fraction, download=download)
+    return _from_idx(datasets.FashionMNIST, root, val_fraction=val_fraction, download=download)
 
 
 def flowers102(root: str | Path, *, download: bool = True, max_side: int | None = MAX_SIDE) -> Ready:
-    """Oxford 102 Flowers below root/flowers-102: the official 1,020 training, 1,020 val and 6,149 test images.
-
-    Its lists are MATLAB files: SciPy must be installed.
-    """
-    try:
-        import scipy.io  # noqa: F401
-    except ImportError as error:
-        raise InputError("flowers102: its lists are MATLAB files, which SciPy reads: pip install scipy") from error
+    """Oxford 102 Flowers below root/flowers-102: the official 1,020 training, 1,020 val and 6,149 test images."""
     page = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
     files = f"102flowers.tgz, imagelabels.mat and setid.mat from {page} and put them into {root}/flowers-102"
     classes = tuple(datasets.Flowers102.classes)
@@ -116,7 +110,7 @@ def imagenet(root: str | Path, *, val_fraction: float = 0.0, max_side: int | Non
     """ImageNet (ILSVRC 2012): root/train/<wnid>/ and root/val/<wnid>/, in the order of the wnids.
 
     From the official archives in `root` (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
-    ILSVRC2012_devkit_t12.tar.gz) torchvision unpacks the sides that are not there (SciPy must be installed). All 1,000
+    ILSVRC2012_devkit_t12.tar.gz) torchvision unpacks the sides that are not there. All 1,000
     classes get their usual names; any other number keeps the wnids. `val_fraction` above 0 with no val side: held out.
     """
     folder = Path(root).expanduser()
@@ -151,9 +145,20 @@ def read(make: Callable[..., Any], root: str | Path, files: str, *, download: bo
     ) from failure
 
 
-def _idx(reader: type[datasets.MNIST], root: str | Path) -> str:
-    names = ", ".join(name for name, _ in reader.resources)
-    return f"{names} from {reader.mirrors[0]} and put them into {root}/{reader.__name__}/raw"
+def _from_idx(reader: type[datasets.MNIST], root: str | Path, *, val_fraction: float, download: bool) -> Ready:
+    """A set in MNIST's format. Archives that lie there are unpacked, however they were compressed: torchvision takes
+    only those of its own mirror."""
+    raw, names = Path(root).expanduser() / reader.__name__ / "raw", [name for name, _ in reader.resources]
+    for archive in (raw / name for name in names):
+        plain = archive.with_suffix("")
+        if archive.is_file() and not plain.exists():
+            try:
+                plain.write_bytes(gzip.decompress(archive.read_bytes()))
+            except (OSError, EOFError, zlib.error) as error:
+                plain.unlink(missing_ok=True)
+                raise InputError(f"{archive}: cannot be unpacked ({error}); copy it again") from error
+    files = f"{', '.join(names)} from {reader.mirrors[0]} and put them into {raw}"
+    return _in_memory(reader, root, files, val_fraction=val_fraction, download=download)
 
 
 def _in_memory(

@@ -31,6 +31,8 @@ class DeepLabV3(masks.Segmenter):
         taps, num_classes: what the backbone declares; classes with the background, where there is one.
         channels: of the three hidden layers.
         aspp: None (the paper's light head), or atrous spatial pyramid pooling of "separable" or "full" convolutions.
+        skips: taps finer than c5, the coarsest first, whose own linear 1x1 prediction is added to the logits at their
+            stride, as in FCN (arXiv 1411.4038, section 4.2): edges and thin things for next to no cost.
         dropout: before the last layer.
         loss, class_weights: see `MaskLoss`.
         auxiliary: weight of the loss of a second, shallower prediction from `auxiliary_tap`; 0: none.
@@ -51,6 +53,7 @@ class DeepLabV3(masks.Segmenter):
         *,
         channels: int = 256,
         aspp: Literal["separable", "full"] | None = None,
+        skips: Sequence[str] = (),
         dropout: float = 0.1,
         loss: str | Mapping[str, float] = "cross_entropy",
         class_weights: segmentation.Rule | Sequence[float] | None = None,
@@ -94,12 +97,18 @@ class DeepLabV3(masks.Segmenter):
         self.aspp = None if aspp is None else _aspp(c5, channels, aspp == "separable", norm_eps, norm_momentum)
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Conv2d(channels, trained, 1)
+        if wrong := [tap for tap in skips if tap not in taps or taps[tap].stride > c5.stride]:
+            raise InputError(f"head.skips: no tap {wrong[0]!r} finer than c5; the backbone has {', '.join(taps)}")
+        self.skips = tuple(skips)
+        self.needs = tuple(dict.fromkeys(("c5", *skips)))
+        self.skip_layers = nn.ModuleList(nn.Conv2d(taps[tap].channels, trained, 1) for tap in skips)
         self.auxiliary_layers: nn.Module | None = None
-        last = [self.logits]
+        last = [self.logits, *self.skip_layers]
         if auxiliary:
             if auxiliary_tap not in taps:
                 raise InputError(f"head.auxiliary_tap is {auxiliary_tap!r}; the backbone has {', '.join(taps)}")
-            self.needs = ("c5", auxiliary_tap)
+            self.auxiliary_tap = auxiliary_tap
+            self.needs = tuple(dict.fromkeys((*self.needs, auxiliary_tap)))
             width = taps[auxiliary_tap].channels
             last.append(nn.Conv2d(width, trained, 1))
             self.auxiliary_layers = nn.Sequential(layer(width, width), last[-1])
@@ -116,10 +125,15 @@ class DeepLabV3(masks.Segmenter):
             x = self.concat_projection(torch.cat([pooled, self.aspp0(x)], 1))  # (B, channels, H / stride, W / stride)
         else:
             x = self.aspp(x)
-        logits = self._upsample(self.logits(self.dropout(x)), size)
+        logits = self.logits(self.dropout(x))
+        for tap, layer in zip(self.skips, self.skip_layers, strict=True):
+            finer = layer(taps[tap])  # (B, K, H / its stride, W / its stride)
+            side = (finer.shape[-2], finer.shape[-1])
+            logits = finer + segmentation.resize(logits, side, align_corners=self.align_corners)
+        logits = self._upsample(logits, size)
         if self.auxiliary_layers is None or not self.training:
             return Outputs(logits)
-        return Outputs(logits, self._upsample(self.auxiliary_layers(taps[self.needs[1]]), size))
+        return Outputs(logits, self._upsample(self.auxiliary_layers(taps[self.auxiliary_tap]), size))
 
     def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         logits = segmentation.resize(logits.float(), size, align_corners=self.align_corners)

@@ -1,0 +1,119 @@
+"""Which networks fit a budget: `python -m mnv2_tasks.budget params=1M madds=100M latency_ms=20 size_mb=1 task=ssdlite`.
+
+The candidates are the cells of the published width x resolution grid at every output stride that the heads work with,
+the best expected first: by the ImageNet top-1 that the grid has for the cell, then by the finer stride.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.errors import InputError
+
+LIMITS = {"params": "parameters", "madds": "madds", "latency_ms": "latency_ms", "size_mb": "size_mb"}
+UNITS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
+
+
+def number(name: str, value: Any) -> float:
+    """1M, 500k, 0.3B or a plain number. Raises InputError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kMBG]?)", str(value))
+    if not match or float(match[1]) <= 0:
+        raise InputError(f"{name}={value}: give a number above 0, such as 500k, 1M or 0.3B")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def candidates(config: Mapping[str, Any], strides: list[int], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """[{width, size (H, W), output_stride, imagenet_top1}], the best expected first.
+
+    A cell of the grid at R pixels stands for `size` x R / 224, in multiples of 32 where the given size is one.
+    """
+    from mnv2_tasks.ledger import GRID_TOP1
+
+    def scaled(side: int, pixels: int) -> int:
+        wanted = side * pixels / 224
+        return max(32, round(wanted / 32) * 32 if side % 32 == 0 else round(wanted))
+
+    cells = [
+        {
+            "width": width,
+            "size": [scaled(side, pixels) for side in size],
+            "output_stride": stride,
+            "imagenet_top1": top1,
+        }
+        for width, row in GRID_TOP1.items()
+        for pixels, top1 in row.items()
+        for stride in strides
+    ]
+    return sorted(cells, key=lambda cell: (-cell["imagenet_top1"], cell["output_stride"]))
+
+
+def fits(found: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    return all(found[LIMITS[name]] <= most for name, most in limits.items() if LIMITS[name] in found)
+
+
+def main(config: Any) -> None:
+    tune_for_cpu()
+    from mnv2_tasks import match, report, run, wiring
+    from mnv2_tasks.model import build_model
+
+    settings = settle(config)
+    limits = {name: number(name, settings[name]) for name in LIMITS if settings[name] is not None}
+    if not limits:
+        raise InputError(f"no budget is given: add one of {', '.join(f'{name}=<most>' for name in LIMITS)}")
+    wishes = [set(wiring.head_class(task, head).strides) for task, head in settings["heads"].items()]
+    given = settings["backbone"]["output_stride"]
+    strides = [given] if given else sorted(set.intersection(*wishes))
+    if not strides:
+        wiring.agree_on_stride(settings)  # says why there is none
+    (size, *_) = wiring.image_sizes(settings).values()
+    classes = dict.fromkeys(settings["heads"], ("",) * settings["classes"])
+    fitting, others = [], []
+    for cell in candidates(settings, strides, size):
+        changes = {"width": cell["width"], "output_stride": cell["output_stride"]}
+        changed = {**settings, "backbone": {**settings["backbone"], **changes}}
+        passes = [((cell["size"][0], cell["size"][1]), list(settings["heads"]))]
+        found = cell | match.cost(changed, classes, passes)
+        found["size_mb"] = found["parameters"] * settings["bytes"] / 1e6
+        if fits(found, limits):  # only then is it worth measuring
+            found["latency_ms"] = report.latency(build_model(changed, classes).eval(), passes)
+        (fitting if fits(found, limits) else others).append(found)
+    folder = Path(settings["runs"]) / "budget" / run.folder_name(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write_json(folder / "budget.json", {"limits": limits, "fitting": fitting})
+    if not fitting:
+        raise InputError(f"nothing of the grid fits; {_closest(others, limits)}")
+    _print(fitting, settings["heads"])
+    print(f"results: {folder}")
+
+
+def _closest(others: list[dict[str, Any]], limits: Mapping[str, float]) -> str:
+    def excess(found: Mapping[str, float]) -> float:
+        return max(found[LIMITS[n]] / most for n, most in limits.items() if LIMITS[n] in found)
+
+    best = min(others, key=excess)
+    over = [f"{n}={best[LIMITS[n]]:.4g}" for n, most in limits.items() if best.get(LIMITS[n], 0) > most]
+    return f"width {best['width']} at {'x'.join(map(str, best['size']))} comes closest, with {', '.join(over)}"
+
+
+def _print(fitting: list[dict[str, Any]], tasks: Mapping[str, Any]) -> None:
+    print(f"{'+'.join(tasks)}: what fits, the best expected first (ImageNet top-1 of the published grid)")
+    titles = ("width", "size", "stride", "top-1", "parameters", "madds", "size", "latency")
+    print(" ".join(title.rjust(11) for title in titles))
+    for row in fitting:
+        cells = (
+            f"{row['width']:g}",
+            "x".join(map(str, row["size"])),
+            f"{row['output_stride']}",
+            f"{row['imagenet_top1']:.1f}",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['madds'] / 1e6:.1f} M",
+            f"{row['size_mb']:.2f} MB",
+            f"{row['latency_ms']:.2f} ms",
+        )
+        print(" ".join(cell.rjust(11) for cell in cells))
+
+
+if __name__ == "__main__":
+    command(main, "budget")

@@ -1,0 +1,259 @@
+"""The paper's tables beside this code's numbers, row by row: `python -m mnv2_tasks.ledger`.
+
+Figures are from "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv 1801.04381), Tables 2 to 7, and from
+the authors' published width x resolution grid (tensorflow/models, research/slim/nets/mobilenet/README.md).
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+GRID_TOP1: dict[float, dict[int, float]] = {  # in percent
+    1.4: {224: 75.0},
+    1.3: {224: 74.4},
+    1.0: {224: 71.8, 192: 70.7, 160: 68.8, 128: 65.3, 96: 60.3},
+    0.75: {224: 69.8, 192: 68.7, 160: 66.4, 128: 63.2, 96: 58.8},
+    0.5: {224: 65.4, 192: 63.9, 160: 61.0, 128: 57.7, 96: 51.2},
+    0.35: {224: 60.3, 192: 58.2, 160: 55.7, 128: 50.8, 96: 45.5},
+}
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of DeepLab's multi-scale test (arXiv 1706.05587, section 4.1)
+
+
+class Row(NamedTuple):
+    """One number: what the paper prints, what we count, and what to think of it."""
+
+    table: str
+    what: str
+    paper: str
+    ours: str
+    verdict: str
+
+
+def rounds(ours: float, paper: str) -> bool:
+    """Whether a number is the printed one once it has as few decimals, rounded or cut off."""
+    decimals = len(paper.partition(".")[2])
+    return f"{ours:.{decimals}f}" == paper or f"{int(ours * 10**decimals) / 10**decimals:.{decimals}f}" == paper
+
+
+def compare(table: str, what: str, ours: float, paper: str, unit: str, *, otherwise: str = "") -> Row:
+    """A row; `otherwise` is the reason where the number is not the paper's."""
+    shown = f"{ours:.{len(paper.partition('.')[2]) + 1}f} {unit}"
+    return Row(table, what, f"{paper} {unit}", shown, "same" if rounds(ours, paper) else otherwise or "DIFFERS")
+
+
+def structure() -> Iterator[Row]:
+    """Every structural number: Tables 2 to 7 and the grid."""
+    yield from _table_2()
+    yield from _table_3()
+    yield from _table_4()
+    yield from _tables_5_and_6()
+    yield from _table_7()
+    yield from _grid()
+
+
+def _table_2() -> Iterator[Row]:
+    import torch
+
+    from mnv2_tasks.backbone import STAGES, MobileNetV2
+
+    with torch.device("meta"):
+        backbone = MobileNetV2()
+        found, index = [], 0
+        for _, _, n, _ in STAGES:
+            blocks = [backbone.blocks[i] for i in range(index, index + n)]
+            first, index = blocks[0], index + n
+            t = first.hidden_channels // first.depthwise[0].in_channels if index == 1 else _expansion(first)  # type: ignore[union-attr, index, operator]
+            channels = {block.linear[0].out_channels for block in blocks}  # type: ignore[union-attr, index]
+            strides = [block.depthwise[0].stride[0] for block in blocks]  # type: ignore[union-attr, index]
+            assert len(channels) == 1 and set(strides[1:]) <= {1}
+            found.append((t, channels.pop(), len(blocks), strides[0]))
+    for row, stage in zip(STAGES, found, strict=True):
+        paper, ours = (", ".join(f"{k}={v}" for k, v in zip("tcns", values, strict=True)) for values in (row, stage))
+        yield Row("2", f"bottlenecks of {row[1]} channels", paper, ours, "same" if paper == ours else "DIFFERS")
+    for name, channels, paper in (
+        ("stem", backbone.stem[0], "32, stride 2"),
+        ("last", backbone.last[0], "1280, stride 1"),
+    ):  # type: ignore[index]
+        ours = f"{channels.out_channels}, stride {channels.stride[0]}"
+        yield Row("2", f"{name} convolution", paper, ours, "same" if paper == ours else "DIFFERS")
+
+
+def _expansion(block: object) -> int:
+    conv = block.expand[0]  # type: ignore[attr-defined]
+    return conv.out_channels // conv.in_channels
+
+
+def _table_3() -> Iterator[Row]:
+    from mnv2_tasks.analysis.layers import materialized
+    from mnv2_tasks.backbone import MobileNetV1, MobileNetV2
+
+    paired = "the paper pairs the input size of a row of its Table 2 with that row's output channels"
+    notes = {
+        ("MobileNetV1", 7): "same channels; the paper's memory is twice 1024 x 7 x 7 x 2 bytes",
+        **{("MobileNetV2", side): paired for side in (56, 28, 14)},
+        ("MobileNetV2", 1): "same channels; 1280 x 2 bytes are 2.56 kB, which the paper cuts to 2",
+    }
+    paper = {
+        MobileNetV1: {112: (64, 1600), 56: (128, 800), 28: (256, 400), 14: (512, 200), 7: (1024, 199), 1: (1024, 2)},
+        MobileNetV2: {112: (16, 400), 56: (32, 200), 28: (64, 100), 14: (160, 62), 7: (320, 32), 1: (1280, 2)},
+    }
+    for network, rows in paper.items():
+        found, name = materialized(network), network.__name__
+        for side, (channels, kilobytes) in rows.items():
+            ours, size = found[side]
+            same = ours == channels and abs(size / 1000 - kilobytes) < max(1.0, 0.01 * kilobytes)
+            told = "same" if same else notes.get((name, side), "DIFFERS")
+            yield Row(
+                "3", f"{name} at {side} x {side}", f"{channels} / {kilobytes} kB", f"{ours} / {size / 1e3:.1f} kB", told
+            )
+        most, printed = max(size for _, size in found.values()) / 1e3, max(kilobytes for _, kilobytes in rows.values())
+        same = abs(most - printed) < 0.01 * printed
+        yield Row("3", f"{name}, most", f"{printed} kB", f"{most:.1f} kB", "same" if same else "DIFFERS")
+
+
+def _table_4() -> Iterator[Row]:
+    import torch
+
+    from mnv2_tasks.backbone import MobileNetV1
+    from mnv2_tasks.cost import classifier_cost, madds, parameters
+
+    with torch.device("meta"):
+        v1 = MobileNetV1().eval()
+        cost = madds(v1, torch.empty(1, 3, 224, 224)) + 1024 * 1000
+        weights = parameters(v1, folded=True) + 1024 * 1000
+    yield compare("4", "MobileNetV1, parameters", weights / 1e6, "4.2", "M")
+    why = "MobileNetV1's own paper (arXiv 1704.04861, Table 4) prints 569, as we count"
+    yield compare("4", "MobileNetV1, multiply-adds", cost / 1e6, "575", "M", otherwise=why)
+    weights, cost = classifier_cost(1.0, 224)
+    yield compare("4", "MobileNetV2, parameters", weights / 1e6, "3.4", "M")
+    yield compare("4", "MobileNetV2, multiply-adds", cost / 1e6, "300", "M")
+    weights, cost = classifier_cost(1.4, 224)
+    why = "the authors' published grid prints 6.06 for this network, as we count; torchvision and timm hold as many"
+    yield compare("4", "MobileNetV2 (1.4), parameters", weights / 1e6, "6.9", "M", otherwise=why)
+    why = "the authors' published grid prints 582 for this network, as we count"
+    yield compare("4", "MobileNetV2 (1.4), multiply-adds", cost / 1e6, "585", "M", otherwise=why)
+
+
+def _tables_5_and_6() -> Iterator[Row]:
+    from mnv2_tasks.backbone import MobileNetV1
+    from mnv2_tasks.cost import ssdlite_cost
+
+    found = ssdlite_cost(80)
+    weights, cost = found["SSD layers"]
+    yield compare("5", "SSD layers, parameters", weights / 1e6, "14.8", "M")
+    why = "0.3% apart; the paper does not say how it counts its extra levels"
+    yield compare("5", "SSD layers, multiply-adds", cost / 1e9, "1.25", "B", otherwise=why)
+    weights, cost = found["SSDLite layers"]
+    yield compare("5", "SSDLite layers, parameters", weights / 1e6, "2.1", "M")
+    why = (
+        "the paper's is twice our count (it fits counting a multiply-add as two); its total in Table 6 holds ours once"
+    )
+    yield compare("5", "SSDLite layers, multiply-adds", cost / 1e9, "0.35", "B", otherwise=why)
+    for name, weights, cost, paper in (
+        ("MobileNetV2 + SSDLite", *found["whole SSDLite"], ("4.3", "0.8")),
+        ("MobileNetV1 + SSDLite", *ssdlite_cost(80, network=MobileNetV1)["whole SSDLite"], ("5.1", "1.3")),
+    ):
+        yield compare("6", f"{name}, parameters", weights / 1e6, paper[0], "M")
+        yield compare("6", f"{name}, multiply-adds", cost / 1e9, paper[1], "B")
+
+
+def _table_7() -> Iterator[Row]:
+    from mnv2_tasks.backbone import MobileNetV1, MobileNetV2
+    from mnv2_tasks.cost import deeplabv3_cost
+
+    close = "within 0.5%: what is left is about the upsampling, which is not counted; see cost.deeplabv3_cost"
+    why = "MobileNetV1's dilated layers may have been laid out otherwise; MobileNetV2's two rows, counted alike, agree"
+    for network, aspp, weights, costs in (
+        (MobileNetV1, "full", "11.15", ("14.25", "941.9")),
+        (MobileNetV2, "full", "4.52", ("5.8", "387")),
+        (MobileNetV2, None, "2.11", ("2.75", "152.6")),
+    ):
+        name = f"{network.__name__}, {'ASPP' if aspp else 'light head'}"
+
+        def count(size: int, stride: int) -> tuple[int, int]:
+            return deeplabv3_cost(21, size=size, aspp=aspp, stride=stride, network=network)  # type: ignore[arg-type]  # noqa: B023
+
+        found, cost = count(513, 16)
+        views = 2 * sum(count(int(512 * scale) + 1, 8)[1] for scale in SCALES)  # each mirrored too
+        yield compare("7", f"{name}, parameters", found / 1e6, weights, "M")
+        for stride, ours, paper in (("16", cost, costs[0]), ("8, six scales mirrored", views, costs[1])):
+            near = abs(ours / 1e9 / float(paper) - 1) < 0.005
+            label = f"{name}, output stride {stride}, multiply-adds"
+            yield compare("7", label, ours / 1e9, paper, "B", otherwise=close if near else why)
+
+
+def _grid() -> Iterator[Row]:
+    from mnv2_tasks.cost import GRID, PARAMETERS, classifier_cost
+
+    for width, sizes in GRID.items():
+        for size, paper in sizes.items():
+            weights, cost = classifier_cost(width, size)
+            if size == 224:
+                yield compare("grid", f"width {width}, parameters", weights / 1e6, f"{PARAMETERS[width]:.2f}", "M")
+            yield compare("grid", f"width {width} at {size}, multiply-adds", cost / 1e6, str(paper), "M")
+
+
+def accuracies() -> Iterator[Row]:
+    """Every accuracy that the paper and the grid print for MobileNetV2, with the command that would measure it."""
+
+    def row(table: str, what: str, paper: str, command: str, cost: str) -> Row:
+        return Row(table, what, paper, f"not run here: `{command}`", f"expected cost {cost} multiply-adds of training")
+
+    imagenet = "python train.py experiment=imagenet data.root=<ImageNet>"
+    yield row("4", "ImageNet top-1, width 1.0", "72.0%", imagenet, "2.9e17")
+    yield row("4", "ImageNet top-1, width 1.4", "74.7%", f"{imagenet} backbone.width=1.4", "5.6e17")
+    yield row("6", "COCO mAP, SSDLite", "22.1", "python train.py experiment=coco_ssdlite data.root=<COCO>", "3.3e16")
+    voc = "python train.py experiment=voc_deeplabv3 data.root=<VOC2012>"
+    yield row("7", "VOC mIoU, light head, output stride 16", "75.32%", voc, "4.0e15")
+    yield row("7", "VOC mIoU, ASPP, output stride 16", "75.70%", f"{voc} head.aspp=full", "8.5e15")
+    views = "head.scales=[0.5,0.75,1.0,1.25,1.5,1.75] head.flip=true"
+    measured = f"python -m mnv2_tasks.evaluate ckpt=<that run's best.ckpt> backbone.output_stride=8 {views}"
+    yield row("7", "VOC mIoU, light head, output stride 8, multi-scale", "77.33%", measured, "none more")
+    for width, sizes in GRID_TOP1.items():
+        for size, top1 in sizes.items():
+            command = f"{imagenet} backbone.width={width} size={size}"
+            yield row(
+                "grid", f"ImageNet top-1, width {width} at {size}", f"{top1:.1f}%", command, _training(width, size)
+            )
+    yield Row("6a", "linear bottleneck above ReLU6", "curves only", "see the README: CIFAR-10", "study=bottleneck")
+    yield Row(
+        "6b", "shortcut: bottleneck, expansion, none", "curves only", "see the README: CIFAR-10", "study=shortcut"
+    )
+    yield Row(
+        "4, 6", "milliseconds on a Pixel 1", "75 and 200 ms", "not measured: no such phone", "`analysis`, `budget`"
+    )
+
+
+def _training(width: float, size: int) -> str:
+    """Multiply-adds of 250 epochs of ImageNet: a forward and, at twice its cost, a backward pass of every image."""
+    from mnv2_tasks.cost import classifier_cost
+
+    return f"{250 * 1_281_167 * 3 * classifier_cost(width, size)[1]:.1e}"
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = ["| table | what | paper | ours | verdict |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m mnv2_tasks.ledger", description=__doc__.splitlines()[0])
+    arguments.add_argument("--out", type=Path, default=Path("runs/ledger"), help="folder of ledger.json and ledger.md")
+    folder = arguments.parse_args().out
+    from mnv2_tasks.report import write_json
+
+    counted, trained = list(structure()), list(accuracies())
+    text = f"{markdown(counted)}\n{markdown(trained)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "ledger.json",
+        {"structure": [r._asdict() for r in counted], "accuracy": [r._asdict() for r in trained]},
+    )
+    (folder / "ledger.md").write_text(text)
+    same = sum(row.verdict == "same" for row in counted)
+    print(f"{text}\n{same} of {len(counted)} structural numbers are the paper's; the others say why not. {folder}")
+
+
+if __name__ == "__main__":
+    main()

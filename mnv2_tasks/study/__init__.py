@@ -1,0 +1,246 @@
+"""A study: one setting varied over seeds, as runs of their own, then a table and plots; `train.py -m study=blocks`.
+
+The runs are processes of `train.py`, several at a time. Hydra's launchers would hold them in one process or end them
+all with the first that fails; these go on, and a study that was stopped does only what is left when started again.
+"""
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from mnv2_tasks.cli import CONFIGS, fail
+from mnv2_tasks.errors import InputError
+
+MEMORY = 2 << 30  # bytes that a run on the CPU may need
+
+
+class Run(NamedTuple):
+    """One run: the settings that make its variant, its seed, and where it stands."""
+
+    variant: str
+    settings: dict[str, Any]
+    seed: int
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "metrics.json").exists()
+
+
+def wanted(config: Mapping[str, Any]) -> bool:
+    """Whether a config asks for a study, and is not that of one of its runs."""
+    return bool(config.get("study")) and config["study"]["variant"] is None
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Do the runs of a study that are not yet done, then write its table and plots; its folder is printed."""
+    from mnv2_tasks.study.report import write
+
+    folder = Path(config["runs"]) / "study" / config["study"]["name"] / str(config["name"] or "+".join(config["heads"]))
+    given = _given()
+    runs = plan(config["study"], folder, tasks=list(config["heads"]))
+    _same_study(folder, given, config["study"]["vary"])
+    write_sweep(folder / "sweep.yaml", config, given)
+    jobs, devices = _room(config["study"]["jobs"], len(runs))
+    print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
+    shared = [*given, f"runs={folder / 'runs'}", *_for_each(config, given, folder, jobs)]
+    failed = execute(runs, lambda one: _command(one, shared), folder=folder, jobs=jobs, devices=devices)
+    write(config, [one for one in runs if one.finished], folder)
+    if failed:
+        fail(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
+
+
+def plan(study: Mapping[str, Any], folder: Path, *, tasks: Sequence[str]) -> list[Run]:
+    """Every variant with every seed, seed by seed, so that a study cut short has compared all variants.
+
+    Raises InputError where there is nothing to vary, or no seed.
+    """
+    vary, seeds = study["vary"], study["seeds"]
+    if not vary or not all(isinstance(values, list) and values for values in vary.values()):
+        raise InputError(f"study.vary={vary}: give each setting a list, as in study.vary.block=[plain,separable]")
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"study.seeds={seeds}: give a list of different numbers, as in study.seeds=[0,1,2]")
+    runs = []
+    for seed, values in itertools.product(seeds, itertools.product(*vary.values())):
+        settings = dict(zip(vary, values, strict=True))
+        name = variant_name(settings)
+        runs.append(Run(name, settings, seed, folder / "runs" / "+".join(tasks) / f"{_file_name(name)}_{seed}"))
+    return runs
+
+
+def variant_name(settings: Mapping[str, Any]) -> str:
+    """The value where one setting varies and its value says enough, else name=value of each."""
+    if len(settings) == 1 and isinstance(value := next(iter(settings.values())), str):
+        return value
+    return " ".join(f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in settings.items())
+
+
+def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devices: Sequence[str | None]) -> list[Path]:
+    """Start what is not finished, `jobs` at a time; returns the logs of the runs that failed.
+
+    A line for each run that ends, with the time left; what a run itself prints goes to logs/<run>.txt.
+    """
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting = [one for one in runs if not one.finished]
+    done, total, began = len(runs) - len(waiting), len(runs), time.monotonic()
+    if done:
+        print(f"{done} of {total} are finished already", flush=True)
+    first, active, failed = done, {}, []
+    free = [devices[i % len(devices)] for i in range(jobs)]
+    try:
+        while waiting or active:
+            while waiting and free:
+                one, device = waiting.pop(0), free.pop(0)
+                log = logs / f"{one.folder.name}.txt"
+                with log.open("w") as output:
+                    process = subprocess.Popen(
+                        command(one), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                        env=_environment(jobs, device), preexec_fn=_end_with_parent if os.name == "posix" else None,
+                    )  # fmt: skip
+                active[process] = one, device, log, time.monotonic()
+            time.sleep(0.1)
+            for process in [p for p in active if p.poll() is not None]:
+                one, device, log, started = active.pop(process)
+                free.append(device)
+                done += 1
+                took, left = time.monotonic() - started, (time.monotonic() - began) / (done - first) * (total - done)
+                said = "done" if one.finished else f"FAILED: {_last_line(log)}"
+                if not one.finished:
+                    failed.append(log)
+                end = f"; about {_clock(left)} left" if left else ""
+                print(f"[{done}/{total}] {one.variant}, seed {one.seed}: {said} ({_clock(took)}){end}", flush=True)
+    finally:
+        for process in active:
+            process.terminate()
+    return failed
+
+
+def _given() -> list[str]:
+    """The settings of the command line that hold for every run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    own = re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)")
+    return [override for override in HydraConfig.get().overrides.task if not own.match(override)]
+
+
+def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, jobs: int) -> list[str]:
+    """What else all runs are told: their W&B group, and as many loader processes as there are cores left."""
+    told = []
+    if "wandb" in config["logger"]:
+        told.append(f"logger.wandb.group={_quoted(config['study']['name'] + ' ' + folder.name)}")
+    if not any(override.startswith("loader.workers=") for override in given):
+        told.append(f"loader.workers={min(8, max(0, (os.cpu_count() or 1) // jobs - 1))}")
+    return told
+
+
+def _command(one: Run, shared: Sequence[str]) -> list[str]:
+    start = [sys.executable, str(CONFIGS.parent / "train.py")]
+    if (one.folder / "checkpoints" / "last.ckpt").exists():
+        return [*start, f"resume={one.folder}"]
+    if one.folder.exists():  # stopped before its first epoch was over
+        shutil.rmtree(one.folder)
+    varied = [f"{key}={_plain(value)}" for key, value in one.settings.items()]
+    own = [f"seed={one.seed}", f"name={one.folder.name}", f"study.variant={_quoted(one.variant)}"]
+    return [*start, *shared, *varied, *own]
+
+
+def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
+    """How many runs at a time, and the GPUs that they share in turn; [None] where there is none."""
+    import torch
+
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise InputError(f"study.jobs={jobs}: give a number of runs at a time, at least 1, or null")
+    if torch.cuda.is_available():
+        devices: list[str | None] = [str(i) for i in range(torch.cuda.device_count())]
+        return min(jobs or len(devices), runs), devices
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        cores = min(cores, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // MEMORY)
+    except (ValueError, OSError, AttributeError):
+        pass
+    return min(jobs or max(1, cores), runs), [None]
+
+
+def _environment(jobs: int, device: str | None) -> dict[str, str]:
+    found = dict(os.environ)
+    if device is None:
+        found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    else:
+        found["CUDA_VISIBLE_DEVICES"] = device
+    return found
+
+
+def _end_with_parent() -> None:
+    """On Linux: a run ends when the study is killed, so that nothing writes to its folder when it is taken up again."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("libc.so.6").prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+    except (OSError, AttributeError):
+        pass
+
+
+def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any]) -> None:
+    """Raises InputError where the folder holds a study with other settings: its finished runs would be mixed in."""
+    path, settings = folder / "study.yaml", sorted(given)
+    if path.exists() and (before := yaml.safe_load(path.read_text())["settings"]) != settings:
+        changed = ", ".join(sorted(set(before) ^ set(settings)))
+        raise InputError(
+            f"{folder}: holds a study with other settings ({changed}); give this one a name=, or remove that folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"settings": settings, "vary": dict(vary)}, sort_keys=False))
+
+
+def write_sweep(path: Path, config: Mapping[str, Any], given: Sequence[str]) -> None:
+    """The same grid as a W&B sweep: `wandb sweep <path>`, then `wandb agent` on as many machines as there are."""
+    pairs = (override.split("=", 1) for override in given if not override.startswith("logger="))
+    fixed: dict[str, Any] = {key: {"value": value} for key, value in pairs}
+    fixed |= {"logger": {"value": "wandb"}, "study.variant": {"value": "sweep"}}
+    varied = {key: {"values": [_plain(v) for v in values]} for key, values in config["study"]["vary"].items()}
+    sweep = {
+        "program": "train.py",
+        "name": f"{config['study']['name']} {path.parent.name}",
+        "method": "grid",
+        "command": ["${interpreter}", "${program}", "${args_no_hyphens}"],
+        "parameters": {**fixed, **varied, "seed": {"values": list(config["study"]["seeds"])}},
+    }
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+
+
+def _plain(value: Any) -> str:
+    """A value as Hydra's command line takes it."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_plain, value))}]"
+    return str(value)
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", text).strip("_")
+
+
+def _last_line(log: Path) -> str:
+    lines: Iterator[str] = (line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace")))
+    kept = [line for line in lines if line]
+    errors = [line for line in kept if line.startswith("error: ")]
+    return (errors or kept or ["it printed nothing"])[-1]
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

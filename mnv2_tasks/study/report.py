@@ -1,0 +1,158 @@
+"""What a study ends with: study.json, study.csv, study.md, and plots of the curves and of accuracy against cost."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from mnv2_tasks.callbacks import read_rows
+
+if TYPE_CHECKING:
+    from mnv2_tasks.study import Run
+
+EQUAL = 0.02  # costs that differ by no more count as equal
+
+
+def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> None:
+    """Write the results of the finished runs, and print the table; nothing where none is finished."""
+    from mnv2_tasks import report
+    from mnv2_tasks.plots.study import plot_curves, plot_pareto
+
+    if not runs:
+        return
+    results = summarise(runs)
+    results = {"study": config["study"]["name"], "tasks": list(config["heads"]), **results}
+    for variant in results["variants"]:
+        variant["latency_ms"] = _latency(next(one for one in runs if one.variant == variant["name"]))
+    report.write_json(folder / "study.json", results)
+    _write_csv(folder / "study.csv", results)
+    table = markdown(results)
+    (folder / "study.md").write_text(table)
+    plot_curves(results, folder / "curves.png")
+    plot_pareto(results, folder / "pareto.png")
+    print(f"\n{table}\nstudy folder: {folder}")
+
+
+def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
+    """Means, deviations and paired differences of finished runs.
+
+    The metric is the mean of the heads' headlines, on test where there is one, else on val. Differences are from the
+    first variant, seed by seed, with the 95% interval of Student's t.
+
+    Returns:
+        metric; baseline; equal_cost: whether all variants cost as many multiply-adds within 2%;
+        variants: [{name, settings, values: {seed: value}, mean, std, difference: {mean, low, high, pairs} or None,
+        parameters, madds, cost_ratio, matched, curve: [{epoch, mean, low, high}]}].
+    """
+    found = {one: json.loads((one.folder / "metrics.json").read_text()) for one in runs}
+    first = found[runs[0]]
+    side = "test" if all("test" in metrics for metrics in found.values()) else "val"
+    headlines = [f"{task}/{name}" for task, name in first["primaries"].items()]
+    names = list(dict.fromkeys(one.variant for one in runs))
+    variants = []
+    for name in names:
+        own = [one for one in runs if one.variant == name]
+        values = {one.seed: mean(found[one][side][headline] or 0.0 for headline in headlines) for one in own}
+        metrics = found[own[0]]
+        variants.append(
+            {
+                "name": name,
+                "settings": own[0].settings,
+                "values": values,
+                "mean": mean(values.values()),
+                "std": stdev(values.values()) if len(values) > 1 else None,
+                "parameters": metrics["parameters"],
+                "madds": metrics["madds"],
+                "cost_ratio": metrics["madds"] / first["madds"],
+                "matched": metrics.get("matched"),
+                "curve": _curve([read_rows(one.folder / "metrics.csv") for one in own]),
+            }
+        )
+    for variant in variants:
+        same = variant is variants[0]
+        variant["difference"] = None if same else paired_difference(variant["values"], variants[0]["values"])
+    return {
+        "metric": f"{side} " + (headlines[0] if len(headlines) == 1 else f"mean of {', '.join(headlines)}"),
+        "baseline": names[0],
+        "equal_cost": all(abs(variant["cost_ratio"] - 1) <= EQUAL for variant in variants),
+        "variants": variants,
+    }
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> dict[str, Any]:
+    """The mean of the differences by seed, and its 95% confidence interval (Student's t); None ends with one pair."""
+    from scipy.stats import t
+
+    changes = [values[seed] - baseline[seed] for seed in values if seed in baseline]
+    if len(changes) < 2:
+        return {"mean": changes[0] if changes else None, "low": None, "high": None, "pairs": len(changes)}
+    middle, half = mean(changes), t.ppf(0.975, len(changes) - 1) * stdev(changes) / math.sqrt(len(changes))
+    return {"mean": middle, "low": middle - half, "high": middle + half, "pairs": len(changes)}
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table of a study, ready for a README or a paper."""
+    seeds = {len(variant["values"]) for variant in results["variants"]}
+    lines = [
+        f"{results['study']} on {'+'.join(results['tasks'])}: {results['metric']}, mean ± standard deviation over "
+        f"{' or '.join(map(str, sorted(seeds)))} seed(s); differences from {results['baseline']}, paired by seed, with "
+        "their 95% interval (Student's t).",
+    ]
+    if not results["equal_cost"]:
+        ratios = [variant["cost_ratio"] for variant in results["variants"]]
+        lines.append(f"Costs are not equal: {min(ratios):.2f} to {max(ratios):.2f} times the baseline's multiply-adds.")
+    titles = ("variant", results["metric"].split("/")[-1], "difference", "parameters", "multiply-adds", "latency")
+    lines += ["", "| " + " | ".join(titles) + " |", "|---|---|---|---|---|---|"]
+    for variant in results["variants"]:
+        spread = "" if variant["std"] is None else f" ± {variant['std']:.4f}"
+        cost = (f"{variant['parameters'] / 1e6:.3f} M", f"{variant['madds'] / 1e6:.2f} M", _ms(variant["latency_ms"]))
+        row = (variant["name"], f"{variant['mean']:.4f}{spread}", _difference(variant["difference"]), *cost)
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(change: Mapping[str, Any] | None) -> str:
+    if change is None or change["mean"] is None:
+        return "-"
+    if change["low"] is None:
+        return f"{change['mean']:+.4f}"
+    return f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} ms"
+
+
+def _curve(tables: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
+    """The validation score over the epochs that all seeds have: its mean, least and most."""
+    scores = [{row["epoch"]: row["val/score"] for row in rows if "val/score" in row} for rows in tables]
+    shared = sorted(set.intersection(*(set(score) for score in scores)))
+    points = [(epoch, [score[epoch] for score in scores]) for epoch in shared]
+    return [{"epoch": epoch, "mean": mean(each), "low": min(each), "high": max(each)} for epoch, each in points]
+
+
+def _latency(one: "Run") -> float:
+    """Milliseconds an image of a run's model, measured here and now: the runs themselves had company."""
+    from mnv2_tasks import report
+    from mnv2_tasks.model import load_model
+
+    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt")
+    passes = json.loads((one.folder / "metrics.json").read_text())["passes"]
+    return report.latency(model, [(tuple(size), tasks) for size, tasks in passes])
+
+
+def _write_csv(path: Path, results: Mapping[str, Any]) -> None:
+    """A row a run, for other programs: variant, seed, value, and what the variant costs."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "seed", results["metric"], "parameters", "madds", "latency_ms"])
+        for variant in results["variants"]:
+            for seed, value in variant["values"].items():
+                costs = (variant["parameters"], variant["madds"], variant["latency_ms"])
+                writer.writerow([variant["name"], seed, value, *costs])
+    os.replace(draft, path)
