@@ -69,7 +69,8 @@ def main(config: Any) -> None:
         wiring.agree_on_stride(settings)  # says why there is none
     (size, *_) = wiring.image_sizes(settings).values()
     classes = dict.fromkeys(settings["heads"], ("",) * settings["classes"])
-    fitting, others = [], []
+    fitting: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for cell in candidates(settings, strides, size):
         changes = {"width": cell["width"], "output_stride": cell["output_stride"]}
         changed = {**settings, "backbone": {**settings["backbone"], **changes}}

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The paper's tables beside this code's numbers, row by row: `python -m mnv2_tasks.ledger`.
 
 Figures are from "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv 1801.04381), Tables 2 to 7, and from

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """`python -m mnv2_tasks.analysis what=[figure1,figure7,convolutions,memory,layers]`: tables, JSON and plots."""
 
 import csv

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Figure 7 of the paper: how many channels of each layer are positive, before and after training."""
 
 from typing import Any

@@ -39,7 +39,8 @@ def layers(model: Model, size: tuple[int, int], *, tasks: Sequence[str] | None =
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
-    device, channels = model.mean.device, model.backbone.stem[0].in_channels
+    stem: Any = model.backbone.stem[0]
+    device, channels = model.mean.device, stem.in_channels
     try:
         with torch.no_grad():
             model.eval()(torch.empty(1, channels, *size, dtype=torch.uint8, device=device), tasks)

@@ -95,7 +95,9 @@ def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devic
     done, total, began = len(runs) - len(waiting), len(runs), time.monotonic()
     if done:
         print(f"{done} of {total} are finished already", flush=True)
-    first, active, failed = done, {}, []
+    active: dict[Any, Any] = {}
+    failed: list[Path] = []
+    first = done
     free = [devices[i % len(devices)] for i in range(jobs)]
     try:
         while waiting or active:
