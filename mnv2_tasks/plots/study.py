@@ -23,7 +23,8 @@ def plot_curves(results: Mapping[str, Any], path: str | Path) -> None:
         axis.plot(epochs, [p["mean"] for p in curve], color=color, linestyle="-" if i < 10 else "--", label=label)
         axis.fill_between(epochs, [p["low"] for p in curve], [p["high"] for p in curve], color=color, alpha=0.15, lw=0)
     _epochs(axis, "validation score")
-    axis.get_legend().set_title(_plain(results["metric"], length=60))
+    legend: Any = axis.get_legend()
+    legend.set_title(_plain(results["metric"], length=60))
     _save(figure, path)
 
 
