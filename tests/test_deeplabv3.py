@@ -89,7 +89,7 @@ def test_losses_in_float32_and_without_ignored_pixels(name):
 def test_skips_add_the_linear_predictions_of_finer_taps():
     backbone, head = make(skips=["c3", "c2"], auxiliary=0.4)
     assert head.needs == ("c5", "c3", "c2", "c4")
-    taps = backbone.eval()(torch.rand(2, 3, 64, 96))
+    taps = backbone.train()(torch.rand(2, 3, 64, 96))
     with_skips = head.eval()(taps, (64, 96)).logits
     (coarse, fine), size = head.skip_layers, taps["c2"].shape[-2:]
     part = F.interpolate(coarse(taps["c3"]), size, mode="bilinear") + fine(taps["c2"])
