@@ -50,10 +50,12 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
 def expand(overrides: list[str]) -> list[str]:
     """`head.x` is the only head's x, `data.x` the only data set's, whatever their names; `settle` puts them there.
 
-    `block=x` chooses the backbone's block. Tasks named in `baselines.`, `assign.` and `balance.weights.` are added. A
-    value with `{split}` in it is quoted, for Hydra takes bare braces for a dictionary.
+    `block=x` chooses the backbone's block; `study.vary={...}` takes the place of a study's own. Tasks named in
+    `baselines.`, `assign.` and `balance.weights.` are added. A value with `{split}` in it is quoted, for Hydra takes
+    bare braces for a dictionary.
     """
     overrides = [re.sub(r"^block=", "block@backbone.block=", override) for override in overrides]
+    overrides = [re.sub(r"^study\.vary=", "++study.instead=", override) for override in overrides]
     quoted = [re.sub(r"""=([^"']*\{split\}[^"']*)$""", r'="\1"', override) for override in overrides]
     added = [re.sub(r"^(?=(baselines|assign|balance\.weights)\.[^=]*=)", "++", override) for override in quoted]
     return [re.sub(r"^(head|data)\.(?=[^=]*=)", r"++given.\1.", override) for override in added]
@@ -101,6 +103,8 @@ def settle(config: DictConfig) -> dict[str, Any]:
         raise InputError(f"{lacking} is not given: add {lacking}=<value> to the command")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
+    if (study := plain.get("study")) and "instead" in study:
+        study["vary"] = study.pop("instead")
     return {str(key): value for key, value in plain.items()}
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_a_study_killed_in_the_middle_is_finished_without_repeating_a_run(tmp_pa
 
 
 def _metrics(folder, name):
-    return folder.glob(f"runs/classifier/{name.replace(' ', '_')}_*/metrics.json")
+    return folder.glob(f"runs/classifier/{re.sub('[ =]', '_', name)}_*/metrics.json")
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def run(config: Mapping[str, Any]) -> None:
     write_sweep(folder / "sweep.yaml", config, given)
     jobs, devices = _room(config["study"]["jobs"], len(runs))
     print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
-    shared = [*given, f"runs={folder / 'runs'}", *_for_each(config, given, folder, jobs)]
+    shared = [*given, f"runs={_quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
     failed = execute(runs, lambda one: _command(one, shared), folder=folder, jobs=jobs, devices=devices)
     write(config, [one for one in runs if one.finished], folder)
     if failed:
@@ -152,7 +152,7 @@ def _command(one: Run, shared: Sequence[str]) -> list[str]:
     if one.folder.exists():  # stopped before its first epoch was over
         shutil.rmtree(one.folder)
     varied = [f"{key}={_plain(value)}" for key, value in one.settings.items()]
-    own = [f"seed={one.seed}", f"name={one.folder.name}", f"study.variant={_quoted(one.variant)}"]
+    own = [f"seed={one.seed}", f"name={_quoted(one.folder.name)}", f"study.variant={_quoted(one.variant)}"]
     return [*start, *shared, *varied, *own]
 
 
@@ -234,7 +234,7 @@ def _quoted(text: str) -> str:
 
 
 def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.=-]+", "_", text).strip("_")
+    return re.sub(r"[^\w.-]+", "_", text).strip("_")
 
 
 def _last_line(log: Path) -> str:

@@ -48,16 +48,16 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
         variants: [{name, settings, values: {seed: value}, mean, std, difference: {mean, low, high, pairs} or None,
         parameters, madds, cost_ratio, matched, curve: [{epoch, mean, low, high}]}].
     """
-    found = {one: json.loads((one.folder / "metrics.json").read_text()) for one in runs}
-    first = found[runs[0]]
+    found = {one.folder: json.loads((one.folder / "metrics.json").read_text()) for one in runs}
+    first = found[runs[0].folder]
     side = "test" if all("test" in metrics for metrics in found.values()) else "val"
     headlines = [f"{task}/{name}" for task, name in first["primaries"].items()]
     names = list(dict.fromkeys(one.variant for one in runs))
     variants = []
     for name in names:
         own = [one for one in runs if one.variant == name]
-        values = {one.seed: mean(found[one][side][headline] or 0.0 for headline in headlines) for one in own}
-        metrics = found[own[0]]
+        values = {one.seed: mean(found[one.folder][side][headline] or 0.0 for headline in headlines) for one in own}
+        metrics = found[own[0].folder]
         variants.append(
             {
                 "name": name,
