@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """The paper's tables beside this code's numbers, row by row: `python -m mnv2_tasks.ledger`.
 
 Figures are from "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv 1801.04381), Tables 2 to 7, and from
@@ -8,7 +7,7 @@ the authors' published width x resolution grid (tensorflow/models, research/slim
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 GRID_TOP1: dict[float, dict[int, float]] = {  # in percent
     1.4: {224: 75.0},
@@ -59,30 +58,24 @@ def _table_2() -> Iterator[Row]:
     from mnv2_tasks.backbone import STAGES, MobileNetV2
 
     with torch.device("meta"):
-        backbone = MobileNetV2()
-        found, index = [], 0
-        for _, _, n, _ in STAGES:
-            blocks = [backbone.blocks[i] for i in range(index, index + n)]
-            first, index = blocks[0], index + n
-            t = first.hidden_channels // first.depthwise[0].in_channels if index == 1 else _expansion(first)  # type: ignore[union-attr, index, operator]
-            channels = {block.linear[0].out_channels for block in blocks}  # type: ignore[union-attr, index]
-            strides = [block.depthwise[0].stride[0] for block in blocks]  # type: ignore[union-attr, index]
-            assert len(channels) == 1 and set(strides[1:]) <= {1}
-            found.append((t, channels.pop(), len(blocks), strides[0]))
-    for row, stage in zip(STAGES, found, strict=True):
-        paper, ours = (", ".join(f"{k}={v}" for k, v in zip("tcns", values, strict=True)) for values in (row, stage))
+        backbone: Any = MobileNetV2()
+    found, blocks = [], list(backbone.blocks)
+    for _, _, n, _ in STAGES:
+        stage, blocks = blocks[:n], blocks[n:]
+        expand = stage[0].expand
+        t = expand[0].out_channels // expand[0].in_channels if len(expand._modules) else 1
+        channels, (stride, *others) = (
+            {b.linear[0].out_channels for b in stage},
+            [b.depthwise[0].stride[0] for b in stage],
+        )
+        assert len(channels) == 1 and set(others) <= {1}
+        found.append((t, channels.pop(), len(stage), stride))
+    for row, counted in zip(STAGES, found, strict=True):
+        paper, ours = (", ".join(f"{k}={v}" for k, v in zip("tcns", values, strict=True)) for values in (row, counted))
         yield Row("2", f"bottlenecks of {row[1]} channels", paper, ours, "same" if paper == ours else "DIFFERS")
-    for name, channels, paper in (
-        ("stem", backbone.stem[0], "32, stride 2"),
-        ("last", backbone.last[0], "1280, stride 1"),
-    ):  # type: ignore[index]
-        ours = f"{channels.out_channels}, stride {channels.stride[0]}"
+    for name, layers, paper in (("stem", backbone.stem, "32, stride 2"), ("last", backbone.last, "1280, stride 1")):
+        ours = f"{layers[0].out_channels}, stride {layers[0].stride[0]}"
         yield Row("2", f"{name} convolution", paper, ours, "same" if paper == ours else "DIFFERS")
-
-
-def _expansion(block: object) -> int:
-    conv = block.expand[0]  # type: ignore[attr-defined]
-    return conv.out_channels // conv.in_channels
 
 
 def _table_3() -> Iterator[Row]:

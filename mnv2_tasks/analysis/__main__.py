@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """`python -m mnv2_tasks.analysis what=[figure1,figure7,convolutions,memory,layers]`: tables, JSON and plots."""
 
 import csv
@@ -132,7 +131,7 @@ def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(found)
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (
             row["name"],
             f"{row['in']} -> {row['out']}",

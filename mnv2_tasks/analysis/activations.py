@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Figure 7 of the paper: how many channels of each layer are positive, before and after training."""
 
 from typing import Any
@@ -24,7 +23,7 @@ def positive_channels(model: Model, images: Tensor, *, batch_statistics: bool = 
         [{layer, channels, mean, std, low, high}], shares of the channels, in the order the layers run.
     """
     rows: list[dict[str, Any]] = []
-    kinds = tuple(kind for kind in ACTIVATIONS.values() if isinstance(kind, type))
+    kinds: tuple[Any, ...] = tuple(kind for kind in ACTIVATIONS.values() if isinstance(kind, type))
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -39,7 +38,7 @@ def positive_channels(model: Model, images: Tensor, *, batch_statistics: bool = 
     handles = [
         module.register_forward_hook(note(name.rpartition(".")[0]))
         for name, module in model.backbone.named_modules()
-        if isinstance(module, kinds)
+        if any(isinstance(module, kind) for kind in kinds)
     ]
     try:
         for module in model.backbone.modules():
