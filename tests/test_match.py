@@ -44,6 +44,7 @@ def test_costs_are_equal_within_two_percent(network, task, width, size):
 
 def test_parameters_can_be_matched_too_and_the_reference_stays_as_it_is():
     config = settled("task=classifier", "backbone.width=0.5", "block@backbone.block=separable")
+    agree_on_stride(config)
     reference = reference_of(config, settled()["backbone"]["block"])
     classes, passes = {"classifier": CLASSES}, [((96, 96), ["classifier"])]
     found = match_width(config, reference, classes, passes, "parameters")
