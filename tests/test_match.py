@@ -12,7 +12,6 @@ NETWORKS = {
     "separable": ["block@backbone.block=separable"],
     "classic": ["block@backbone.block=classic"],
     "mobilenet_v1": ["backbone=mobilenet_v1"],
-    "expansion 3": ["backbone.expansion=3"],
 }
 CLASSES = tuple("abcdefghij")
 # Every width, size and head, and every pair of them somewhere, without all of their products.
