@@ -176,7 +176,7 @@ def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
 def _environment(jobs: int, device: str | None) -> dict[str, str]:
     found = dict(os.environ)
     if device is None:
-        found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+        found.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     else:
         found["CUDA_VISIBLE_DEVICES"] = device
     return found
