@@ -1,3 +1,26 @@
 """One MobileNetV2 trunk, many heads: classification, detection and segmentation with PyTorch Lightning."""
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mnv2_tasks.backbone import MobileNetV2
+    from mnv2_tasks.predictor import Predictor
+
+
+def load(path: Any, **settings: Any) -> "Predictor":
+    """A model to predict with, from a checkpoint or an exported file: see `mnv2_tasks.predictor.Predictor`."""
+    from mnv2_tasks.predictor import Predictor
+
+    return Predictor(path, **settings)
+
+
+def load_backbone(where: str) -> "MobileNetV2":
+    """A backbone, in eval mode, from a folder that `what=backbone as=hub` wrote, or from the Hugging Face Hub.
+
+    It maps images (B, 3, H, W), normalised as its config.json tells, to {tap: (B, C, h, w)}.
+    """
+    from mnv2_tasks.export.backbone import read_hub
+
+    return read_hub(where)

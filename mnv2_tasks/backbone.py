@@ -212,6 +212,11 @@ class MobileNetV2(nn.Module):
         depth = [i for places in (self._hidden_taps, self._block_taps) for i, n in places.items() if n in names]
         self.blocks = self.blocks[: max(depth, default=-1) + 1]
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The taps that forward returns, the finest first."""
+        return tuple(name for name in self.taps if name in self._kept)
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         taps: dict[str, Tensor] = {}
         x = self.stem(x)  # (B, 32 w, H / 2, W / 2)

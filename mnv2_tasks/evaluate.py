@@ -12,33 +12,11 @@ def main(config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from pytorch_lightning import seed_everything
 
-    from mnv2_tasks import report, run, wiring
-    from mnv2_tasks.model import build_model, read_trusted
+    from mnv2_tasks import report, run
     from mnv2_tasks.tasks import MultiTask
-    from mnv2_tasks.weights import load_exactly, load_model
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
-    if config.ckpt:
-        checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
-        take_settings(config, checkpoint["config"], given)
-        settings = settle(config)
-        data = wiring.make_data(settings)
-        for task, names in checkpoint["classes"].items():
-            _same_classes(config.ckpt, task, names, data.classes[task])
-        model = build_model(settings, checkpoint["classes"]).eval()
-        hint = "use the backbone and the heads that it was trained with"
-        load_exactly(model, checkpoint["state"], str(config.ckpt), hint=hint)
-    else:
-        settings = settle(config)
-        wiring.agree_on_stride(settings)
-        data = wiring.make_data(settings)
-        model = wiring.make_model(settings, data)
-        if not config.weights:
-            raise InputError(
-                "nothing to evaluate: give ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings"
-            )
-        load_model(model, config.weights)
-        model.eval()
+    settings, data, model, _ = assemble(config, given)
     seed_everything(settings["seed"], verbose=False)
     split = settings["split"]
     task = MultiTask(model, data.classes)
@@ -53,6 +31,36 @@ def main(config: Any) -> None:
     report.write_pictures(task, data, split, folder, count=settings["examples"])
     report.print_table(results, [split])
     print(f"results: {folder}")
+
+
+def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[str, Any], Any, Any, Any]:
+    """(settings, datamodule, model in eval mode, {task: class names}) of `ckpt`, or of `weights` and the settings.
+
+    `given` are the keys of the command line. Without `data`, a checkpoint does without its data set, which is then None.
+    """
+    from mnv2_tasks import wiring
+    from mnv2_tasks.model import build_model, read_trusted
+    from mnv2_tasks.weights import load_exactly, load_model
+
+    if config.ckpt:
+        checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
+        take_settings(config, checkpoint["config"], given)
+        settings = settle(config)
+        found = wiring.make_data(settings) if data else None
+        for task, names in checkpoint["classes"].items() if found else ():
+            _same_classes(config.ckpt, task, names, found.classes[task])  # type: ignore[union-attr]
+        model = build_model(settings, checkpoint["classes"]).eval()
+        hint = "use the backbone and the heads that it was trained with"
+        load_exactly(model, checkpoint["state"], str(config.ckpt), hint=hint)
+        return settings, found, model, checkpoint["classes"]
+    settings = settle(config)
+    wiring.agree_on_stride(settings)
+    if not config.weights:
+        raise InputError("no model: give ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings")
+    found = wiring.make_data(settings)
+    model = wiring.make_model(settings, found)
+    load_model(model, config.weights)
+    return settings, found, model.eval(), found.classes
 
 
 def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> None:

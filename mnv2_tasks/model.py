@@ -100,7 +100,7 @@ def read_trusted(path: str | Path, *, trust: Collection[str] = ()) -> dict[str, 
     """
     checkpoint = read_checkpoint(path)
     asked = {key: checkpoint["config"][key] for key in ("backbone", "heads")}
-    _refuse_foreign_targets(asked, path, ("mnv2_tasks", "torch.nn", *trust))
+    refuse_foreign_targets(asked, path, ("mnv2_tasks", "torch.nn", *trust))
     return checkpoint
 
 
@@ -114,7 +114,7 @@ def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model,
     return model.eval(), checkpoint
 
 
-def _refuse_foreign_targets(node: Any, path: str | Path, trusted: tuple[str, ...]) -> None:
+def refuse_foreign_targets(node: Any, path: str | Path, trusted: tuple[str, ...]) -> None:
     """Every `_target_` in a checkpoint must name an nn.Module class, where it is defined, in a trusted module."""
     from hydra.utils import get_class
 
@@ -133,4 +133,4 @@ def _refuse_foreign_targets(node: Any, path: str | Path, trusted: tuple[str, ...
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for child in node:
-            _refuse_foreign_targets(child, path, trusted)
+            refuse_foreign_targets(child, path, trusted)

@@ -62,7 +62,7 @@ def read_state(path: str | Path) -> State:
 BLOCK_PARTS = ("expand.0", "expand.1", "depthwise.0", "depthwise.1", "linear.0", "linear.1")
 
 
-def _from_torchvision(name: str) -> str | None:
+def from_torchvision(name: str) -> str | None:
     """features.N.conv... -> ours; None for what is not part of the trunk."""
     for theirs, ours in (("features.0.", "stem."), ("features.18.", "last.")):
         if name.startswith(theirs):
@@ -75,7 +75,7 @@ def _from_torchvision(name: str) -> str | None:
     return f"blocks.{index}.{BLOCK_PARTS[-len(parts) :][parts.index(part)]}.{leaf}" if part in parts else None
 
 
-def _from_timm(name: str) -> str | None:
+def from_timm(name: str) -> str | None:
     """timm's mobilenetv2_*: conv_stem, blocks.stage.repeat.conv_pw / conv_dw / conv_pwl, conv_head -> ours."""
     for theirs, ours in (
         ("conv_stem.", "stem.0."),
@@ -101,8 +101,8 @@ def _from_ours(name: str) -> str | None:
 
 # The key that tells a layout from the others -> how its names become ours.
 BACKBONE_LAYOUTS: dict[str, Callable[[str], str | None]] = {
-    r"features\.0\.0\.weight": _from_torchvision,
-    r"conv_stem\.weight": _from_timm,
+    r"features\.0\.0\.weight": from_torchvision,
+    r"conv_stem\.weight": from_timm,
     r"((model\.)?backbone\.)?stem\.0\.weight": _from_ours,
 }
 

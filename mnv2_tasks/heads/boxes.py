@@ -78,11 +78,11 @@ def grid_boxes(shapes: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> Te
     """
     levels = []
     for level, (rows, columns) in zip(shapes, grids, strict=True):
-        cy = (torch.arange(rows, device=level.device, dtype=level.dtype) + 0.5) / rows
-        cx = (torch.arange(columns, device=level.device, dtype=level.dtype) + 0.5) / columns
-        centres = torch.stack(torch.meshgrid(cy, cx, indexing="ij")[::-1], -1).view(-1, 1, 2)  # (cells, 1, 2)
-        pair = centres.expand(-1, len(level), 2), level.expand(len(centres), -1, 2)
-        levels.append(torch.cat(pair, -1).view(-1, 4))
+        x = (torch.arange(columns, device=level.device, dtype=level.dtype) + 0.5) / columns
+        y = (torch.arange(rows, device=level.device, dtype=level.dtype) + 0.5) / rows
+        centres = torch.stack([x.repeat(rows), y[:, None].repeat(1, columns).view(-1)], -1)  # (cells, 2)
+        centres = centres.repeat(1, len(level)).view(-1, 2)  # of each cell as often as it has shapes
+        levels.append(torch.cat([centres, level.repeat(rows * columns, 1)], -1))
     return torch.cat(levels)
 
 

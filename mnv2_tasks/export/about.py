@@ -1,0 +1,50 @@
+"""What travels with an exported model: its classes, preprocessing, thresholds, config and training metrics."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mnv2_tasks import __version__
+from mnv2_tasks.model import Classes, Model
+
+THRESHOLDS = ("score_threshold", "nms", "detections")
+
+
+def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: tuple[int, int]) -> dict[str, Any]:
+    """What model.json tells of all files of one export."""
+    thresholds = {
+        task: {name: getattr(head, name) for name in THRESHOLDS}
+        for task, head in model.heads.items()
+        if hasattr(head, "score_threshold")
+    }
+    return {
+        "mnv2_tasks": __version__,
+        "tasks": {task: head.kind for task, head in model.heads.items()},
+        "primaries": {task: head.primary for task, head in model.heads.items()},
+        "classes": {task: list(names) for task, names in classes.items()},
+        "size": list(size),
+        "fit": settings["fit"],
+        "preprocessing": {
+            "inside": "(x - mean) / std, with x in 0..1",
+            "mean": model.mean.flatten().tolist(),
+            "std": model.std.flatten().tolist(),
+            "channels": "RGB" if len(model.mean) == 3 else "grey",
+        },
+        "thresholds": thresholds,
+        "taps": {name: asdict(tap) for name, tap in model.backbone.taps.items()},
+        "license": settings["license"] or "not stated",
+        "version": __version__,
+        "config": {"backbone": settings["backbone"], "heads": settings["heads"]},
+        "metrics": trained_metrics(settings.get("ckpt")),
+    }
+
+
+def trained_metrics(ckpt: str | None) -> dict[str, Any]:
+    """The metrics of the run that a checkpoint lies in; empty where there are none."""
+    path = Path(ckpt).parent.parent / "metrics.json" if ckpt else None
+    if path is None or not path.is_file():
+        return {}
+    told = json.loads(path.read_text())
+    return {side: told[side] for side in ("val", "test") if side in told}

@@ -1,0 +1,75 @@
+"""ExecuTorch with XNNPACK: PyTorch's own runtime for phones and small devices."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mnv2_tasks.export import Session
+from mnv2_tasks.export.torch_export import trace
+
+suffix = ".pte"
+extra = "executorch"
+packages = ("executorch",)
+precisions = ("fp32", "int8")
+dynamic = True
+layout = "nchw"
+dtype = "uint8"
+nms = True
+
+METHOD = "about"  # a constant method that returns the metadata, one byte an element
+
+
+def write(
+    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
+) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    if precision == "int8":
+        program = _quantized(graph, images, calibration, about)
+    else:
+        program = trace(graph, images, about)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    with path.open("wb") as file:
+        lowered.write_to_file(file)
+
+
+def _quantized(graph: Any, images: Tensor, calibration: Sequence[Tensor], about: dict) -> Any:
+    """Per-channel int8 weights and activations by PT2E, of the network alone."""
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    quantizer = XNNPACKQuantizer().set_module_name("network", get_symmetric_quantization_config(is_per_channel=True))
+    program = trace(graph, images, about)
+    observed = prepare_pt2e(program.module(), quantizer)
+    with torch.no_grad():
+        for batch in calibration:
+            observed(batch)
+    return trace(convert_pt2e(observed), images, about)
+
+
+def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+    import torch
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime, Verification
+
+    program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+    method = program.load_method("forward")
+    assert method is not None
+
+    def run(images: np.ndarray, keep: Any = program) -> list[np.ndarray]:
+        portable_lib._unsafe_reset_threadpool(threads)
+        return [value.numpy() for value in method.execute([torch.from_numpy(images)])]
+
+    return run
+
+
+def embedded(path: Path) -> str | None:
+    return None

@@ -1,0 +1,90 @@
+"""OpenVINO for Intel and Arm processors, from our ONNX; int8 by its own NNCF."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mnv2_tasks.export import Session
+
+suffix = ".xml"
+extra = "openvino"
+packages = ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
+precisions = ("fp32", "fp16", "int8")
+dynamic = True
+layout = "nchw"
+dtype = "uint8"
+nms = True
+
+KEY = "mnv2_tasks"
+
+
+def _import() -> Any:
+    os.environ.setdefault("OPENVINO_TELEMETRY", "0")
+    os.environ.setdefault("CI", "1")  # its telemetry holds still under continuous integration: no id in the home folder
+    import openvino
+
+    return openvino
+
+
+def write(
+    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
+) -> None:
+    from mnv2_tasks.export import onnx
+
+    openvino = _import()
+    between = path.with_suffix(".between.onnx")
+    try:
+        onnx.write(graph, images, between, precision="fp32", calibration=(), about=about)
+        inside = _names(between)
+        model = openvino.convert_model(str(between))
+    finally:
+        between.unlink(missing_ok=True)
+    if precision == "int8":
+        model = _quantized(model, calibration, inside)
+    model.set_rt_info(json.dumps(about), KEY)
+    openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")
+
+
+def _names(path: Path) -> set[str]:
+    import onnx
+
+    from mnv2_tasks.export.onnx import _inside
+
+    return _inside(onnx.load(str(path)))
+
+
+def _quantized(model: Any, calibration: Sequence[Tensor], inside: set[str]) -> Any:
+    import nncf
+
+    outside = [op.friendly_name for op in model.get_ops() if op.friendly_name not in inside]
+    kinds = {"Constant", "Parameter", "Result"}
+    outside = [
+        op.friendly_name
+        for op in model.get_ops()
+        if op.get_type_name() not in kinds and op.friendly_name.split("/")[0] not in inside
+    ]
+    return nncf.quantize(
+        model,
+        nncf.Dataset([batch.numpy() for batch in calibration]),
+        subset_size=len(calibration),
+        target_device=nncf.TargetDevice.CPU,
+        ignored_scope=nncf.IgnoredScope(names=outside, validate=False),
+    )
+
+
+def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+    openvino = _import()
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    if about.get("precision") != "fp16":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"  # else bf16 where the processor has it
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    return lambda images: list(compiled([images]).to_tuple())
+
+
+def embedded(path: Path) -> str | None:
+    model = _import().Core().read_model(str(path))
+    return str(model.get_rt_info(KEY).value) if model.has_rt_info(KEY) else None

@@ -1,0 +1,209 @@
+"""The report of an export: every file beside PyTorch in one run, as JSON, Markdown and a table on the terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnv2_tasks import report
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.export import need
+from mnv2_tasks.export.exported import Exported
+from mnv2_tasks.export.graph import Graph
+from mnv2_tasks.export.proof import Proof, apart, eager, latency, random_images, size_of
+
+THREADS = (1, 2)
+NOISE = 4  # random images that are compared besides the real ones
+Rows = list[dict[str, Any]]
+
+
+def prove(
+    model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows: Rows, folder: Path
+) -> list[str]:
+    """Fill in the rows, write export.json and export.md; returns a line for each file that failed."""
+    taps = tuple(settings["taps"] or model.backbone.kept) if settings["what"] == "taps" else ()
+    reference = Graph(
+        model, masks=settings["masks"], nms=settings["nms"], candidates=settings["candidates"], taps=taps
+    ).eval()
+    alive: dict[str, Exported] = {}
+    for row in rows:
+        if "error" in row:
+            continue
+        path = folder / row["file"]
+        row["bytes"] = size_of(path)
+        if row["format"] == "coreml" and not _on_mac():
+            row["note"] = "written, and its metadata read back; it predicts on macOS alone"
+            assert need("coreml").embedded(path)
+            continue
+        try:
+            alive[row["file"]] = Exported(path)
+        except InputError as error:
+            row["error"] = str(error)
+    _compare(reference, model, data, classes, settings, alive, rows)
+    shape = [1, len(model.mean), *settings_size(data)]
+    pytorch = {"format": "pytorch", **_time_pytorch(reference, shape, compiled=settings["compile"])}
+    for row in rows:
+        if row["file"] in alive and "error" not in row:
+            image = random_images(shape, 1)[0]
+            if row["input"]["shape"][0] > 1 and "batch" not in row["dynamic"]:
+                image = image.repeat(row["input"]["shape"][0], 1, 1, 1)
+            row["latency_ms"] = {}
+            for threads in THREADS:
+                network = Exported(folder / row["file"], threads=threads)
+                row["latency_ms"][str(threads)] = latency(lambda network=network, image=image: network(image))  # type: ignore[misc]
+    for row in rows:
+        if "error" not in row and (line := _verdict(row, settings)):
+            row["error"] = line
+    side = settings["split"]
+    report.write_json(folder / "export.json", {"side": side, "pytorch": pytorch, "files": rows})
+    table = markdown(pytorch, rows, side)
+    (folder / "export.md").write_text(table + "\n")
+    print(table)
+    return [f"{row['file']}: {row['error']}" for row in rows if "error" in row]
+
+
+def _compare(
+    reference: Graph, model: Any, data: Any, classes: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows
+) -> None:
+    """Every file's outputs on real and random images, and its metrics, beside the reference's."""
+    call = eager(reference)
+    if reference.taps:
+        _compare_taps(reference, data, settings, alive, rows)
+        return
+    base = Proof(call, model, classes)
+    proofs = {name: Proof(network, model, classes) for name, network in alive.items()}
+    by_name = {row["file"]: row for row in rows}
+
+    def attempt(name: str, work: Any) -> Any:
+        if "error" not in by_name[name]:
+            try:
+                return work()
+            except Exception as error:  # every runtime has its own
+                by_name[name]["error"] = f"{type(error).__name__}: {str(error).strip()}"[:300]
+        return None
+
+    seen: list[str] = []
+    for images, targets in batches(data, settings["split"], settings["images"]):
+        seen += [task for task in targets if task not in seen]
+        expected = call(images)
+        base.count(expected, targets)
+        for name, proof in proofs.items():
+            if (found := attempt(name, lambda p=proof, e=expected, i=images: p.compare(e, i))) is not None:
+                proof.count(found, targets)
+    for image in random_images([1, len(model.mean), *settings_size(data)], NOISE):
+        expected = call(image)
+        for name, proof in proofs.items():
+            attempt(name, lambda p=proof, e=expected, i=image: p.compare(e, i))
+    before = base.scores(seen)
+    for name, proof in proofs.items():
+        row = by_name[name]
+        if "error" not in row:
+            row |= {"apart": proof.apart, "before": before, "after": proof.scores(seen)}
+
+
+def _compare_taps(
+    reference: Graph, data: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows
+) -> None:
+    call = eager(reference)
+    for images, _ in batches(data, settings["split"], settings["images"] or 32):
+        expected = call(images)
+        for row in rows:
+            if row["file"] in alive and "error" not in row:
+                found = alive[row["file"]](images)
+                for tap, values in expected.items():
+                    kept = row.setdefault("apart", {}).setdefault(tap, {})
+                    for key, value in apart(values, found[tap]).items():
+                        kept[key] = max(kept.get(key, 0.0), value)
+
+
+def batches(data: Any, side: str, most: int | None) -> Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]:
+    """The evaluation batches of every source of a side, with at most `most` images of each."""
+    for loader in data.loaders(side).values():
+        count = 0
+        for images, targets in loader:
+            if most is not None and count + len(images) > most:
+                left = most - count
+                images = images[:left]
+                targets = {task: {name: value[:left] for name, value in its.items()} for task, its in targets.items()}
+            if len(images):
+                yield images, targets
+            count += len(images)
+            if most is not None and count >= most:
+                break
+
+
+def settings_size(data: Any) -> tuple[int, int]:
+    return next(iter(data.sizes.values()))
+
+
+def _time_pytorch(graph: Graph, shape: Sequence[int], *, compiled: bool) -> dict[str, Any]:
+    """Milliseconds of eager PyTorch, and compiled, by threads."""
+    (image,) = random_images(shape, 1)
+    kept, found = torch.get_num_threads(), {}
+    variants: dict[str, Any] = {"eager": graph}
+    if compiled:
+        variants["compile"] = torch.compile(graph, dynamic=False)
+    with torch.inference_mode():
+        for name, call in variants.items():
+            found[name] = {}
+            for threads in THREADS:
+                torch.set_num_threads(threads)
+                found[name][str(threads)] = latency(lambda call=call: call(image))  # type: ignore[misc]
+    torch.set_num_threads(kept)
+    return {"latency_ms": found}
+
+
+def _verdict(row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with a file, by the tolerances of the settings."""
+    if "apart" not in row:
+        return None
+    if row["precision"] == "fp32":
+        for name, found in row["apart"].items():
+            worst = max(found["relative"], found.get("unlike", 0.0))
+            if not worst <= settings["tolerance"]:
+                return f"{name} differs from PyTorch by {worst:.2g}, more than tolerance={settings['tolerance']:g}"
+    elif settings["max_drop"] is not None:
+        for task, before in row.get("before", {}).items():
+            drop = 100 * (before - row["after"][task])
+            if drop > settings["max_drop"]:
+                return f"{task} falls by {drop:.2f} points, more than max_drop={settings['max_drop']:g}"
+    return None
+
+
+def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str) -> str:
+    """The report as a Markdown table, which is also what the terminal shows."""
+    tasks = list(dict.fromkeys(task for row in rows for task in row.get("before", {})))
+    titles = ["file", "MB", "largest difference", "relative", "unlike"]
+    titles += [f"{task}, {side}" for task in tasks] + [f"ms, {n} thread{'s' if n > 1 else ''}" for n in THREADS]
+    lines = [titles, ["---"] * len(titles)]
+    before = next((row["before"] for row in rows if "before" in row), {})
+    for name, timed in pytorch["latency_ms"].items():
+        scores = [f"{before[task]:.4f}" if task in before else "" for task in tasks]
+        lines.append([f"PyTorch, {name}", "", "", "", "", *scores, *(f"{timed[str(n)]:.1f}" for n in THREADS)])
+    for row in rows:
+        megabytes = f"{row['bytes'] / 1e6:.2f}" if "bytes" in row else ""
+        if "apart" in row:
+            far = [max(found.get(key, 0.0) for found in row["apart"].values()) for key in ("largest", "relative", "unlike")]
+            cells = [f"{value:.1e}" for value in far]
+        else:
+            cells = ["", "", ""]
+        scores = [
+            f"{row['after'][t]:.4f} ({100 * (row['after'][t] - row['before'][t]):+.2f})" if "after" in row else ""
+            for t in tasks
+        ]
+        times = [f"{row['latency_ms'][str(n)]:.1f}" if "latency_ms" in row else "" for n in THREADS]
+        lines.append([row["file"], megabytes, *cells, *scores, *times])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = [f"- {row['file']}: {row.get('error') or row.get('note')}" for row in rows if "error" in row or "note" in row]
+    boxes = {row["file"]: row["nms"] for row in rows if row.get("candidates")}
+    if boxes:
+        notes += [f"- suppression is in the graph: {', '.join(f for f, how in boxes.items() if how == 'in the graph') or 'of none'}"]
+    return "\n".join([text, "", *notes]) if notes else text
+
+
+def _on_mac() -> bool:
+    import platform
+
+    return platform.system() == "Darwin"

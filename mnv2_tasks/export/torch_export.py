@@ -1,0 +1,86 @@
+"""`torch.export`'s .pt2, for PyTorch without this package: dynamic sizes, metadata in the file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mnv2_tasks.export import Session
+
+suffix = ".pt2"
+extra = "export"
+packages = ("torch",)
+precisions = ("fp32",)
+dynamic = True
+layout = "nchw"
+dtype = "uint8"
+nms = True
+
+KEY = "mnv2_tasks"
+
+
+def dimensions(about: Mapping[str, Any]) -> dict[int, str] | None:
+    """{axis of the input: its name} of what may vary; None where nothing does."""
+    rows, columns = (2, 3) if about["input"]["layout"] == "nchw" else (1, 2)
+    axes = {"batch": 0, "height": rows, "width": columns}
+    return {axis: name for name, axis in axes.items() if name in about["dynamic"]} or None
+
+
+def trace(graph: Any, images: Tensor, about: dict) -> Any:
+    """The graph as an ExportedProgram; about["ranges"] tells between what the dimensions may vary.
+
+    PyTorch holds a size to the range in which the layout of every feature map in memory stays of one kind: a level of
+    the detector that has a single cell at the size traced has it over the whole range.
+    """
+    import torch
+
+    axes = dimensions(about)
+    if axes is None:
+        return torch.export.export(graph, (images,))
+    batch = torch.export.Dim("batch", min=1, max=64)
+    auto = torch.export.Dim.AUTO
+    shapes = {axis: batch if name == "batch" else auto(min=32, max=2048) for axis, name in axes.items()}
+    program = torch.export.export(graph, (images,), dynamic_shapes=(shapes,))
+    (node,) = (node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
+    ranges = {}
+    for axis, name in axes.items():
+        size = node.meta["val"].shape[axis]
+        if not isinstance(size, int):
+            limits = program.range_constraints[size.node.expr]
+            ranges[name] = [int(limits.lower), int(limits.upper)]
+    about["ranges"], about["dynamic"] = ranges, list(ranges)
+    return program
+
+
+def write(
+    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
+) -> None:
+    import torch
+
+    program = trace(graph, images, about)
+    torch.export.save(program, str(path), extra_files={KEY: json.dumps(about, ensure_ascii=False)})
+
+
+def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+    import torch
+    import torchvision  # noqa: F401  (its operators)
+
+    module = torch.export.load(str(path)).module()
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            return [value.numpy() for value in module(torch.from_numpy(images))]
+
+    return run
+
+
+def embedded(path: Path) -> str | None:
+    import torch
+
+    extra_files = {KEY: ""}
+    torch.export.load(str(path), extra_files=extra_files)
+    return extra_files[KEY] or None

@@ -1,0 +1,137 @@
+"""Trained models at work: images of any size in, predictions in their own pixels out; from any file that holds one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from mnv2_tasks.datasets.transforms import plain, seen_size
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.export import results
+from mnv2_tasks.heads import Prediction
+from mnv2_tasks.model import build_model, load_model
+
+Picture = Tensor | np.ndarray | str | Path  # uint8 (3, H, W) or (H, W, 3) RGB, or a file
+
+
+class Predictor:
+    """A checkpoint, or a file that `python -m mnv2_tasks.export` wrote; `mnv2_tasks.load` makes one.
+
+    Args:
+        path: best.ckpt, or model.onnx, model.tflite, ... with the model.json beside it.
+        size: (H, W) that images are brought to; None: what the model was trained or exported with.
+        device: of a checkpoint.
+        threads: of an exported file's runtime; None: as many as PyTorch uses.
+        trust: modules besides this package's that a checkpoint may build its heads from.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        size: tuple[int, int] | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        trust: Sequence[str] = (),
+    ) -> None:
+        self.path, self.device = Path(path), device
+        if not self.path.exists():
+            raise InputError(f"{path}: no such file; give a checkpoint or an exported model")
+        self.exported: Any = None
+        if self.path.suffix == ".ckpt":
+            self.model, checkpoint = load_model(path, trust=trust)
+            self.model.to(device)
+            config, self.classes = checkpoint["config"], checkpoint["classes"]
+            sizes = _sizes(config["size"])
+            fitted, self.fit, self.channels = sizes, config["fit"], config["backbone"]["in_channels"]
+        else:
+            from mnv2_tasks.export.exported import Exported
+            from mnv2_tasks.model import refuse_foreign_targets
+
+            self.exported = Exported(path, threads=threads or torch.get_num_threads())
+            about = self.exported.about
+            refuse_foreign_targets(about["config"], path, ("mnv2_tasks", "torch.nn", *trust))
+            self.classes = {task: tuple(names) for task, names in about["classes"].items()}
+            self.model = build_model(about["config"], self.classes).eval()  # for what its heads do with results
+            fitted, self.fit, self.channels = tuple(about["size"]), about["fit"], len(about["preprocessing"]["mean"])
+        self.size: tuple[int, int] = size or fitted
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        return dict(self.model.heads)
+
+    @torch.inference_mode()
+    def run(self, images: Tensor) -> dict[str, list[Prediction]]:
+        """(B, C, H, W) uint8 of the model's size -> {task: one prediction an image}, in pixels of that input."""
+        if self.exported is not None:
+            arrays = self.exported(images)
+            return {task: results.predictions(task, head, arrays) for task, head in self.heads.items()}
+        found = self.model.predict(images.to(self.device))
+        return {task: [{k: v.cpu() for k, v in row.items()} for row in rows] for task, rows in found.items()}
+
+    def predict(self, images: Picture | Sequence[Picture], *, batch_size: int = 8) -> list[dict[str, Prediction]]:
+        """One {task: prediction} an image, in the image's own pixels.
+
+        Of a detector {boxes (N, 4) xyxy, scores (N,), labels (N,)}; of a segmenter {mask (H, W) uint8}; of a classifier
+        {scores (K,)}. Raises InputError for a file that is no image.
+        """
+        pictures = [images] if isinstance(images, (str, Path)) or getattr(images, "ndim", 0) == 3 else list(images)  # type: ignore[arg-type]
+        found: list[dict[str, Prediction]] = []
+        for start in range(0, len(pictures), batch_size):
+            raw = [as_image(picture) for picture in pictures[start : start + batch_size]]  # type: ignore[arg-type]
+            outputs = self.run(torch.stack([self.prepare(image) for image in raw]))
+            for i, image in enumerate(raw):
+                original = (image.shape[-2], image.shape[-1])
+                seen = seen_size(self.size, original, self.fit)
+                found.append({task: _restore(rows[i], seen, original) for task, rows in outputs.items()})
+        return found
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 of any size -> (C, *self.size)."""
+        moved = plain(self.size, self.fit, (image.shape[-2], image.shape[-1]))(tv_tensors.Image(image))
+        return (v2.Grayscale()(moved) if self.channels == 1 else moved).as_subclass(Tensor)
+
+    def draw(self, image: Tensor, prediction: dict[str, Prediction]) -> dict[str, Tensor]:
+        """{task: the prediction on the image}, uint8 (3, H', W')."""
+        size = (image.shape[-2], image.shape[-1])
+        return {task: self.heads[task].draw(image, row, self.classes[task], seen=size) for task, row in prediction.items()}
+
+
+def as_image(picture: Picture) -> Tensor:
+    """A file, an array (H, W, 3) or a tensor (3, H, W) -> uint8 (3, H, W). Raises InputError for anything else."""
+    if isinstance(picture, (str, Path)):
+        from mnv2_tasks.datasets.images import read_image
+
+        return read_image(picture).as_subclass(Tensor)
+    if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3:
+        picture = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    if not (isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and len(picture) == 3):
+        raise InputError("an image must be a file, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB")
+    return picture
+
+
+def _restore(row: Prediction, seen: tuple[int, int], original: tuple[int, int]) -> Prediction:
+    """A prediction in pixels of the input, whose top left `seen` (h, w) holds the image -> in the image's own."""
+    if "boxes" in row:
+        scale = row["boxes"].new_tensor([original[1] / seen[1], original[0] / seen[0]] * 2)
+        limit = row["boxes"].new_tensor([original[1], original[0]] * 2)
+        return {**row, "boxes": torch.minimum(row["boxes"] * scale, limit)}
+    if "mask" in row:
+        part = row["mask"][None, None, : seen[0], : seen[1]].float()
+        mask = torch.nn.functional.interpolate(part, size=original, mode="nearest-exact")[0, 0]
+        return {**row, "mask": mask.to(torch.uint8)}
+    return row
+
+
+def _sizes(given: Any) -> tuple[int, int]:
+    """The (H, W) of a config's `size`; the largest, where data sets have their own."""
+    if isinstance(given, dict):
+        return max((_sizes(size) for size in given.values()), key=lambda size: size[0] * size[1])
+    return (given, given) if isinstance(given, int) else (given[0], given[1])
+
+
