@@ -16,6 +16,9 @@ def main(config: Any) -> None:
     from mnv2_tasks.tasks import MultiTask
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
+    if config.ckpt and Path(config.ckpt).suffix != ".ckpt":
+        evaluate_exported(config, given)
+        return
     settings, data, model, _ = assemble(config, given)
     seed_everything(settings["seed"], verbose=False)
     split = settings["split"]
@@ -29,6 +32,33 @@ def main(config: Any) -> None:
     results |= {**run.describe(task, data), "model": str(config.ckpt or config.weights)}
     report.write_json(folder / "metrics.json", results)
     report.write_pictures(task, data, split, folder, count=settings["examples"])
+    report.print_table(results, [split])
+    print(f"results: {folder}")
+
+
+def evaluate_exported(config: Any, given: list[str]) -> None:
+    """The metrics of an exported file, through its own runtime. The data set is not in the file: it is asked for."""
+    from mnv2_tasks import report, run, wiring
+    from mnv2_tasks.export.proof import Proof
+    from mnv2_tasks.export.report import batches
+    from mnv2_tasks.predictor import Predictor
+
+    predictor = Predictor(config.ckpt, trust=tuple(config.trust))
+    about = predictor.exported.about
+    take_settings(config, {**about["config"], "data": config.data, "assign": {}, **about}, given)
+    settings = settle(config)
+    data, split = wiring.make_data(settings), settings["split"]
+    for task, names in predictor.classes.items():
+        _same_classes(config.ckpt, task, names, data.classes[task])
+    proof = Proof(predictor.exported, predictor.model, predictor.classes)
+    for images, targets in batches(data, split, None):
+        proof.count(predictor.exported(images), targets)
+    found = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
+    folder = Path(settings["runs"]) / "evaluate" / run.folder_name(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {split: found, "model": str(config.ckpt), "classes": {t: list(n) for t, n in predictor.classes.items()}}
+    results |= {**report.model_cost(predictor.model, data.passes), "sizes": {n: list(s) for n, s in data.sizes.items()}}
+    report.write_json(folder / "metrics.json", results)
     report.print_table(results, [split])
     print(f"results: {folder}")
 

@@ -21,10 +21,10 @@ class Format(Protocol):
     extra: str  # of pyproject.toml: pip install 'mnv2_tasks[<extra>]'
     packages: tuple[str, ...]  # that it imports, for writing and for running
     precisions: tuple[str, ...]
-    dynamic: bool  # whether batch and size may vary
+    dynamic: tuple[str, ...]  # what of batch, height and width may vary
     layout: str  # of the input where none is asked for: nchw or nhwc
     dtype: str  # of the input where none is asked for: uint8, or float32 in 0..1
-    nms: bool  # whether suppression can be part of the graph
+    nms: str  # suppression that it has: native, portable or app (see `graph.Graph`)
 
     def write(
         self, graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict

@@ -1,6 +1,6 @@
 """`python -m mnv2_tasks.export ckpt=<file> to=[onnx,executorch]`: files for other runtimes, and a report of proof."""
 
-import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -13,6 +13,8 @@ from mnv2_tasks.errors import InputError
 def main(config: Any) -> None:
     tune_for_cpu()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for noisy in ("onnx_ir", "onnxscript", "nncf", "torchao", "coremltools", "root"):  # their progress is not ours
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     from hydra.core.hydra_config import HydraConfig
 
     from mnv2_tasks import export, run
@@ -78,13 +80,13 @@ def _export(
                 model,
                 layout=settings["layout"] or target.layout,  # type: ignore[arg-type]
                 masks=settings["masks"],
-                nms=settings["nms"] and target.nms,
+                nms=target.nms if settings["nms"] else "app",  # type: ignore[arg-type]
                 candidates=settings["candidates"],
                 taps=taps,
             ).eval()
             form = {"name": "images", "layout": graph.layout, "dtype": settings["dtype"] or target.dtype}
-            dynamic = list(settings["dynamic"]) if target.dynamic else []
-            batch = settings["batch"] if target.dynamic or name != "ncnn" else 1
+            dynamic = [name for name in settings["dynamic"] if name in target.dynamic]
+            batch = 1 if name == "ncnn" else settings["batch"]
             shape = [batch, len(model.mean), *size]
             here = {
                 "format": name,
@@ -93,7 +95,7 @@ def _export(
                 "outputs": graph.outputs,
                 "dynamic": dynamic,
                 "candidates": graph.candidates,
-                "nms": "in the graph" if graph.nms else "left to the app: nms.py",
+                "nms": graph.nms,
             }
             path = folder / f"model{'' if precision == 'fp32' else f'.{precision}'}{target.suffix}"
             # A dynamic batch is traced with two images: one would be taken for a constant.
@@ -103,6 +105,7 @@ def _export(
             began = time.monotonic()
             told = {**common, **here}
             row: dict[str, Any] = {"file": path.name, **here}
+            row["boxes"] = any(head.kind == "detection" for head in model.heads.values()) and not taps
             try:
                 target.write(
                     graph,
@@ -120,7 +123,7 @@ def _export(
                 files[path.name] = {name: value for name, value in told.items() if name not in common}
                 row |= files[path.name]
                 report.write_json(folder / ABOUT, {**common, "files": files})
-    if any(row["nms"] != "in the graph" for row in rows) and any(head.kind == "detection" for head in model.heads.values()):
+    if any(row["nms"] == "app" for row in rows) and any(head.kind == "detection" for head in model.heads.values()):
         (folder / "nms.py").write_text((Path(__file__).parent / "nms.py").read_text())
     if settings["proof"]:
         from mnv2_tasks.export.report import prove

@@ -15,10 +15,10 @@ suffix = ".aoti"
 extra = "export"
 packages = ("torch",)
 precisions = ("fp32",)
-dynamic = True
+dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
-nms = True
+nms = "native"
 
 
 def write(

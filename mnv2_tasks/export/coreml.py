@@ -19,10 +19,10 @@ suffix = ".mlpackage"
 extra = "coreml"
 packages = ("coremltools",)
 precisions = ("fp32", "fp16")
-dynamic = False
+dynamic = ()
 layout = "nchw"
 dtype = "float32"
-nms = True
+nms = "portable"
 
 KEY = "mnv2_tasks"
 

@@ -14,10 +14,10 @@ suffix = ".pte"
 extra = "executorch"
 packages = ("executorch",)
 precisions = ("fp32", "int8")
-dynamic = True
+dynamic = ()
 layout = "nchw"
 dtype = "uint8"
-nms = True
+nms = "portable"
 
 METHOD = "about"  # a constant method that returns the metadata, one byte an element
 

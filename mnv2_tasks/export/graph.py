@@ -1,9 +1,9 @@
 """A model as an app wants it: pictures in, decided results out, in tensors of fixed names. Pure PyTorch."""
 
-import math
 from typing import Any, Literal
 
 import torch
+import torchvision  # noqa: F401  (its operators)
 from torch import Tensor, nn
 
 from mnv2_tasks.errors import InputError
@@ -12,8 +12,10 @@ from mnv2_tasks.model import Model
 
 Layout = Literal["nchw", "nhwc"]
 Masks = Literal["argmax", "logits"]
-STEPS = 20  # of `suppress`: as many boxes may stand in a row, each suppressing the next
-PAIRS = 1_500_000  # pairs of boxes that the suppression of one image looks at, at most
+Suppression = Literal["native", "portable", "app"]
+STEPS = 16  # of `suppress`: as many boxes may stand in a row, each suppressing the next
+MOST = {"native": 2_400, "portable": 800}  # candidates of all classes together that go into suppression
+LEAST = 50  # candidates of each class, at least
 
 
 class Graph(nn.Module):
@@ -24,16 +26,16 @@ class Graph(nn.Module):
 
     - `<task>_scores` (B, K) of a classifier: a softmax, or K sigmoids for several labels an image
     - `<task>_boxes` (B, N, 4) xyxy in input pixels, `<task>_scores` (B, N), the highest first, and `<task>_labels`
-      (B, N) int32, of a detector; rows with score 0 are padding. Without `nms`, `<task>_boxes` (B, A, 4) of every
+      (B, N) int32, of a detector; rows with score 0 are padding. With nms="app", `<task>_boxes` (B, A, 4) of every
       default box and `<task>_scores` (B, A, K)
     - `<task>_mask` (B, H, W) uint8 of a segmenter, or `<task>_logits` (B, K, H, W)
     - `<tap>` (B, C, h, w) where `taps` are asked for: the bare backbone
 
     Args:
         masks: whether segmenters give the likeliest class or the logits.
-        nms: whether suppression is part of the graph.
-        candidates: boxes of each class that go into it; None: the head's, or fewer with many classes, so that no image
-            has more than `PAIRS` pairs of boxes.
+        nms: suppression by torchvision's operator ("native"), which some formats have; by `suppress` ("portable"), in
+            operations that all have; or left to the app.
+        candidates: boxes of each class that go into it; None: the head's, or fewer with many classes (`MOST`).
 
     What a quantiser may touch is all in `self.network`; decoding stays in float32.
     """
@@ -44,7 +46,7 @@ class Graph(nn.Module):
         *,
         layout: Layout = "nchw",
         masks: Masks = "argmax",
-        nms: bool = True,
+        nms: Suppression = "native",
         candidates: int | None = None,
         taps: tuple[str, ...] = (),
     ) -> None:
@@ -59,9 +61,11 @@ class Graph(nn.Module):
                         f"{task}: {type(head).__name__} works on lists of regions, which no export format holds; "
                         "export a model with task=ssdlite"
                     )
-                limit = int(math.sqrt(PAIRS / head.num_classes))  # type: ignore[operator]
-                self.candidates[task] = candidates or min(head.candidates, limit)  # type: ignore[call-overload]
-                parts = ("boxes", "scores", "labels") if nms else ("boxes", "scores")
+                parts: tuple[str, ...] = ("boxes", "scores")
+                if nms != "app":
+                    limit = max(LEAST, MOST[nms] // head.num_classes)  # type: ignore[operator]
+                    self.candidates[task] = candidates or min(head.candidates, limit)  # type: ignore[call-overload]
+                    parts = ("boxes", "scores", "labels")
                 self.outputs += [f"{task}_{part}" for part in parts]
             elif head.kind == "segmentation":
                 self.outputs.append(f"{task}_{'mask' if masks == 'argmax' else 'logits'}")
@@ -91,7 +95,7 @@ class Graph(nn.Module):
         self, task: str, head: Any, scores: Tensor, deltas: Tensor, defaults: Tensor, size: tuple[int, int]
     ) -> list[Tensor]:
         score = scores[..., 1:].sigmoid() if head.kind_of_loss == "focal" else scores.softmax(-1)[..., 1:]
-        if not self.nms:
+        if self.nms == "app":
             return [_scaled(decode(deltas, defaults), size), score]
         k, anchors = self.candidates[task], defaults.shape[0]
         if isinstance(anchors, int):
@@ -102,11 +106,15 @@ class Graph(nn.Module):
         rows = anchor.flatten(1)[..., None].expand(-1, -1, 4)
         near = defaults[anchor.flatten()].view(-1, head.num_classes * k, 4)
         boxes = decode(deltas.gather(1, rows), near)  # (B, K k, 4)
-        kept = suppress(_scaled(boxes, size).view(-1, head.num_classes, k, 4), head.nms)
+        pixels = _scaled(boxes, size)
+        if self.nms == "native":
+            kept = _native(pixels, score, head.nms)
+        else:
+            kept = suppress(pixels.view(-1, head.num_classes, k, 4), head.nms)
         score = torch.where(score > head.score_threshold, score * kept, 0.0)
         score, best = score.flatten(1).topk(min(head.detections, head.num_classes * k))  # (B, N)
-        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
-        return [_scaled(boxes, size), score, torch.div(best, k, rounding_mode="floor").to(torch.int32)]
+        boxes = pixels.gather(1, best[..., None].expand(-1, -1, 4))
+        return [boxes, score, torch.div(best, k, rounding_mode="floor").to(torch.int32)]
 
 
 class _Raw(nn.Module):
@@ -138,6 +146,16 @@ def _scaled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([boxes[..., i] * side for i, side in enumerate((width, height, width, height))], -1)
 
 
+def _native(boxes: Tensor, score: Tensor, limit: float) -> Tensor:
+    """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept: every image and class lies in a place apart."""
+    flat = boxes.reshape(-1, 4)
+    images, classes, k = score.shape[0], score.shape[1], score.shape[2]
+    group = torch.arange(images * classes, device=boxes.device, dtype=boxes.dtype)[:, None].repeat(1, k).view(-1, 1)
+    index = torch.ops.torchvision.nms(flat + group * (flat.max() + 1), score.reshape(-1), limit)
+    kept = torch.zeros_like(flat[:, 0])
+    return torch.index_put(kept, (index,), torch.ones((), dtype=kept.dtype)).view(images, classes, k)
+
+
 def suppress(boxes: Tensor, limit: float, steps: int = STEPS) -> Tensor:
     """Non-maximum suppression in operations of fixed shape, which every export format has.
 
@@ -146,11 +164,12 @@ def suppress(boxes: Tensor, limit: float, steps: int = STEPS) -> Tensor:
     it is right for every box whose chain of overlaps with better ones is shorter than n, after N steps for all.
     """
     low, high = boxes[..., :2], boxes[..., 2:]  # (..., N, 2)
-    area = (high - low).prod(-1)  # (..., N)
+    area = (high - low)[..., 0] * (high - low)[..., 1]  # (..., N)
     sides = torch.minimum(high[..., :, None, :], high[..., None, :, :]) - torch.maximum(
         low[..., :, None, :], low[..., None, :, :]
     )
-    shared = sides.clamp(min=0).prod(-1)  # (..., N, N)
+    sides = sides.clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]  # (..., N, N)
     union = area[..., :, None] + area[..., None, :] - shared
     better = torch.ones(boxes.shape[-2], boxes.shape[-2]).triu(1)  # [i, j]: i has the higher score
     over = (shared > limit * union).to(boxes.dtype) * better

@@ -15,11 +15,12 @@ suffix = ".tflite"
 extra = "litert"
 packages = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 precisions = ("fp32", "int8")
-dynamic = False
+dynamic = ()
 layout = "nhwc"
 dtype = "uint8"
-nms = True
+nms = "portable"
 
+NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
 ABOUT = "model.json"  # in the archive at the end of the file, where TFLite's metadata keeps its files
 
 
@@ -36,11 +37,31 @@ def write(
 
 
 def _quantized(path: Path, calibration: Sequence[Tensor]) -> bytes:
-    """Per-channel int8 weights and int8 activations, ranges by min and max: its moving average clips them."""
-    from ai_edge_quantizer import quantizer, recipe
-    from ai_edge_quantizer.algorithms.utils import qsv_utils  # noqa: F401
+    """Per-channel int8 weights and int8 activations of the network alone.
 
-    raise NotImplementedError(recipe, quantizer, calibration)
+    Ranges by min and max: the quantiser's own moving average clips them.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import calibrator, qtyping, quantizer
+    from ai_edge_quantizer.utils import qsv_utils
+
+    made = quantizer.Quantizer(str(path))
+    made.add_static_config(
+        regex=NETWORK,
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        activation_num_bits=8,
+        weight_num_bits=8,
+    )
+    signatures = Interpreter(model_path=str(path)).get_signature_list()
+    ((signature, told),) = signatures.items()
+    (name,) = told["inputs"]
+    watching = calibrator.Calibrator(
+        path.read_bytes(),
+        mode=calibrator.CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS,
+        qsv_update_func=qsv_utils.min_max_update,
+    )
+    watching.calibrate({signature: [{name: batch.numpy()} for batch in calibration]}, made._recipe_manager)
+    return bytes(made.quantize(watching.get_model_qsvs()).quantized_model)
 
 
 def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:

@@ -16,10 +16,10 @@ suffix = ".mnn"
 extra = "mnn"
 packages = ("MNN", "onnx", "onnxscript", "onnxruntime")
 precisions = ("fp32", "fp16")
-dynamic = True
+dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "float32"
-nms = True
+nms = "portable"
 
 # Not `MNN.tools`: importing that installs a package by pip, and holds code that reports to a remote host.
 CONVERT = "import sys, MNN, _tools; _tools.mnnconvert(sys.argv)"

@@ -14,10 +14,10 @@ suffix = ".ncnn.param"  # and .ncnn.bin beside it
 extra = "ncnn"
 packages = ("ncnn", "pnnx")
 precisions = ("fp32", "fp16")
-dynamic = False
+dynamic = ()
 layout = "nchw"
 dtype = "float32"
-nms = False
+nms = "app"
 
 
 def write(

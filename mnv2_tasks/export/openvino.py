@@ -14,10 +14,10 @@ suffix = ".xml"
 extra = "openvino"
 packages = ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
 precisions = ("fp32", "fp16", "int8")
-dynamic = True
+dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
-nms = True
+nms = "native"
 
 KEY = "mnv2_tasks"
 

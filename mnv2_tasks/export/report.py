@@ -16,6 +16,11 @@ from mnv2_tasks.export.proof import Proof, apart, eager, latency, random_images,
 
 THREADS = (1, 2)
 NOISE = 4  # random images that are compared besides the real ones
+SUPPRESSION = {
+    "native": "in the graph, by the format's own operator",
+    "portable": "in the graph, by operations of fixed shape",
+    "app": "left to the app (nms.py)",
+}
 Rows = list[dict[str, Any]]
 
 
@@ -25,7 +30,7 @@ def prove(
     """Fill in the rows, write export.json and export.md; returns a line for each file that failed."""
     taps = tuple(settings["taps"] or model.backbone.kept) if settings["what"] == "taps" else ()
     reference = Graph(
-        model, masks=settings["masks"], nms=settings["nms"], candidates=settings["candidates"], taps=taps
+        model, masks=settings["masks"], nms="native", candidates=settings["candidates"], taps=taps
     ).eval()
     alive: dict[str, Exported] = {}
     for row in rows:
@@ -197,9 +202,9 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str) -> str:
         lines.append([row["file"], megabytes, *cells, *scores, *times])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     notes = [f"- {row['file']}: {row.get('error') or row.get('note')}" for row in rows if "error" in row or "note" in row]
-    boxes = {row["file"]: row["nms"] for row in rows if row.get("candidates")}
-    if boxes:
-        notes += [f"- suppression is in the graph: {', '.join(f for f, how in boxes.items() if how == 'in the graph') or 'of none'}"]
+    for how, said in SUPPRESSION.items():
+        if names := [row["file"] for row in rows if row.get("boxes") and row["nms"] == how]:
+            notes.append(f"- suppression {said}: {', '.join(names)}")
     return "\n".join([text, "", *notes]) if notes else text
 
 

@@ -14,10 +14,10 @@ suffix = ".pt2"
 extra = "export"
 packages = ("torch",)
 precisions = ("fp32",)
-dynamic = True
+dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
-nms = True
+nms = "native"
 
 KEY = "mnv2_tasks"
 

@@ -1,0 +1,85 @@
+"""Every exported file of a folder on this machine: `python -m mnv2_tasks.benchmark model=<folder of an export>`."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.errors import InputError
+
+
+def main(config: Any) -> None:
+    tune_for_cpu()
+    settings = settle(config)
+    from mnv2_tasks import report, run
+    from mnv2_tasks.plots.export import plot_formats
+
+    given = Path(settings["model"])
+    home = given if given.is_dir() else given.parent
+    names = _files(home) if given.is_dir() else [given.name]
+    proved = _proved(home)
+    rows = [_measure(home / name, settings, proved.get(name, {})) for name in names]
+    folder = Path(settings["runs"]) / "benchmark" / run.folder_name(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = {"machine": platform.machine(), "system": platform.system(), "processor": platform.processor()}
+    report.write_json(folder / "benchmark.json", {**machine, "batch": settings["batch"], "files": rows})
+    table = _table(rows, settings["threads"])
+    (folder / "benchmark.md").write_text(table + "\n")
+    print(table)
+    if any("latency_ms" in row for row in rows):
+        plot_formats(rows, str(settings["threads"][0]), folder / "benchmark.png")
+    print(f"benchmark: {folder}")
+
+
+def _files(home: Path) -> list[str]:
+    from mnv2_tasks.export.exported import ABOUT
+
+    path = home / ABOUT
+    if not path.is_file():
+        raise InputError(f"{home}: no {ABOUT} there; give the folder that an export wrote")
+    return list(json.loads(path.read_text())["files"])
+
+
+def _proved(home: Path) -> dict[str, dict[str, Any]]:
+    """What export.json says of each file; nothing where there is none."""
+    path = home / "export.json"
+    return {row["file"]: row for row in json.loads(path.read_text())["files"]} if path.is_file() else {}
+
+
+def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> dict[str, Any]:
+    """{"file", "format", "precision", "bytes", "metrics", "latency_ms"}, or why it does not run here."""
+    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.proof import latency, random_images, size_of
+
+    row: dict[str, Any] = {"file": path.name, "bytes": size_of(path), "metrics": proved.get("after", {})}
+    try:
+        for threads in settings["threads"]:
+            network = Exported(path, threads=threads)
+            shape = network.about["input"]["shape"]
+            if network.about["input"]["layout"] == "nhwc":
+                shape = [shape[0], *shape[1:]]
+            batch = settings["batch"] if "batch" in network.about["dynamic"] else shape[0]
+            images = random_images(shape, 1)[0].repeat(batch, 1, 1, 1)
+            row |= {"format": network.name, "precision": network.about["precision"], "batch": batch}
+            took = latency(lambda network=network, images=images: network(images), seconds=settings["seconds"])  # type: ignore[misc]
+            row.setdefault("latency_ms", {})[str(threads)] = took
+    except InputError as error:
+        row["skipped"] = str(error)
+    return row
+
+
+def _table(rows: list[dict[str, Any]], threads: list[int]) -> str:
+    tasks = list(dict.fromkeys(task for row in rows for task in row["metrics"]))
+    titles = ["file", "MB", *tasks, *(f"ms, {n} thread{'s' if n > 1 else ''}" for n in threads)]
+    lines = [titles, ["---"] * len(titles)]
+    for row in rows:
+        scores = [f"{row['metrics'][task]:.4f}" if task in row["metrics"] else "" for task in tasks]
+        times = [f"{row['latency_ms'][str(n)]:.2f}" if str(n) in row.get("latency_ms", {}) else "" for n in threads]
+        lines.append([row["file"], f"{row['bytes'] / 1e6:.2f}", *scores, *times])
+    notes = [f"- {row['file']}: {row['skipped']}" for row in rows if "skipped" in row]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(["", *notes] if notes else [])])
+
+
+if __name__ == "__main__":
+    command(main, "benchmark")

@@ -1,0 +1,31 @@
+"""Exported files beside each other: the metric against the latency, the size as the area of the dot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnv2_tasks.plots import _figure, _finish, _plain, _save
+
+
+def plot_formats(rows: Sequence[Mapping[str, Any]], threads: str, path: str | Path) -> None:
+    """A dot a file that has been timed; the mean of its metrics, or its megabytes where none is known.
+
+    rows: {"file", "bytes", "metrics": {task: value}, "latency_ms": {threads: ms}}.
+    """
+    timed = [row for row in rows if "latency_ms" in row]
+    known = all(row["metrics"] for row in timed)
+    figure = _figure(8, 4.8)
+    axis = figure.subplots()
+    for i, row in enumerate(timed):
+        size = row["bytes"] / 1e6
+        height = sum(row["metrics"].values()) / len(row["metrics"]) if known else size
+        style = {"color": f"C{i % 10}", "alpha": 0.7, "marker": "os^D"[i // 10 % 4]}
+        axis.scatter(row["latency_ms"][threads], height, s=20 + 25 * size, label=_plain(row["file"]), **style)
+    axis.set(xlabel=f"milliseconds an image, {threads} thread(s)", ylabel="metric" if known else "megabytes")
+    axis.set_xscale("log")
+    _finish(axis)
+    for handle in axis.get_legend().legend_handles:  # the dots are large in the plot alone
+        handle.set_sizes([40])
+    _save(figure, path)
