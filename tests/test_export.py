@@ -1,0 +1,202 @@
+"""Exported graphs: what they decide is what the model decides, in PyTorch and in every runtime that is installed."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import nms
+
+from mnv2_tasks.backbone import MobileNetV2
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.export import FORMATS, format_of, get_format, need
+from mnv2_tasks.export.graph import Graph, suppress
+from mnv2_tasks.export.nms import suppress as numpy_suppress
+from mnv2_tasks.export.proof import apart, eager, random_images
+from mnv2_tasks.export.results import predictions
+from mnv2_tasks.heads.classifier import Classifier, MultiLabel
+from mnv2_tasks.heads.deeplabv3 import DeepLabV3
+from mnv2_tasks.heads.ssdlite import SSDLite
+from mnv2_tasks.model import Model
+
+
+def make(*kinds, spread=0.5, width=0.35, channels=3):
+    """A model with heads of random weights that find something, in eval mode."""
+    torch.manual_seed(0)
+    backbone = MobileNetV2(width=width, in_channels=channels)
+    made = {
+        "classifier": lambda: Classifier(backbone.taps, 5),
+        "multilabel": lambda: MultiLabel(backbone.taps, 4),
+        "ssdlite": lambda: SSDLite(backbone.taps, 3),
+        "focal": lambda: SSDLite(backbone.taps, 3, loss="focal"),
+        "deeplabv3": lambda: DeepLabV3(backbone.taps, 4),
+    }
+    model = Model(backbone, {kind: made[kind]() for kind in kinds}, mean=[0.45] * channels, std=[0.22] * channels)
+    for name, parameter in model.heads.named_parameters():
+        if "score_layers" in name or "linear" in name or "logits" in name:
+            torch.nn.init.normal_(parameter, std=spread)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(batch(8, channels=channels))  # so that the features differ from place to place
+    return model.eval()
+
+
+def batch(count=3, size=(96, 128), channels=3):
+    return torch.cat(random_images([1, channels, *size], count))
+
+
+@pytest.mark.parametrize("how", ["native", "portable", "app"])
+@pytest.mark.parametrize("kind", ["ssdlite", "focal"])
+def test_detections_equal_the_heads_own(kind, how):
+    model, images = make(kind), batch()
+    theirs = model.predict(images)[kind]
+    ours = predictions(kind, model.heads[kind], eager(Graph(model, nms=how).eval())(images))
+    assert sum(len(row["scores"]) for row in theirs) > 50
+    for mine, wanted in zip(ours, theirs, strict=True):
+        assert len(mine["scores"]) == len(wanted["scores"])
+        torch.testing.assert_close(mine["scores"], wanted["scores"])
+        both = [sorted(zip(r["labels"].tolist(), r["boxes"].round().tolist(), strict=True)) for r in (mine, wanted)]
+        assert both[0] == both[1]
+
+
+def test_labels_and_masks_equal_the_heads_own():
+    model, images = make("classifier", "multilabel", "deeplabv3"), batch()
+    arrays, theirs = eager(Graph(model).eval())(images), model.predict(images)
+    for task, head in model.heads.items():
+        for mine, wanted in zip(predictions(task, head, arrays), theirs[task], strict=True):
+            for name, value in wanted.items():
+                assert torch.equal(mine[name], value)
+    logits = eager(Graph(model, masks="logits").eval())(images)
+    assert np.array_equal(logits["deeplabv3_logits"].argmax(1), arrays["deeplabv3_mask"])
+
+
+def test_layouts_and_types_of_the_input_agree():
+    model, images = make("classifier"), batch()
+    plain = Graph(model).eval()(images)[0]
+    last = Graph(model, layout="nhwc").eval()(images.permute(0, 2, 3, 1))[0]
+    floats = Graph(model).eval()(images.float() / 255)[0]
+    assert torch.equal(plain, last) and torch.equal(plain, floats)
+
+
+def test_bare_backbone_gives_its_taps():
+    model, images = make("ssdlite"), batch()
+    arrays = eager(Graph(model, taps=("c4x", "c5x")).eval())(images)
+    wanted = model.backbone((images / 255 - model.mean) / model.std)
+    assert list(arrays) == ["c4x", "c5x"]
+    assert all(np.array_equal(arrays[tap], wanted[tap].detach().numpy()) for tap in arrays)
+
+
+def test_suppression_equals_torchvisions():
+    generator = torch.Generator().manual_seed(0)
+    for limit in (0.3, 0.6):
+        centre, side = torch.rand(200, 2, generator=generator) * 100, 5 + torch.rand(200, 2, generator=generator) * 40
+        boxes = torch.cat([centre - side / 2, centre + side / 2], 1)
+        scores = torch.rand(200, generator=generator).sort(descending=True).values
+        wanted = torch.zeros(200).index_fill(0, nms(boxes, scores, limit), 1)
+        assert torch.equal(suppress(boxes, limit, steps=30), wanted)
+        kept, _, _ = numpy_suppress(
+            boxes.numpy(), scores[:, None].numpy(), score_threshold=0.0, nms=limit, detections=200
+        )
+        assert np.array_equal(kept, boxes[wanted > 0].numpy())
+
+
+def test_suppression_after_too_few_steps_errs_only_in_long_chains():
+    x = torch.arange(6.0) * 4  # each overlaps the next alone: 1, 0, 1, 0, ... are kept
+    row = torch.stack([x, torch.zeros(6), x + 10, torch.full((6,), 10.0)], 1)
+    assert suppress(row, 0.3, steps=6).tolist() == [1, 0, 1, 0, 1, 0]
+    assert suppress(row, 0.3, steps=3)[:3].tolist() == [1, 0, 1]
+
+
+def test_faster_rcnn_is_refused():
+    from mnv2_tasks.heads.faster_rcnn import FasterRCNN
+
+    backbone = MobileNetV2(width=0.35)
+    model = Model(backbone, {"faster_rcnn": FasterRCNN(backbone.taps, 2)}, mean=[0.5] * 3, std=[0.5] * 3)
+    with pytest.raises(InputError, match="task=ssdlite"):
+        Graph(model)
+
+
+INSTALLED = [name for name in FORMATS if all(find_spec(package) for package in get_format(name).packages)]
+SLOW = {"aoti", "executorch", "litert"}
+
+
+def written(name, model, folder, precision="fp32", size=(96, 128)):
+    """(path, about, graph that PyTorch runs) of a model in a format, written with all that it lets vary."""
+    target = get_format(name)
+    graph = Graph(model, layout=target.layout, nms=target.nms).eval()
+    about = {
+        "format": name,
+        "precision": precision,
+        "input": {"layout": target.layout, "dtype": target.dtype, "shape": [1, len(model.mean), *size]},
+        "outputs": graph.outputs,
+        "dynamic": list(target.dynamic),
+        "classes": {task: ["ä"] for task in model.heads},
+        "license": "x",
+        "version": "0",
+    }
+    from mnv2_tasks.export.exported import as_input
+
+    example = batch(2 if "batch" in target.dynamic else 1, size, len(model.mean))
+    calibration = [as_input(image, about["input"]) for image in random_images(about["input"]["shape"], 8)]
+    path = folder / f"model{target.suffix}"
+    target.write(
+        graph, as_input(example, about["input"]), path, precision=precision, calibration=calibration, about=about
+    )
+    return path, about
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("kinds", [("classifier",), ("ssdlite",), ("deeplabv3",)], ids="+".join)
+def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
+    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.proof import difference
+
+    if name in SLOW and kinds != ("classifier",):
+        pytest.skip("minutes; the export's own proof covers it")
+    model = make(*kinds)
+    path, about = written(name, model, tmp_path)
+    told = json.loads(get_format(name).embedded(path) or "null")
+    assert told is None or (told["outputs"] == about["outputs"] and told["classes"] == about["classes"])
+    if name == "coreml":
+        pytest.skip("predicts on macOS alone")
+    (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
+    network, reference = Exported(path), eager(Graph(model).eval())
+    shapes = [(1, 96, 128)] + ([(3, 96, 128)] if about["dynamic"] else [])
+    shapes += [(2, 112, 96)] if "height" in about["dynamic"] else []
+    for count, height, width in shapes:
+        images = batch(count, (height, width))
+        for task, head in model.heads.items():
+            found = difference(head, task, reference(images), network(images))
+            assert found["relative"] < 1e-4 and found["unlike"] < 1e-3, (count, height, width, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in INSTALLED if "int8" in get_format(name).precisions and name != "executorch"])
+def test_int8_stays_close(name, tmp_path):
+    from mnv2_tasks.export.exported import Exported
+
+    model = make("classifier", spread=0.05)
+    path, about = written(name, model, tmp_path, precision="int8")
+    (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
+    images = torch.cat(random_images([1, 3, 96, 128], 8))
+    found = apart(eager(Graph(model).eval())(images)["classifier_scores"], Exported(path)(images)["classifier_scores"])
+    assert 0 < found["relative"] < 0.25
+
+
+def test_what_is_not_there_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"to=executorch needs executorch: pip install 'mnv2_tasks\[executorch\]'"):
+        need("executorch")
+    with pytest.raises(InputError, match="to=tensorrt: no such format"):
+        need("tensorrt")
+
+
+def test_formats_are_told_by_their_names(tmp_path):
+    for name in FORMATS:
+        assert format_of(tmp_path / f"model.int8{get_format(name).suffix}") == name
+    with pytest.raises(InputError, match="not an exported model"):
+        format_of(tmp_path / "model.pkl")
