@@ -49,7 +49,7 @@ def main(config: Any) -> None:
     if "web" in wanted and (folder / "model.onnx").exists():
         from mnv2_tasks.export.web import write_page
 
-        write_page(folder / "model.onnx", folder / "web")
+        write_page(folder / "model.onnx", folder / "web", settings["web_runtime"])
     print(f"export: {folder}")
     if failed:
         raise InputError(f"{'; '.join(failed)}; the report is {folder / 'export.md'}")

@@ -74,8 +74,10 @@ async function look(source) {
 function draw() {
   if (!shown) return;
   const least = Number($("threshold").value), lines = [];
-  if (canvas.width !== shown.width || canvas.height !== shown.height) [canvas.width, canvas.height] = [shown.width, shown.height];
-  pen.drawImage(shown, 0, 0);
+  const zoom = Math.max(1, Math.round(480 / Math.max(shown.width, shown.height))); // so that words on small pictures can be read
+  const [w, h] = [shown.width * zoom, shown.height * zoom];
+  if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
+  pen.drawImage(shown, 0, 0, w, h);
   for (const { mask, seen, names } of result.masks) {
     const shift = names[0]?.toLowerCase() === "background" ? 1 : 0, counts = new Map();
     const layer = new OffscreenCanvas(width, height), brush = layer.getContext("2d"), image = brush.createImageData(width, height);
@@ -95,8 +97,9 @@ function draw() {
   pen.lineWidth = Math.max(2, canvas.width / 250);
   pen.font = `${Math.max(12, canvas.width / 36)}px system-ui`;
   pen.textBaseline = "top";
-  for (const { box: [x, y, right, low], score, label, name } of [...result.boxes].reverse()) {
+  for (const { box, score, label, name } of [...result.boxes].reverse()) {
     if (score < least) continue;
+    const [x, y, right, low] = box.map((side) => side * zoom);
     const text = `${name} ${score.toFixed(2)}`, size = Math.max(12, canvas.width / 36);
     pen.strokeStyle = pen.fillStyle = colour(label);
     pen.strokeRect(x, y, right - x, low - y);
@@ -173,4 +176,9 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 document.addEventListener("paste", (event) => event.clipboardData.files[0] && open(event.clipboardData.files[0]));
+
+// ?picture=<address> shows that picture at once, ?camera starts the camera.
+const asked = new URLSearchParams(location.search);
+if (asked.has("picture")) await open(await (await fetch(asked.get("picture"))).blob());
+if (asked.has("camera")) camera();
 document.body.dataset.ready = "yes";
