@@ -126,7 +126,7 @@ SLOW = {"aoti", "executorch", "litert"}
 def written(name, model, folder, precision="fp32", size=(96, 128)):
     """(path, about, graph that PyTorch runs) of a model in a format, written with all that it lets vary."""
     target = get_format(name)
-    graph = Graph(model, layout=target.layout, nms=target.nms).eval()
+    graph = Graph(model, layout=target.layout, nms=target.nms, masks=target.masks).eval()
     about = {
         "format": name,
         "precision": precision,
@@ -171,7 +171,7 @@ def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
         images = batch(count, (height, width))
         for task, head in model.heads.items():
             found = difference(head, task, reference(images), network(images))
-            assert found["relative"] < 1e-4 and found["unlike"] < 1e-3, (count, height, width, found)
+            assert found["relative"] < 1e-4 and found["unlike"] <= 0.01 * found["total"], (count, height, width, found)
 
 
 @pytest.mark.slow

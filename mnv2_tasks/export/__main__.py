@@ -79,7 +79,7 @@ def _export(
             graph = Graph(
                 model,
                 layout=settings["layout"] or target.layout,  # type: ignore[arg-type]
-                masks=settings["masks"],
+                masks="logits" if target.masks == "logits" else settings["masks"],
                 nms=target.nms if settings["nms"] else "app",  # type: ignore[arg-type]
                 candidates=settings["candidates"],
                 taps=taps,

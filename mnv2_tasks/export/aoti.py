@@ -19,6 +19,7 @@ dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
 nms = "native"
+masks = "argmax"
 
 
 def write(

@@ -23,6 +23,7 @@ dynamic = ()
 layout = "nchw"
 dtype = "float32"
 nms = "portable"
+masks = "argmax"
 
 KEY = "mnv2_tasks"
 

@@ -18,6 +18,7 @@ dynamic = ()
 layout = "nchw"
 dtype = "uint8"
 nms = "portable"
+masks = "argmax"
 
 METHOD = "about"  # a constant method that returns the metadata, one byte an element
 

@@ -19,6 +19,7 @@ dynamic = ()
 layout = "nhwc"
 dtype = "uint8"
 nms = "portable"
+masks = "argmax"
 
 NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
 ABOUT = "model.json"  # in the archive at the end of the file, where TFLite's metadata keeps its files

@@ -20,6 +20,7 @@ dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "float32"
 nms = "portable"
+masks = "argmax"
 
 # Not `MNN.tools`: importing that installs a package by pip, and holds code that reports to a remote host.
 CONVERT = "import sys, MNN, _tools; _tools.mnnconvert(sys.argv)"

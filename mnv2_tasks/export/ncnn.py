@@ -1,4 +1,4 @@
-"""ncnn for phones and small boards, by pnnx: batches of one, suppression left to the app."""
+"""ncnn for phones and small boards, by pnnx: batches of one; suppression and the likeliest class of pixels are left to the app."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +18,7 @@ dynamic = ()
 layout = "nchw"
 dtype = "float32"
 nms = "app"
+masks = "logits"
 
 
 def write(

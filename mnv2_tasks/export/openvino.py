@@ -18,6 +18,7 @@ dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
 nms = "native"
+masks = "argmax"
 
 KEY = "mnv2_tasks"
 

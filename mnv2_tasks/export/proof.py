@@ -31,20 +31,22 @@ def eager(graph: Graph) -> Call:
 
 
 def difference(head: Any, task: str, ours: results.Arrays, theirs: results.Arrays) -> dict[str, float]:
-    """How far one head's outputs are apart: {"largest", "relative", "unlike"}.
+    """How far one head's outputs are apart: {"largest", "relative", "unlike", "total"}.
 
     largest: the largest difference of a score, a logit, or a box corner in pixels. relative: of the largest value; of
-    the image's longer side for boxes. unlike: the share of pixels of another class, or of detections without a partner
-    of the same class and place; such within `BARE` of the lowest score of their image do not count.
+    the image's longer side for boxes. unlike: pixels of another class, or detections without a partner of the same class
+    and place, out of the total; such within `BARE` of the lowest score of their image do not count.
     """
     if head.kind == "segmentation" and f"{task}_mask" in ours:
-        unlike = float((ours[f"{task}_mask"] != theirs[f"{task}_mask"]).mean())
-        return {"largest": 0.0, "relative": 0.0, "unlike": unlike}
+        pairs = (results.predictions(task, head, arrays) for arrays in (ours, theirs))
+        rows = [(float((a["mask"] != b["mask"]).sum()), a["mask"].numel()) for a, b in zip(*pairs, strict=True)]
+        unlike, total = (float(sum(column)) for column in zip(*rows, strict=True))
+        return {"largest": 0.0, "relative": 0.0, "unlike": unlike, "total": total}
     if head.kind == "detection":
         pairs = (results.predictions(task, head, arrays) for arrays in (ours, theirs))
         return _boxes_apart(list(zip(*pairs, strict=True)))
     (name,) = (name for name in ours if name.startswith(f"{task}_"))
-    return {**apart(ours[name], theirs[name]), "unlike": 0.0}
+    return {**apart(ours[name], theirs[name]), "unlike": 0.0, "total": float(len(ours[name]))}
 
 
 def apart(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
@@ -78,7 +80,7 @@ def _boxes_apart(pairs: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Tensor
                 moved = float((ours["boxes"][paired] - theirs["boxes"][other]).abs().max())
                 score = float((ours["scores"][paired] - theirs["scores"][other]).abs().max())
                 pixels, relative = max(pixels, moved), max(relative, moved / side, score)
-    return {"largest": pixels, "relative": relative, "unlike": lonely / max(total, 1.0)}
+    return {"largest": pixels, "relative": relative, "unlike": lonely, "total": total}
 
 
 class Proof:
@@ -90,13 +92,20 @@ class Proof:
         self.apart: dict[str, dict[str, float]] = {}
 
     def compare(self, reference: results.Arrays, images: Tensor) -> results.Arrays:
-        """Keep the largest difference from what the reference gave for these images."""
+        """Keep the largest difference from what the reference gave for these images, and count what is unlike."""
         found = self.call(images)
         for task, head in self.heads.items():
+            kept = self.apart.setdefault(task, dict.fromkeys(("largest", "relative", "unlike", "total"), 0.0))
             for key, value in difference(head, task, reference, found).items():
-                kept = self.apart.setdefault(task, {})
-                kept[key] = max(kept.get(key, 0.0), value)
+                kept[key] = kept[key] + value if key in ("unlike", "total") else max(kept[key], value)
         return found
+
+    def differences(self) -> dict[str, dict[str, float]]:
+        """{task: {"largest", "relative", "unlike"}}: see `difference`; unlike is a share of the total."""
+        return {
+            task: {"largest": d["largest"], "relative": d["relative"], "unlike": d["unlike"] / max(d["total"], 1.0)}
+            for task, d in self.apart.items()
+        }
 
     def count(self, found: results.Arrays, targets: Mapping[str, dict[str, Tensor]]) -> None:
         for task, wanted in targets.items():

@@ -1,0 +1,155 @@
+"""Predicting on people's files: from a checkpoint and from an export, the same; broken ones are named and counted."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_export import make
+
+import mnv2_tasks
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.sources import image_files, is_moving
+
+HEADS = {
+    "ssdlite": {"_target_": "mnv2_tasks.heads.ssdlite.SSDLite", "_partial_": True},
+    "classifier": {"_target_": "mnv2_tasks.heads.classifier.Classifier", "_partial_": True},
+    "deeplabv3": {"_target_": "mnv2_tasks.heads.deeplabv3.DeepLabV3", "_partial_": True},
+}
+CLASSES = {"ssdlite": ["cat", "dog", "owl"], "classifier": list("vwxyz"), "deeplabv3": ["background", "a", "b", "c"]}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """checkpoint(*heads) -> a .ckpt as a run writes it, for images of 96 x 128."""
+
+    def save(*heads):
+        backbone = {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35, "in_channels": 3}
+        config = {
+            "backbone": {**backbone, "mean": [0.45] * 3, "std": [0.22] * 3},
+            "heads": {head: HEADS[head] for head in heads},
+            "size": [96, 128],
+            "fit": "stretch",
+            "data": {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes", "size": 96, "train": 8, "val": 8}},
+            "assign": {},
+        }
+        state = {f"model.{name}": value for name, value in make(*heads).state_dict().items()}
+        path = tmp_path / "best.ckpt"
+        about = {"config": config, "classes": {head: CLASSES[head] for head in heads}}
+        torch.save({"state_dict": state, "mnv2_tasks": about, "epoch": 0}, path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "inner").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, size in {"a.png": (60, 90), "b.jpg": (200, 150), "inner/c.png": (96, 128)}.items():
+        Image.fromarray(generator.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_predictions_are_in_the_pictures_own_pixels(checkpoint, pictures):
+    predictor = mnv2_tasks.load(checkpoint("ssdlite", "classifier", "deeplabv3"))
+    picture = np.asarray(Image.open(pictures / "b.jpg"))
+    (found,) = predictor.predict(picture)
+    assert found["deeplabv3"]["mask"].shape == (200, 150)
+    assert found["ssdlite"]["boxes"][:, 3].max() > 96 and (found["ssdlite"]["boxes"].amax(0) <= torch.tensor([150, 200] * 2)).all()
+    assert abs(float(found["classifier"]["scores"].sum()) - 1) < 1e-5
+    again = predictor.predict([pictures / "b.jpg", torch.from_numpy(picture.copy()).permute(2, 0, 1)], batch_size=1)
+    assert all(torch.equal(a["ssdlite"]["boxes"], found["ssdlite"]["boxes"]) for a in again)
+    with pytest.raises(InputError, match="uint8"):
+        predictor.predict([torch.zeros(3, 8, 8)])
+
+
+@pytest.mark.slow
+def test_the_command_writes_files_for_people_and_machines(cli, checkpoint, pictures, tmp_path):
+    (pictures / "broken.jpg").write_bytes(b"")
+    model = checkpoint("ssdlite", "classifier", "deeplabv3")
+    code, said = cli("predict", f"model={model}", f"source={pictures}", f"runs={tmp_path}", "name=p", fails=True)
+    assert code == 2 and "1 of 4 images could not be read" in said and "broken.jpg" in said
+    folder = tmp_path / "predict" / "p"
+    rows = json.loads((folder / "ssdlite" / "detections.json").read_text())
+    assert {row["file"] for row in rows} == {"a.png", "b.jpg", "inner/c.png"} and rows[0]["category"] in CLASSES["ssdlite"]
+    assert Image.open(folder / "deeplabv3" / "masks" / "b.png").size == (150, 200)
+    with (folder / "classifier" / "labels.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 3 and table[0]["label"] in CLASSES["classifier"]
+    assert (folder / "ssdlite" / "pictures" / "inner" / "c.png").exists()
+
+
+@pytest.mark.slow
+def test_a_video_comes_out_as_a_video(cli, checkpoint, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "film.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for level in range(0, 250, 25):
+            pixels = np.full((96, 128, 3), level, np.uint8)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        film.mux(stream.encode())
+    cli("predict", f"model={checkpoint('deeplabv3')}", f"source={tmp_path / 'film.mp4'}", f"runs={tmp_path}", "name=v")
+    with av.open(str(tmp_path / "predict" / "v" / "film.mp4")) as made:
+        assert sum(1 for _ in made.decode(video=0)) == 10
+    assert len(list((tmp_path / "predict" / "v" / "masks").iterdir())) == 10
+
+
+@pytest.mark.slow
+def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    model = checkpoint("ssdlite")
+    classes = ["circle", "square", "triangle"]
+    held = torch.load(model, weights_only=True)
+    held["mnv2_tasks"]["classes"]["ssdlite"] = classes
+    torch.save(held, model)
+    data = ["loader.workers=0", "loader.batch_size=4"]
+    out = cli("export", f"ckpt={model}", "to=[onnx]", "calibration=4", *data, "compile=false", "tolerance=0.01", f"runs={tmp_path}", "name=x")[1]
+    assert "| model.onnx |" in out
+    folder = tmp_path / "export" / "x"
+    report = json.loads((folder / "export.json").read_text())["files"][0]
+    assert report["after"] == pytest.approx(report["before"], abs=1e-3) and report["latency_ms"]["1"] > 0
+    ours, theirs = (mnv2_tasks.load(path).predict(pictures / "a.png")[0]["ssdlite"] for path in (model, folder / "model.onnx"))
+    assert len(ours["scores"]) == len(theirs["scores"])
+    torch.testing.assert_close(ours["scores"], theirs["scores"], atol=1e-5, rtol=1e-4)
+    example = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
+    command = [sys.executable, str(example), str(folder / "model.onnx"), str(pictures / "a.png")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    assert len(said) == int((ours["scores"] >= 0.4).sum()) and said[0].split()[1] in classes
+    told = cli("evaluate", f"ckpt={folder / 'model.onnx'}", "data=scenes", "data.val=8", "data.size=96", *data, f"runs={tmp_path}", "name=e")[1]
+    assert "ssdlite/map" in told
+    assert "| model.onnx |" in cli("benchmark", f"model={folder}", "seconds=0.1", f"runs={tmp_path}", "name=b")[1]
+    assert (tmp_path / "benchmark" / "b" / "benchmark.png").exists()
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:5000])
+    code, said = cli("predict", f"model={folder / 'model.onnx'}", f"source={pictures}", fails=True)
+    assert code == 2 and "onnx cannot read it" in said
+
+
+def test_mistakes_are_told(cli, checkpoint, pictures, tmp_path):
+    model = checkpoint("classifier")
+    for given, said in {
+        ("model=nowhere.ckpt", f"source={pictures}"): "no such file",
+        (f"model={model}", "source=nowhere"): "no such file or folder",
+        (f"model={pictures / 'a.png'}", f"source={pictures}"): "not an exported model",
+        (f"model={model}", f"source={pictures}", "runs=/proc/x"): "cannot be written to",
+    }.items():
+        assert said in cli("predict", *given, fails=True)[1]
+    torch.save({"state_dict": {}, "run": print}, tmp_path / "evil.ckpt")
+    assert "never run" in cli("predict", f"model={tmp_path / 'evil.ckpt'}", f"source={pictures}", fails=True)[1]
+    assert "cannot be written to" in cli("export", f"ckpt={model}", "runs=/proc/x", "proof=false", "to=torch_export", fails=True)[1]
+
+
+def test_sources(pictures):
+    assert is_moving("0") and is_moving("a.MP4") and is_moving("rtsp://x/y") and not is_moving("a.jpg")
+    assert [path.name for path in image_files(str(pictures))] == ["a.png", "b.jpg", "c.png"]
+    assert len(image_files(f"{pictures}/*.png")) == 1
+    with pytest.raises(InputError, match="no images there"):
+        image_files(str(pictures / "inner" / "*.gif"))
