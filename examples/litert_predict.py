@@ -1,6 +1,6 @@
 """An exported model without mnv2_tasks: python litert_predict.py model.tflite picture.jpg
 
-Needs ai-edge-litert, numpy and pillow. model.json, which tells what the model is, lies in a ZIP archive at the file's end.
+Needs ai-edge-litert, numpy and pillow. model.json tells what the model is; it lies in a ZIP archive at the file's end.
 """
 
 import json

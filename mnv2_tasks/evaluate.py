@@ -56,7 +56,11 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     found = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
     folder = Path(settings["runs"]) / "evaluate" / run.folder_name(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    results = {split: found, "model": str(config.ckpt), "classes": {t: list(n) for t, n in predictor.classes.items()}}
+    results: dict[str, Any] = {
+        split: found,
+        "model": str(config.ckpt),
+        "classes": {t: list(n) for t, n in predictor.classes.items()},
+    }
     results |= {**report.model_cost(predictor.model, data.passes), "sizes": {n: list(s) for n, s in data.sizes.items()}}
     report.write_json(folder / "metrics.json", results)
     report.print_table(results, [split])
@@ -66,7 +70,7 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
 def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[str, Any], Any, Any, Any]:
     """(settings, datamodule, model in eval mode, {task: class names}) of `ckpt`, or of `weights` and the settings.
 
-    `given` are the keys of the command line. Without `data`, a checkpoint does without its data set, which is then None.
+    `given` are the keys of the command line. Without `data`, a checkpoint does without its data set: it is None.
     """
     from mnv2_tasks import wiring
     from mnv2_tasks.model import build_model, read_trusted

@@ -48,7 +48,9 @@ def main(config: Any) -> None:
         drawing.close()
     print(f"predictions: {folder}")
     if bad:
-        raise InputError(f"{len(bad)} of {len(bad) + found.count} images could not be read; the others are done. {bad[0]}")
+        raise InputError(
+            f"{len(bad)} of {len(bad) + found.count} images could not be read; the others are done. {bad[0]}"
+        )
 
 
 def _run(

@@ -99,7 +99,9 @@ class Predictor:
     def draw(self, image: Tensor, prediction: dict[str, Prediction]) -> dict[str, Tensor]:
         """{task: the prediction on the image}, uint8 (3, H', W')."""
         size = (image.shape[-2], image.shape[-1])
-        return {task: self.heads[task].draw(image, row, self.classes[task], seen=size) for task, row in prediction.items()}
+        return {
+            task: self.heads[task].draw(image, row, self.classes[task], seen=size) for task, row in prediction.items()
+        }
 
 
 def as_image(picture: Picture) -> Tensor:
@@ -133,5 +135,3 @@ def _sizes(given: Any) -> tuple[int, int]:
     if isinstance(given, dict):
         return max((_sizes(size) for size in given.values()), key=lambda size: size[0] * size[1])
     return (given, given) if isinstance(given, int) else (given[0], given[1])
-
-

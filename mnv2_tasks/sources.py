@@ -29,7 +29,7 @@ def is_moving(source: str) -> bool:
 
 
 def image_files(source: str) -> list[Path]:
-    """The files of an image, a folder (and its subfolders) or a glob, sorted. Raises InputError where there are none."""
+    """The files of an image, a folder (and its subfolders) or a glob, sorted. Raises InputError without any."""
     path = Path(source)
     if path.is_file():
         return [path]
@@ -113,5 +113,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise InputError("videos and cameras need PyAV: pip install 'mnv2_tasks[video]' (in a clone: '.[video]')") from error
+        raise InputError(
+            "videos and cameras need PyAV: pip install 'mnv2_tasks[video]' (in a clone: '.[video]')"
+        ) from error
     return av

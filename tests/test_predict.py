@@ -59,7 +59,10 @@ def test_predictions_are_in_the_pictures_own_pixels(checkpoint, pictures):
     picture = np.asarray(Image.open(pictures / "b.jpg"))
     (found,) = predictor.predict(picture)
     assert found["deeplabv3"]["mask"].shape == (200, 150)
-    assert found["ssdlite"]["boxes"][:, 3].max() > 96 and (found["ssdlite"]["boxes"].amax(0) <= torch.tensor([150, 200] * 2)).all()
+    assert (
+        found["ssdlite"]["boxes"][:, 3].max() > 96
+        and (found["ssdlite"]["boxes"].amax(0) <= torch.tensor([150, 200] * 2)).all()
+    )
     assert abs(float(found["classifier"]["scores"].sum()) - 1) < 1e-5
     again = predictor.predict([pictures / "b.jpg", torch.from_numpy(picture.copy()).permute(2, 0, 1)], batch_size=1)
     assert all(torch.equal(a["ssdlite"]["boxes"], found["ssdlite"]["boxes"]) for a in again)
@@ -75,7 +78,9 @@ def test_the_command_writes_files_for_people_and_machines(cli, checkpoint, pictu
     assert code == 2 and "1 of 4 images could not be read" in said and "broken.jpg" in said
     folder = tmp_path / "predict" / "p"
     rows = json.loads((folder / "ssdlite" / "detections.json").read_text())
-    assert {row["file"] for row in rows} == {"a.png", "b.jpg", "inner/c.png"} and rows[0]["category"] in CLASSES["ssdlite"]
+    assert {row["file"] for row in rows} == {"a.png", "b.jpg", "inner/c.png"} and rows[0]["category"] in CLASSES[
+        "ssdlite"
+    ]
     assert Image.open(folder / "deeplabv3" / "masks" / "b.png").size == (150, 200)
     with (folder / "classifier" / "labels.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -112,19 +117,40 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
     held["mnv2_tasks"]["classes"]["ssdlite"] = classes
     torch.save(held, model)
     data = ["loader.workers=0", "loader.batch_size=4"]
-    out = cli("export", f"ckpt={model}", "to=[onnx]", "calibration=4", *data, "compile=false", "tolerance=0.01", f"runs={tmp_path}", "name=x")[1]
+    out = cli(
+        "export",
+        f"ckpt={model}",
+        "to=[onnx]",
+        "calibration=4",
+        *data,
+        "compile=false",
+        "tolerance=0.01",
+        f"runs={tmp_path}",
+        "name=x",
+    )[1]
     assert "| model.onnx |" in out
     folder = tmp_path / "export" / "x"
     report = json.loads((folder / "export.json").read_text())["files"][0]
     assert report["after"] == pytest.approx(report["before"], abs=1e-3) and report["latency_ms"]["1"] > 0
-    ours, theirs = (mnv2_tasks.load(path).predict(pictures / "a.png")[0]["ssdlite"] for path in (model, folder / "model.onnx"))
+    ours, theirs = (
+        mnv2_tasks.load(path).predict(pictures / "a.png")[0]["ssdlite"] for path in (model, folder / "model.onnx")
+    )
     assert len(ours["scores"]) == len(theirs["scores"])
     torch.testing.assert_close(ours["scores"], theirs["scores"], atol=1e-5, rtol=1e-4)
     example = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
     command = [sys.executable, str(example), str(folder / "model.onnx"), str(pictures / "a.png")]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
     assert len(said) == int((ours["scores"] >= 0.4).sum()) and said[0].split()[1] in classes
-    told = cli("evaluate", f"ckpt={folder / 'model.onnx'}", "data=scenes", "data.val=8", "data.size=96", *data, f"runs={tmp_path}", "name=e")[1]
+    told = cli(
+        "evaluate",
+        f"ckpt={folder / 'model.onnx'}",
+        "data=scenes",
+        "data.val=8",
+        "data.size=96",
+        *data,
+        f"runs={tmp_path}",
+        "name=e",
+    )[1]
     assert "ssdlite/map" in told
     assert "| model.onnx |" in cli("benchmark", f"model={folder}", "seconds=0.1", f"runs={tmp_path}", "name=b")[1]
     assert (tmp_path / "benchmark" / "b" / "benchmark.png").exists()
@@ -144,7 +170,10 @@ def test_mistakes_are_told(cli, checkpoint, pictures, tmp_path):
         assert said in cli("predict", *given, fails=True)[1]
     torch.save({"state_dict": {}, "run": print}, tmp_path / "evil.ckpt")
     assert "never run" in cli("predict", f"model={tmp_path / 'evil.ckpt'}", f"source={pictures}", fails=True)[1]
-    assert "cannot be written to" in cli("export", f"ckpt={model}", "runs=/proc/x", "proof=false", "to=torch_export", fails=True)[1]
+    assert (
+        "cannot be written to"
+        in cli("export", f"ckpt={model}", "runs=/proc/x", "proof=false", "to=torch_export", fails=True)[1]
+    )
 
 
 def test_sources(pictures):

@@ -57,7 +57,8 @@ def need(name: str) -> Format:
     missing = [package for package in target.packages if find_spec(package) is None]
     if missing:
         raise InputError(
-            f"to={name} needs {', '.join(missing)}: pip install 'mnv2_tasks[{target.extra}]' (in a clone: '.[{target.extra}]')"
+            f"to={name} needs {', '.join(missing)}: pip install 'mnv2_tasks[{target.extra}]' "
+            f"(in a clone: '.[{target.extra}]')"
         )
     return target
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.cli import command, tune_for_cpu
 from mnv2_tasks.errors import InputError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.blocks import InvertedResidual
@@ -18,7 +18,13 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # What torchvision's and timm's networks are fixed to.
 BLOCK = {"linear": True, "shortcut": "bottleneck", "kernel_size": 3, "activation": "relu6"}
 BACKBONE = {"expansion": 6, "divisor": 8, "in_channels": 3, "stem_stride": 2, "padding": "symmetric", "norm_eps": 1e-5}
-TIMM = {0.35: "mobilenetv2_035", 0.5: "mobilenetv2_050", 0.75: "mobilenetv2_075", 1.0: "mobilenetv2_100", 1.4: "mobilenetv2_140"}
+TIMM = {
+    0.35: "mobilenetv2_035",
+    0.5: "mobilenetv2_050",
+    0.75: "mobilenetv2_075",
+    1.0: "mobilenetv2_100",
+    1.4: "mobilenetv2_140",
+}
 
 
 def write_backbone(model: Model, settings: Mapping[str, Any], classes: Classes, folder: Path) -> None:
@@ -104,7 +110,9 @@ def write_hub(model: Model, settings: Mapping[str, Any], classes: Classes, folde
 
     metrics = trained_metrics(settings.get("ckpt"))
     config = {
-        "backbone": {key: value for key, value in settings["backbone"].items() if key not in ("weights", "match", "match_to")},
+        "backbone": {
+            key: value for key, value in settings["backbone"].items() if key not in ("weights", "match", "match_to")
+        },
         "taps": {name: [tap.channels, tap.stride] for name, tap in model.backbone.taps.items()},
         "kept": list(model.backbone.kept),
         "mean": model.mean.flatten().tolist(),
@@ -165,7 +173,9 @@ def read_hub(where: str) -> MobileNetV2:
         section.pop(key, None)
     backbone = instantiate(section)
     backbone.keep(kept)
-    load_exactly(backbone, read_state(folder / WEIGHTS), str(folder / WEIGHTS), hint=f"{CONFIG} tells of another network")
+    load_exactly(
+        backbone, read_state(folder / WEIGHTS), str(folder / WEIGHTS), hint=f"{CONFIG} tells of another network"
+    )
     return backbone.eval()
 
 
@@ -176,5 +186,6 @@ def _download(where: str) -> Path:
         return Path(snapshot_download(where, allow_patterns=[CONFIG, WEIGHTS, "README.md"]))
     except Exception as error:  # of the network, of the name, of the rights
         raise InputError(
-            f"{where}: no such folder, and it cannot be had from the Hub ({type(error).__name__}); check the path or the id"
+            f"{where}: no such folder, and it cannot be had from the Hub ({type(error).__name__}); check the path "
+            "or the id"
         ) from error

@@ -34,7 +34,9 @@ class Exported:
             raise
         except Exception as error:  # every runtime has its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise InputError(f"{path}: {self.name} cannot read it ({reason}); export it again, or copy it again") from error
+            raise InputError(
+                f"{path}: {self.name} cannot read it ({reason}); export it again, or copy it again"
+            ) from error
 
     def feed(self, images: Tensor) -> np.ndarray:
         """(B, C, H, W) uint8 in the layout and type that the graph takes."""

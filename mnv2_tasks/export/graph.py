@@ -54,7 +54,8 @@ class Graph(nn.Module):
         self.network, self.layout, self.masks, self.nms, self.taps = _Raw(model, taps), layout, masks, nms, taps
         self.candidates: dict[str, int] = {}
         self.outputs: list[str] = list(taps)
-        for task, head in ({} if taps else model.heads).items():
+        heads: dict[str, Any] = {} if taps else dict(model.heads)
+        for task, head in heads.items():
             if head.kind == "detection":
                 if not hasattr(head, "candidates"):
                     raise InputError(
@@ -63,8 +64,8 @@ class Graph(nn.Module):
                     )
                 parts: tuple[str, ...] = ("boxes", "scores")
                 if nms != "app":
-                    limit = max(LEAST, MOST[nms] // head.num_classes)  # type: ignore[operator]
-                    self.candidates[task] = candidates or min(head.candidates, limit)  # type: ignore[call-overload]
+                    limit = max(LEAST, MOST[nms] // head.num_classes)
+                    self.candidates[task] = candidates or min(head.candidates, limit)
                     parts = ("boxes", "scores", "labels")
                 self.outputs += [f"{task}_{part}" for part in parts]
             elif head.kind == "segmentation":
@@ -82,7 +83,8 @@ class Graph(nn.Module):
         size = (images.shape[-2], images.shape[-1])
         for (task, head), tensors in zip(self.network.model.heads.items(), raw, strict=True):
             if head.kind == "detection":
-                found += self._boxes(task, head, *tensors, size)
+                scores, deltas, defaults = tensors
+                found += self._boxes(task, head, scores, deltas, defaults, size)
             elif head.kind == "segmentation":
                 (logits,) = tensors
                 found.append(logits if self.masks == "logits" else logits.argmax(1).to(torch.uint8))
@@ -111,7 +113,7 @@ class Graph(nn.Module):
             kept = _native(pixels, score, head.nms)
         else:
             kept = suppress(pixels.view(-1, head.num_classes, k, 4), head.nms)
-        score = torch.where(score > head.score_threshold, score * kept, 0.0)
+        score = score * kept * (score > head.score_threshold).to(score.dtype)
         score, best = score.flatten(1).topk(min(head.detections, head.num_classes * k))  # (B, N)
         boxes = pixels.gather(1, best[..., None].expand(-1, -1, 4))
         return [boxes, score, torch.div(best, k, rounding_mode="floor").to(torch.int32)]
@@ -131,7 +133,7 @@ class _Raw(nn.Module):
                 images = images.to(torch.float32) / 255
             taps = model.backbone((images - model.mean) / model.std)
             return tuple(taps[name] for name in self.taps)
-        found = []
+        found: list[tuple[Tensor, ...]] = []
         for task, outputs in model(images).items():
             if model.heads[task].kind == "detection":
                 found.append((outputs.scores, outputs.deltas, outputs.defaults))
@@ -147,7 +149,7 @@ def _scaled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _native(boxes: Tensor, score: Tensor, limit: float) -> Tensor:
-    """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept: every image and class lies in a place apart."""
+    """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept: each image and class lies in a place apart."""
     flat = boxes.reshape(-1, 4)
     images, classes, k = score.shape[0], score.shape[1], score.shape[2]
     group = torch.arange(images * classes, device=boxes.device, dtype=boxes.dtype)[:, None].repeat(1, k).view(-1, 1)

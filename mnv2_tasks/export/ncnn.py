@@ -1,4 +1,4 @@
-"""ncnn for phones and small boards, by pnnx: batches of one; suppression and the likeliest class of pixels are left to the app."""
+"""ncnn for phones and small boards, by pnnx: batches of one; suppression and argmax are left to the app."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

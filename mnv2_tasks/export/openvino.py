@@ -61,7 +61,6 @@ def _names(path: Path) -> set[str]:
 def _quantized(model: Any, calibration: Sequence[Tensor], inside: set[str]) -> Any:
     import nncf
 
-    outside = [op.friendly_name for op in model.get_ops() if op.friendly_name not in inside]
     kinds = {"Constant", "Parameter", "Result"}
     outside = [
         op.friendly_name
@@ -79,7 +78,7 @@ def _quantized(model: Any, calibration: Sequence[Tensor], inside: set[str]) -> A
 
 def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
     openvino = _import()
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     if about.get("precision") != "fp16":
         settings["INFERENCE_PRECISION_HINT"] = "f32"  # else bf16 where the processor has it
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)

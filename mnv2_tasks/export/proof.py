@@ -34,8 +34,8 @@ def difference(head: Any, task: str, ours: results.Arrays, theirs: results.Array
     """How far one head's outputs are apart: {"largest", "relative", "unlike", "total"}.
 
     largest: the largest difference of a score, a logit, or a box corner in pixels. relative: of the largest value; of
-    the image's longer side for boxes. unlike: pixels of another class, or detections without a partner of the same class
-    and place, out of the total; such within `BARE` of the lowest score of their image do not count.
+    the image's longer side for boxes. unlike: pixels of another class, or detections without a partner of the same
+    class and place, out of the total; such within `BARE` of the lowest score of their image do not count.
     """
     if head.kind == "segmentation" and f"{task}_mask" in ours:
         pairs = (results.predictions(task, head, arrays) for arrays in (ours, theirs))

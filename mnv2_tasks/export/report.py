@@ -24,14 +24,10 @@ SUPPRESSION = {
 Rows = list[dict[str, Any]]
 
 
-def prove(
-    model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows: Rows, folder: Path
-) -> list[str]:
+def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows: Rows, folder: Path) -> list[str]:
     """Fill in the rows, write export.json and export.md; returns a line for each file that failed."""
     taps = tuple(settings["taps"] or model.backbone.kept) if settings["what"] == "taps" else ()
-    reference = Graph(
-        model, masks=settings["masks"], nms="native", candidates=settings["candidates"], taps=taps
-    ).eval()
+    reference = Graph(model, masks=settings["masks"], nms="native", candidates=settings["candidates"], taps=taps).eval()
     alive: dict[str, Exported] = {}
     for row in rows:
         if "error" in row:
@@ -70,7 +66,13 @@ def prove(
 
 
 def _compare(
-    reference: Graph, model: Any, data: Any, classes: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows
+    reference: Graph,
+    model: Any,
+    data: Any,
+    classes: Any,
+    settings: Mapping[str, Any],
+    alive: dict[str, Any],
+    rows: Rows,
 ) -> None:
     """Every file's outputs on real and random images, and its metrics, beside the reference's."""
     call = eager(reference)
@@ -108,9 +110,7 @@ def _compare(
             row |= {"apart": proof.differences(), "before": before, "after": proof.scores(seen)}
 
 
-def _compare_taps(
-    reference: Graph, data: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows
-) -> None:
+def _compare_taps(reference: Graph, data: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows) -> None:
     call = eager(reference)
     for images, _ in batches(data, settings["split"], settings["images"] or 32):
         expected = call(images)
@@ -146,7 +146,8 @@ def settings_size(data: Any) -> tuple[int, int]:
 def _time_pytorch(graph: Graph, shape: Sequence[int], *, compiled: bool) -> dict[str, Any]:
     """Milliseconds of eager PyTorch, and compiled, by threads."""
     (image,) = random_images(shape, 1)
-    kept, found = torch.get_num_threads(), {}
+    found: dict[str, dict[str, float]] = {}
+    kept = torch.get_num_threads()
     variants: dict[str, Any] = {"eager": graph}
     if compiled:
         variants["compile"] = torch.compile(graph, dynamic=False)
@@ -167,7 +168,8 @@ def _verdict(row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
     if row["precision"] == "fp32":
         for name, found in row["apart"].items():
             if not found["relative"] <= settings["tolerance"]:
-                return f"{name} differs from PyTorch by {found['relative']:.2g}, more than tolerance={settings['tolerance']:g}"
+                limit = settings["tolerance"]
+                return f"{name} differs from PyTorch by {found['relative']:.2g}, more than tolerance={limit:g}"
             if not found.get("unlike", 0.0) <= 10 * settings["tolerance"]:  # near ties are decided either way
                 return f"{found['unlike']:.2%} of {name}'s decisions are not PyTorch's, more than 10 x tolerance"
     elif settings["max_drop"] is not None:
@@ -184,14 +186,16 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str) -> str:
     titles = ["file", "MB", "largest difference", "relative", "unlike"]
     titles += [f"{task}, {side}" for task in tasks] + [f"ms, {n} thread{'s' if n > 1 else ''}" for n in THREADS]
     lines = [titles, ["---"] * len(titles)]
-    before = next((row["before"] for row in rows if "before" in row), {})
+    before: dict[str, float] = next((row["before"] for row in rows if "before" in row), {})
     for name, timed in pytorch["latency_ms"].items():
         scores = [f"{before[task]:.4f}" if task in before else "" for task in tasks]
         lines.append([f"PyTorch, {name}", "", "", "", "", *scores, *(f"{timed[str(n)]:.1f}" for n in THREADS)])
     for row in rows:
         megabytes = f"{row['bytes'] / 1e6:.2f}" if "bytes" in row else ""
         if "apart" in row:
-            far = [max(found.get(key, 0.0) for found in row["apart"].values()) for key in ("largest", "relative", "unlike")]
+            far = [
+                max(found.get(key, 0.0) for found in row["apart"].values()) for key in ("largest", "relative", "unlike")
+            ]
             cells = [f"{value:.1e}" for value in far]
         else:
             cells = ["", "", ""]
@@ -202,7 +206,9 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str) -> str:
         times = [f"{row['latency_ms'][str(n)]:.1f}" if "latency_ms" in row else "" for n in THREADS]
         lines.append([row["file"], megabytes, *cells, *scores, *times])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [f"- {row['file']}: {row.get('error') or row.get('note')}" for row in rows if "error" in row or "note" in row]
+    notes = [
+        f"- {row['file']}: {row.get('error') or row.get('note')}" for row in rows if "error" in row or "note" in row
+    ]
     for how, said in SUPPRESSION.items():
         if names := [row["file"] for row in rows if row.get("boxes") and row["nms"] == how]:
             notes.append(f"- suppression {said}: {', '.join(names)}")

@@ -37,5 +37,5 @@ def _installed() -> Path:
         if dist.is_dir():
             return dist
     raise InputError(
-        "to=web needs onnxruntime-web: npm install onnxruntime-web in this folder, or give web_runtime=<its dist folder>"
+        "to=web needs onnxruntime-web: npm install onnxruntime-web in this folder, or give web_runtime=<its dist>"
     )

@@ -21,11 +21,13 @@ def plot_formats(rows: Sequence[Mapping[str, Any]], threads: str, path: str | Pa
     for i, row in enumerate(timed):
         size = row["bytes"] / 1e6
         height = sum(row["metrics"].values()) / len(row["metrics"]) if known else size
-        style = {"color": f"C{i % 10}", "alpha": 0.7, "marker": "os^D"[i // 10 % 4]}
-        axis.scatter(row["latency_ms"][threads], height, s=20 + 25 * size, label=_plain(row["file"]), **style)
+        marker, label = "os^D"[i // 10 % 4], _plain(row["file"])
+        when = row["latency_ms"][threads]
+        axis.scatter(when, height, s=20 + 25 * size, c=f"C{i % 10}", alpha=0.7, marker=marker, label=label)
     axis.set(xlabel=f"milliseconds an image, {threads} thread(s)", ylabel="metric" if known else "megabytes")
     axis.set_xscale("log")
     _finish(axis)
-    for handle in axis.get_legend().legend_handles:  # the dots are large in the plot alone
+    legend: Any = axis.get_legend()
+    for handle in legend.legend_handles:  # the dots are large in the plot alone
         handle.set_sizes([40])
     _save(figure, path)
