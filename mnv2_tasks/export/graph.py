@@ -149,7 +149,7 @@ def _scaled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _native(boxes: Tensor, score: Tensor, limit: float) -> Tensor:
-    """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept: each image and class lies in a place apart."""
+    """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept; each image and class lies apart."""
     flat = boxes.reshape(-1, 4)
     images, classes, k = score.shape[0], score.shape[1], score.shape[2]
     group = torch.arange(images * classes, device=boxes.device, dtype=boxes.dtype)[:, None].repeat(1, k).view(-1, 1)
