@@ -36,10 +36,12 @@ def plot_pareto(results: Mapping[str, Any], path: str | Path) -> None:
     for i, (variant, (cost, value)) in enumerate(zip(results["variants"], points, strict=True)):
         label, marker = _plain(variant["name"]), "os^Dv"[i // 10 % 5]
         axis.errorbar(cost, value, variant["std"] or 0, fmt=marker, color=f"C{i % 10}", capsize=3, label=label)
-    front = pareto_front(points)
-    axis.plot(*zip(*front, strict=True), color="0.4", linewidth=1, zorder=0, label="Pareto front")
+    costs = [cost for cost, _ in points]
+    if max(costs) > 1.02 * min(costs):  # of equal costs there is no front
+        front = pareto_front(points)
+        axis.plot(*zip(*front, strict=True), color="0.4", linewidth=1, zorder=0, label="Pareto front")
     axis.set(xlabel="multiply-adds, M", ylabel=_plain(results["metric"], length=60))
-    if max(cost for cost, _ in points) > 2 * min(cost for cost, _ in points):
+    if max(costs) > 2 * min(costs):
         axis.set_xscale("log")
     _finish(axis)
     _save(figure, path)
