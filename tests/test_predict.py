@@ -176,6 +176,15 @@ def test_mistakes_are_told(cli, checkpoint, pictures, tmp_path):
     )
 
 
+def test_sizes_that_cannot_vary_are_refused(cli, checkpoint, tmp_path):
+    held = torch.load(checkpoint("classifier"), weights_only=True)
+    held["mnv2_tasks"]["config"]["backbone"]["padding"] = "same"
+    torch.save(held, tmp_path / "same.ckpt")
+    given = [f"ckpt={tmp_path / 'same.ckpt'}", f"runs={tmp_path}", "proof=false", "to=torch_export"]
+    assert "even and odd" in cli("export", *given, "dynamic=[height,width]", fails=True)[1]
+    assert "batch, height and width" in cli("export", *given, "dynamic=[depth]", fails=True)[1]
+
+
 def test_sources(pictures):
     assert is_moving("0") and is_moving("a.MP4") and is_moving("rtsp://x/y") and not is_moving("a.jpg")
     assert [path.name for path in image_files(str(pictures))] == ["a.png", "b.jpg", "c.png"]

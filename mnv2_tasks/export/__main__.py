@@ -30,8 +30,15 @@ def main(config: Any) -> None:
     asked = [config.precision] if isinstance(config.precision, str) else list(config.precision)
     if unknown := set(asked) - {"fp32", "fp16", "int8"}:
         raise InputError(f"precision={sorted(unknown)[0]}: use fp32, fp16 or int8")
+    if unknown := set(config.dynamic) - {"batch", "height", "width"}:
+        raise InputError(f"dynamic={sorted(unknown)}: batch, height and width may vary")
     needs_data = config.what != "backbone" and (config.proof or "int8" in asked)
     settings, data, model, classes = assemble(config, given, data=needs_data)
+    if settings["backbone"].get("padding") == "same" and {"height", "width"} & set(settings["dynamic"]):
+        raise InputError(
+            "dynamic: TensorFlow's padding differs between even and odd sides, so that sizes cannot vary; leave height "
+            "and width out"
+        )
     folder = Path(settings["runs"]) / "export" / run.folder_name(settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
