@@ -28,6 +28,6 @@ def plot_formats(rows: Sequence[Mapping[str, Any]], threads: str, path: str | Pa
     axis.set_xscale("log")
     _finish(axis)
     legend: Any = axis.get_legend()
-    for handle in legend.legend_handles:  # the dots are large in the plot alone
+    for handle in legend.legend_handles if legend else ():  # the dots are large in the plot alone
         handle.set_sizes([40])
     _save(figure, path)
