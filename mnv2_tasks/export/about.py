@@ -36,9 +36,14 @@ def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: 
         "taps": {name: asdict(tap) for name, tap in model.backbone.taps.items()},
         "license": settings["license"] or "not stated",
         "version": __version__,
-        "config": {"backbone": settings["backbone"], "heads": settings["heads"]},
+        "config": {"backbone": structure(settings["backbone"]), "heads": settings["heads"]},
         "metrics": trained_metrics(settings.get("ckpt")),
     }
+
+
+def structure(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The `backbone` section of a config without what is the wiring's, such as the path of pretrained weights."""
+    return {key: value for key, value in section.items() if key not in ("weights", "match", "match_to")}
 
 
 def trained_metrics(ckpt: str | None) -> dict[str, Any]:

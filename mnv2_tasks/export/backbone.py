@@ -106,13 +106,11 @@ def _plain(state: Mapping[str, Tensor]) -> State:
 
 def write_hub(model: Model, settings: Mapping[str, Any], classes: Classes, folder: Path) -> None:
     """config.json, model.safetensors and a model card: a folder that the Hugging Face Hub takes as it is."""
-    from mnv2_tasks.export.about import trained_metrics
+    from mnv2_tasks.export.about import structure, trained_metrics
 
     metrics = trained_metrics(settings.get("ckpt"))
     config = {
-        "backbone": {
-            key: value for key, value in settings["backbone"].items() if key not in ("weights", "match", "match_to")
-        },
+        "backbone": structure(settings["backbone"]),
         "taps": {name: [tap.channels, tap.stride] for name, tap in model.backbone.taps.items()},
         "kept": list(model.backbone.kept),
         "mean": model.mean.flatten().tolist(),
@@ -142,7 +140,7 @@ def write_hub(model: Model, settings: Mapping[str, Any], classes: Classes, folde
         "taps = backbone((images - mean) / std)  # images (B, 3, H, W) in 0..1; mean and std stand in config.json",
         "```",
         "",
-        f"Written by `python -m mnv2_tasks.export what=backbone as=hub ckpt={settings.get('ckpt')}`.",
+        "Written by `python -m mnv2_tasks.export what=backbone as=hub ckpt=<checkpoint>`.",
         *(["", "| side | metric | value |", "|---|---|---|", *rows] if rows else []),
     ]
     (folder / "README.md").write_text("\n".join(card) + "\n")

@@ -43,7 +43,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
         except InputError as error:
             row["error"] = str(error)
     _compare(reference, model, data, classes, settings, alive, rows)
-    shape = [1, len(model.mean), *settings_size(data)]
+    shape = [1, len(model.mean), *_size(data)]
     pytorch = {"format": "pytorch", **_time_pytorch(reference, shape, compiled=settings["compile"])}
     for row in rows:
         if row["file"] in alive and "error" not in row:
@@ -99,7 +99,7 @@ def _compare(
         for name, proof in proofs.items():
             if (found := attempt(name, lambda p=proof, e=expected, i=images: p.compare(e, i))) is not None:
                 proof.count(found, targets)
-    for image in random_images([1, len(model.mean), *settings_size(data)], NOISE):
+    for image in random_images([1, len(model.mean), *_size(data)], NOISE):
         expected = call(image)
         for name, proof in proofs.items():
             attempt(name, lambda p=proof, e=expected, i=image: p.compare(e, i))
@@ -139,7 +139,7 @@ def batches(data: Any, side: str, most: int | None) -> Iterator[tuple[Tensor, di
                 break
 
 
-def settings_size(data: Any) -> tuple[int, int]:
+def _size(data: Any) -> tuple[int, int]:
     return next(iter(data.sizes.values()))
 
 
