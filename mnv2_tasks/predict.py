@@ -68,12 +68,15 @@ def _run(
             found.add(name, row)
             if drawing:
                 drawing.add(name, image, row)
+        bar.update(len(waiting))
         waiting.clear()
 
+    bar = tqdm(total=count, unit="image", desc="predicting")
     try:
-        for name, image in tqdm(named, total=count, unit="image", desc="predicting"):
+        for name, image in named:
             if isinstance(image, InputError):
                 bad.append(str(image))
+                bar.update()
                 continue
             waiting.append((name, image))
             if len(waiting) == batch_size:
@@ -81,6 +84,7 @@ def _run(
     except KeyboardInterrupt:  # how a camera is stopped
         pass
     flush()
+    bar.close()
     for line in bad:
         print(f"skipped: {line}")
     return bad
