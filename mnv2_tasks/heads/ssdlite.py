@@ -138,7 +138,7 @@ class SSDLite(detection.Detector):
 
         def flatten(layers: nn.ModuleList, values: int) -> Tensor:
             maps = [layer(x).permute(0, 2, 3, 1) for layer, x in zip(layers, levels, strict=True)]
-            return torch.cat([m.unflatten(3, (-1, values)).flatten(1, 3) for m in maps], 1).float()  # (B, A, values)
+            return torch.cat([m.reshape(m.shape[0], -1, values) for m in maps], 1).float()  # (B, A, values)
 
         grids = [(x.shape[-2], x.shape[-1]) for x in levels]
         defaults = grid_boxes(self.shapes.float().split(self.counts), grids)
