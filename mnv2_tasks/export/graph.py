@@ -112,7 +112,7 @@ class Graph(nn.Module):
         if self.nms == "native":
             kept = _native(pixels, score, head.nms)
         else:
-            kept = suppress(pixels.view(-1, head.num_classes, k, 4), head.nms)
+            kept = suppress(pixels.reshape(-1, k, 4), head.nms).view(-1, head.num_classes, k)  # rank 3: LiteRT
         score = score * kept * (score > head.score_threshold).to(score.dtype)
         score, best = score.flatten(1).topk(min(head.detections, head.num_classes * k))  # (B, N)
         boxes = pixels.gather(1, best[..., None].expand(-1, -1, 4))
