@@ -57,8 +57,6 @@ def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> di
         for threads in settings["threads"]:
             network = Exported(path, threads=threads)
             shape = network.about["input"]["shape"]
-            if network.about["input"]["layout"] == "nhwc":
-                shape = [shape[0], *shape[1:]]
             batch = settings["batch"] if "batch" in network.about["dynamic"] else shape[0]
             images = random_images(shape, 1)[0].repeat(batch, 1, 1, 1)
             row |= {"format": network.name, "precision": network.about["precision"], "batch": batch}

@@ -76,7 +76,7 @@ def _export(
     size = _size(settings)
     common = describe(model, settings, classes, size)
     taps = tuple(settings["taps"] or model.backbone.kept) if settings["what"] == "taps" else ()
-    calibration = _calibration(data, settings["calibration"], size) if "int8" in asked else []
+    calibration = _calibration(data, settings["calibration"]) if "int8" in asked else []
     rows: list[dict[str, Any]] = []
     files: dict[str, dict[str, Any]] = {}
     report.write_json(folder / ABOUT, {**common, "files": files})
@@ -148,7 +148,7 @@ def _size(settings: dict[str, Any]) -> tuple[int, int]:
     return sizes.pop()
 
 
-def _calibration(data: Any, count: int, size: tuple[int, int]) -> list[Any]:
+def _calibration(data: Any, count: int) -> list[Any]:
     """`count` training images, spread over the sources, as evaluation sees them; one a batch."""
     from mnv2_tasks.examples import spread
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from mnv2_tasks.export import Session
-from mnv2_tasks.export.torch_export import KEY, trace
+from mnv2_tasks.export.torch_export import KEY, session, trace
 
 suffix = ".aoti"
 extra = "export"
@@ -36,17 +35,9 @@ def write(
 
 
 def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
-    import torch
     import torchvision  # noqa: F401  (its operators)
 
-    runner = _load(path)
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            return [value.numpy() for value in runner(torch.from_numpy(images))]
-
-    return run
+    return session(_load(path), threads)
 
 
 def _load(path: Path) -> Any:

@@ -20,8 +20,6 @@ dtype = "uint8"
 nms = "app"  # in its portable kernels, which XNNPACK does not replace, suppression takes seconds an image
 masks = "argmax"
 
-METHOD = "about"  # a constant method that returns the metadata, one byte an element
-
 
 def write(
     graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict

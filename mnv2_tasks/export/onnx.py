@@ -48,7 +48,7 @@ def write(
     about.pop("ranges", None)  # they are PyTorch's; ONNX takes any size
     program.save(str(path), external_data=False)
     model = onnx.load(str(path))
-    names = _inside(model)
+    names = inside(model)
     if precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -60,7 +60,7 @@ def write(
         _quantize(path, calibration, [node.name for node in model.graph.node if node.name not in names])
 
 
-def _inside(model: Any) -> set[str]:
+def inside(model: Any) -> set[str]:
     """Names of the nodes that belong to the network, as the exporter noted where each came from."""
     found = set()
     for node in model.graph.node:

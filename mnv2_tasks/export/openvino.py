@@ -53,9 +53,9 @@ def write(
 def _names(path: Path) -> set[str]:
     import onnx
 
-    from mnv2_tasks.export.onnx import _inside
+    from mnv2_tasks.export.onnx import inside
 
-    return _inside(onnx.load(str(path)))
+    return inside(onnx.load(str(path)))
 
 
 def _quantized(model: Any, calibration: Sequence[Tensor], inside: set[str]) -> Any:

@@ -69,7 +69,12 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
     import torch
     import torchvision  # noqa: F401  (its operators)
 
-    module = torch.export.load(str(path)).module()
+    return session(torch.export.load(str(path)).module(), threads)
+
+
+def session(module: Any, threads: int) -> Session:
+    """A module of PyTorch's as a session."""
+    import torch
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         torch.set_num_threads(threads)
