@@ -200,6 +200,27 @@ def test_box_arithmetic_stays_in_float32_under_autocast():
     assert all(torch.equal(value, again[name]) for name, value in losses.items())
 
 
+def test_bfloat16_gradients_on_maps_of_one_column():
+    """oneDNN leaves the weights that meet padding alone as memory was, so memory is made worth noticing."""
+    _, head = make()
+    head.to(memory_format=torch.channels_last)
+    depthwise = head.extras[3][1][0].weight
+    taps = {
+        name: torch.rand(4, head_channels, 2, 2) for name, head_channels in zip(SSDLite.needs, (192, 1280), strict=True)
+    }
+    taps = {name: tap.to(memory_format=torch.channels_last) for name, tap in taps.items()}
+    for _ in range(5):
+        junk = [torch.full((16 * n,), torch.nan) for n in range(1, 200) for _ in range(8)]
+        del junk
+        with torch.autocast("cpu", torch.bfloat16):
+            out = head(taps, (64, 64))
+        head.zero_grad()
+        (out.scores.float().square().sum() + out.deltas.float().square().sum()).backward()
+        assert depthwise.grad[..., 1, 1].any()
+        depthwise.grad[..., 1, 1] = 0
+        assert not depthwise.grad.any()
+
+
 def test_fitted_boxes_travel_in_the_state_dict():
     backbone, head = make(boxes="fit")
     sizes = torch.empty(500, 2).uniform_(0.1, 0.25)

@@ -73,13 +73,17 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
 
 
 def session(module: Any, threads: int) -> Session:
-    """A module of PyTorch's as a session."""
+    """A module of PyTorch's as a session. The threads are the process's, so they are put back after every run."""
     import torch
 
     def run(images: np.ndarray) -> list[np.ndarray]:
+        before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        with torch.inference_mode():
-            return [value.numpy() for value in module(torch.from_numpy(images))]
+        try:
+            with torch.inference_mode():
+                return [value.numpy() for value in module(torch.from_numpy(images))]
+        finally:
+            torch.set_num_threads(before)
 
     return run
 

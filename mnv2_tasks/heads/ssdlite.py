@@ -1,8 +1,8 @@
 """SSDLite: separable single-shot detection on two taps and four extra levels (section 6.2 of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert, sigmoid_focal_loss
 
 from mnv2_tasks.backbone import Tap, init_weights
-from mnv2_tasks.blocks import Padding, conv_bn, separable_conv
+from mnv2_tasks.blocks import Padding, SamePadConv2d, conv_bn, separable_conv
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, detection
 from mnv2_tasks.heads.boxes import aligned_iou, decode, encode, fit_shapes, grid_boxes, match, original_shapes
@@ -134,7 +134,13 @@ class SSDLite(detection.Detector):
     def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
         levels = [taps[name] for name in self.needs]
         for extra in self.extras:
-            levels.append(extra(levels[-1]))
+            squeeze, depthwise, pointwise = cast(Iterable[nn.Sequential], extra)
+            x = squeeze(levels[-1])
+            if self.training and x.shape[3] == 1 and not isinstance(depthwise[0], SamePadConv2d):
+                # The same sums. oneDNN's bfloat16 gradient of a kernel at stride 2 over one column, as of 3.12, leaves
+                # what only meets padding unwritten: whatever was in memory.
+                x = F.pad(x, (0, 1))
+            levels.append(pointwise(depthwise(x)))
 
         def flatten(layers: nn.ModuleList, values: int) -> Tensor:
             maps = [layer(x).permute(0, 2, 3, 1) for layer, x in zip(layers, levels, strict=True)]
