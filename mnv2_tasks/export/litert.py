@@ -22,6 +22,9 @@ nms = "portable"
 masks = "argmax"
 
 NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
+# What costs time and can be quantised by itself. Joining the levels of a detector is left out: it would make one scale
+# of all levels' outputs.
+QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "AVERAGE_POOL_2D", "PAD")
 ABOUT = "model.json"  # in the archive at the end of the file, where TFLite's metadata keeps its files
 
 
@@ -47,12 +50,13 @@ def _quantized(path: Path, calibration: Sequence[Tensor]) -> bytes:
     from ai_edge_quantizer.utils import qsv_utils
 
     made = quantizer.Quantizer(str(path))
-    made.add_static_config(
-        regex=NETWORK,
-        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
-        activation_num_bits=8,
-        weight_num_bits=8,
-    )
+    for name in QUANTIZED:
+        made.add_static_config(
+            regex=NETWORK,
+            operation_name=qtyping.TFLOperationName[name],
+            activation_num_bits=8,
+            weight_num_bits=8,
+        )
     signatures = Interpreter(model_path=str(path)).get_signature_list()
     ((signature, told),) = signatures.items()
     (name,) = told["inputs"]
