@@ -151,6 +151,23 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
     assert code == 2 and "onnx cannot read it" in said
 
 
+@pytest.mark.slow
+def test_the_example_for_litert_says_what_the_checkpoint_says(checkpoint, pictures, tmp_path):
+    pytest.importorskip("litert_torch")
+    root, model = Path(__file__).parents[1], checkpoint("classifier")
+    asked = [f"ckpt={model}", "to=litert", "proof=false", f"runs={tmp_path}", "name=x"]
+    subprocess.run([sys.executable, "-m", "mnv2_tasks.export", *asked], capture_output=True, check=True, cwd=root)
+    picture = Image.open(pictures / "a.png").resize((128, 96), Image.Resampling.BILINEAR)
+    picture.save(tmp_path / "seen.png")
+    file = tmp_path / "export" / "x" / "model.tflite"
+    command = [sys.executable, str(root / "examples" / "litert_predict.py"), str(file), str(tmp_path / "seen.png")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    scores = mnv2_tasks.load(model).predict(tmp_path / "seen.png")[0]["classifier"]["scores"]
+    best = scores.argsort(descending=True)[:3].tolist()
+    assert [line.split()[1] for line in said] == [CLASSES["classifier"][label] for label in best]
+    assert [float(line.split()[2]) for line in said] == pytest.approx(scores[best].tolist(), abs=2e-3)
+
+
 def test_mistakes_are_told(cli, checkpoint, pictures, tmp_path):
     model = checkpoint("classifier")
     for given, said in {
