@@ -68,7 +68,7 @@ def main(config: Any) -> None:
     if not strides:
         wiring.agree_on_stride(settings)  # says why there is none
     (size, *_) = wiring.image_sizes(settings).values()
-    classes = dict.fromkeys(settings["heads"], ("",) * settings["classes"])
+    classes = wiring.nameless_classes(settings)
     fitting: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for cell in candidates(settings, strides, size):

@@ -16,6 +16,12 @@ from mnv2_tasks.tasks import MultiTask
 from mnv2_tasks.weights import load_backbone
 
 Config = dict[str, Any]
+PUBLISHED_CLASSES = {
+    "classification": 1000,
+    "multilabel": 80,
+    "detection": 80,
+    "segmentation": 21,
+}  # ImageNet, COCO, VOC
 
 
 def image_sizes(config: Config) -> dict[str, tuple[int, int]]:
@@ -48,6 +54,12 @@ def make_data(config: Config) -> DataModule:
         seed=config["seed"],
         **config["loader"],
     )
+
+
+def nameless_classes(config: Config) -> dict[str, tuple[str, ...]]:
+    """As many classes of each head as `classes` says, where no data is read; null: as the paper's data sets have."""
+    counts = {t: config["classes"] or PUBLISHED_CLASSES[head_class(t, h).kind] for t, h in config["heads"].items()}
+    return {task: ("",) * count for task, count in counts.items()}
 
 
 def head_class(task: str, section: Mapping[str, Any]) -> Any:

@@ -121,7 +121,7 @@ def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
     from mnv2_tasks.plots.analysis import plot_layers
 
     wiring.agree_on_stride(settings)
-    names = checkpoint["classes"] if checkpoint else dict.fromkeys(settings["heads"], ("",) * settings["classes"])
+    names = checkpoint["classes"] if checkpoint else wiring.nameless_classes(settings)
     size = next(iter(wiring.image_sizes(settings).values()))
     with torch.device("meta"):
         found = layers(build_model(settings, names), size)
