@@ -37,7 +37,8 @@ class SamePadConv2d(nn.Conv2d):
         for axis in (-1, -2):
             kernel, stride, dilation = self.kernel_size[axis], self.stride[axis], self.dilation[axis]
             size = input.shape[axis]
-            total = (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size
+            # not -(-size // stride): where sizes are traced, some converters round that towards 0
+            total = ((size + stride - 1) // stride - 1) * stride + (kernel - 1) * dilation + 1 - size
             total = max(total, 0)
             pads += [total // 2, total - total // 2]
         return super().forward(F.pad(input, pads))  # its own padding is 0
