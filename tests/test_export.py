@@ -22,10 +22,10 @@ from mnv2_tasks.heads.ssdlite import SSDLite
 from mnv2_tasks.model import Model
 
 
-def make(*kinds, spread=0.5, width=0.35, channels=3):
+def make(*kinds, spread=0.5, width=0.35, channels=3, padding="symmetric"):
     """A model with heads of random weights that find something, in eval mode."""
     torch.manual_seed(0)
-    backbone = MobileNetV2(width=width, in_channels=channels)
+    backbone = MobileNetV2(width=width, in_channels=channels, padding=padding)
     made = {
         "classifier": lambda: Classifier(backbone.taps, 5),
         "multilabel": lambda: MultiLabel(backbone.taps, 4),
@@ -180,6 +180,19 @@ def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
         for task, head in model.heads.items():
             found = difference(head, task, reference(images), network(images))
             assert found["relative"] < 1e-3 and found["unlike"] <= 0.01 * found["total"], (count, height, width, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in INSTALLED if not get_format(name).dynamic and name != "coreml"])
+def test_tensorflows_padding_of_odd_maps_travels(name, tmp_path):
+    from mnv2_tasks.export.exported import Exported
+
+    model, size = make("classifier", padding="same"), (72, 104)  # 9 x 13, 5 x 7
+    path, about = written(name, model, tmp_path, size=size)
+    (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
+    images = batch(2, size)
+    found = apart(eager(Graph(model).eval())(images)["classifier_scores"], Exported(path)(images)["classifier_scores"])
+    assert found["relative"] < 1e-3
 
 
 @pytest.mark.slow
