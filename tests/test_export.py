@@ -196,9 +196,7 @@ def test_tensorflows_padding_of_odd_maps_travels(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name in INSTALLED if "int8" in get_format(name).precisions and name != "executorch"]
-)
+@pytest.mark.parametrize("name", [name for name in INSTALLED if "int8" in get_format(name).precisions])
 def test_int8_stays_close(name, tmp_path):
     from mnv2_tasks.export.exported import Exported
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,21 +38,56 @@ def write(
 
 
 def _quantized(graph: Any, images: Tensor, calibration: Sequence[Tensor], about: dict) -> Any:
-    """Per-channel int8 weights and activations by PT2E, of the network alone."""
+    """Per-channel int8 weights and int8 activations by PT2E, of the network alone, which is exported by itself for it.
+
+    Ranges by min and max: the quantiser's own histograms clip them. It measures what goes into ReLU6 apart from what
+    comes out; both get the latter's range. Only these operations, or joining a detector's levels would put one scale
+    on all of them, and the default boxes would be rounded.
+    """
+    import copy
+    from dataclasses import replace
+
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
+    from torchao.quantization.pt2e import MinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = XNNPACKQuantizer().set_module_name("network", get_symmetric_quantization_config(is_per_channel=True))
-    program = trace(graph, images, about)
-    observed = prepare_pt2e(program.module(), quantizer)
+    class Quantized(torch.nn.Module):
+        def __init__(self, network: Any, heads: Any) -> None:
+            super().__init__()
+            self.network, self.model = network, SimpleNamespace(heads=dict(heads))  # heads: for their settings alone
+
+        def forward(self, x: Tensor) -> Any:
+            return self.network(x)
+
+    def fed(x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2) if graph.layout == "nhwc" else x
+
+    aten = torch.ops.aten
+    stock = get_symmetric_quantization_config(is_per_channel=True)
+    ranges = replace(stock.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-12))
+    settings = replace(stock, input_activation=ranges, output_activation=ranges)
+    quantizer = XNNPACKQuantizer().set_filter_function(
+        lambda node: node.target is not aten.add.Tensor or node.meta["val"].dim() == 4  # shortcuts, no default boxes
+    )
+    for operation in (aten.conv2d.default, aten.linear.default, aten.adaptive_avg_pool2d.default, aten.add.Tensor):
+        quantizer.set_operator_type(operation, settings)
+    observed = prepare_pt2e(torch.export.export(graph.network, (fed(images),)).module(), quantizer)
     with torch.no_grad():
         for batch in calibration:
-            observed(batch)
-    return trace(convert_pt2e(observed), images, about)
+            observed(fed(batch))
+    for node in observed.graph.nodes:
+        if node.target in (aten.hardtanh.default, aten.hardtanh_.default):
+            before, *limits = node.args
+            observer = observed.get_submodule(before.target)
+            observer.min_val.clamp_(*limits)
+            observer.max_val.clamp_(*limits)
+    whole = copy.deepcopy(graph)
+    whole.network = Quantized(convert_pt2e(observed), whole.network.model.heads)
+    return trace(whole, images, about)
 
 
 _pool = {"threads": 0, "made": 0}  # ExecuTorch has one for the process, and a loaded method keeps a pointer to it
