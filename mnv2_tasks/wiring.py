@@ -16,12 +16,12 @@ from mnv2_tasks.tasks import MultiTask
 from mnv2_tasks.weights import load_backbone
 
 Config = dict[str, Any]
-PUBLISHED_CLASSES = {
+PUBLISHED_CLASSES = {  # of ImageNet, COCO, VOC
     "classification": 1000,
     "multilabel": 80,
     "detection": 80,
     "segmentation": 21,
-}  # ImageNet, COCO, VOC
+}
 
 
 def image_sizes(config: Config) -> dict[str, tuple[int, int]]:
