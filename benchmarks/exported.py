@@ -91,9 +91,7 @@ def compare(folder: Path) -> list[dict[str, Any]]:
             continue
         ours, hand = Exported(path, threads=1), HAND[path.suffix](path)
         images = torch.randint(0, 256, ours.about["input"]["shape"], dtype=torch.uint8)
-        if ours.about["input"]["layout"] == "nhwc":  # the file's form; ours takes (B, C, H, W)
-            images = images.permute(0, 3, 1, 2)
-        fed = ours.feed(images)
+        fed = ours.feed(images)  # in the file's own layout
         calls: dict[str, Callable[[], Any]] = {"ours": lambda: ours(images), "by_hand": lambda: hand(fed)}  # noqa: B023
         took: dict[str, list[float]] = {"ours": [], "by_hand": []}
         for turn in range(ROUNDS + 1):  # the first does not count

@@ -14,7 +14,7 @@ Layout = Literal["nchw", "nhwc"]
 Masks = Literal["argmax", "logits"]
 Suppression = Literal["native", "portable", "app"]
 STEPS = 16  # of `suppress`: as many boxes may stand in a row, each suppressing the next
-MOST = {"native": 2_400, "portable": 800}  # candidates of all classes together that go into suppression
+MOST = {"native": 2_400, "portable": 1_200}  # candidates of all classes together that go into suppression
 LEAST = 50  # candidates of each class, at least
 
 

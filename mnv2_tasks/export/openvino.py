@@ -81,8 +81,8 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     if about.get("precision") != "fp16":
         settings["INFERENCE_PRECISION_HINT"] = "f32"  # else bf16 where the processor has it
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    return lambda images: list(compiled([images]).to_tuple())
+    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    return lambda images: list(request.infer([images], share_inputs=True).to_tuple())
 
 
 def embedded(path: Path) -> str | None:
