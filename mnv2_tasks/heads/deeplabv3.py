@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnv2_tasks import segmentation
@@ -121,7 +122,8 @@ class DeepLabV3(masks.Segmenter):
         if self.training and len(x) < 2:
             raise InputError("loader.batch_size: the norm after image pooling needs at least 2 images a process")
         if self.aspp is None:
-            pooled = self.image_pooling(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+            pooled = self.image_pooling(x.mean((2, 3), keepdim=True))
+            pooled = F.interpolate(pooled, x.shape[-2:])  # the one value everywhere; LiteRT has no expand for it
             x = self.concat_projection(torch.cat([pooled, self.aspp0(x)], 1))  # (B, channels, H / stride, W / stride)
         else:
             x = self.aspp(x)
