@@ -66,13 +66,11 @@ def by_openvino(path: Path) -> Call:
 
 def by_executorch(path: Path) -> Call:
     import torch
-    from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(path)
-    method = program.load_method("forward")
+    method = program.load_method("forward")  # in the process's pool, which `Exported` has brought to one thread
     assert method is not None
-    portable_lib._unsafe_reset_threadpool(1)
     return lambda images, keep=program: method.execute([torch.from_numpy(images)])
 
 
