@@ -60,25 +60,25 @@ def _run(
     from tqdm import tqdm
 
     bad: list[str] = []
-    waiting: list[tuple[str, Any]] = []
+    waiting: list[tuple[str, str, Any]] = []
 
     def flush() -> None:
-        rows = predictor.predict([image for _, image in waiting], batch_size=batch_size) if waiting else []
-        for (name, image), row in zip(waiting, rows, strict=True):
-            found.add(name, row)
+        rows = predictor.predict([image for _, _, image in waiting], batch_size=batch_size) if waiting else []
+        for (name, stem, image), row in zip(waiting, rows, strict=True):
+            found.add(name, stem, row)
             if drawing:
-                drawing.add(name, image, row)
+                drawing.add(stem, image, row)
         bar.update(len(waiting))
         waiting.clear()
 
     bar = tqdm(total=count, unit="image", desc="predicting")
     try:
-        for name, image in named:
+        for name, stem, image in named:
             if isinstance(image, InputError):
                 bad.append(str(image))
                 bar.update()
                 continue
-            waiting.append((name, image))
+            waiting.append((name, stem, image))
             if len(waiting) == batch_size:
                 flush()
     except KeyboardInterrupt:  # how a camera is stopped
@@ -108,7 +108,7 @@ class Found:
         place.mkdir(exist_ok=True)
         return place
 
-    def add(self, name: str, prediction: dict[str, Any]) -> None:
+    def add(self, name: str, stem: str, prediction: dict[str, Any]) -> None:
         from PIL import Image
 
         for task, row in prediction.items():
@@ -122,7 +122,7 @@ class Found:
                     told = {"image_id": self.count, "file": name, "category_id": label + 1, "category": classes[label]}
                     rows.append({**told, "bbox": box, "score": round(score, 5)})
             elif "mask" in row:
-                path = self.place(task) / "masks" / f"{_plain(name)}.png"
+                path = self.place(task) / "masks" / f"{stem}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(row["mask"].numpy()).save(path)
             else:
@@ -150,12 +150,12 @@ class Pictures:
     def __init__(self, predictor: Any, folder: Path) -> None:
         self.predictor, self.folder = predictor, folder
 
-    def add(self, name: str, image: Any, prediction: dict[str, Any]) -> None:
+    def add(self, stem: str, image: Any, prediction: dict[str, Any]) -> None:
         from torchvision.io import write_png
 
         for task, drawn in self.predictor.draw(image, prediction).items():
             place = self.folder if len(prediction) == 1 else self.folder / task
-            path = place / "pictures" / f"{_plain(name)}.png"
+            path = place / "pictures" / f"{stem}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_png(drawn, str(path), compression_level=3)
 
@@ -170,7 +170,7 @@ class Film:
         self.predictor, self.folder, self.stem, self.rate = predictor, folder, Path(name).stem, rate
         self.films: dict[str, tuple[Any, Any]] = {}
 
-    def add(self, name: str, image: Any, prediction: dict[str, Any]) -> None:
+    def add(self, stem: str, image: Any, prediction: dict[str, Any]) -> None:
         from mnv2_tasks.sources import import_av
 
         av = import_av()
@@ -205,12 +205,6 @@ class Film:
         for container, stream in self.films.values():
             container.mux(stream.encode())
             container.close()
-
-
-def _plain(name: str) -> str:
-    """A picture's name as the stem of a file: `a/b.jpg` stays in its folder, `video.mp4#3` becomes `video_3`."""
-    name, _, number = name.partition("#")
-    return str(Path(name).with_suffix("")) + (f"_{number}" if number else "")
 
 
 if __name__ == "__main__":

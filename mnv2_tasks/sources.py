@@ -1,6 +1,7 @@
 """Where pictures to predict on come from: files, folders, globs, URLs, videos and cameras."""
 
 import glob
+import os
 import tempfile
 import urllib.error
 import urllib.request
@@ -20,7 +21,8 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 STREAMS = ("rtsp://", "rtmp://", "udp://")
 AHEAD = 16  # images that are read while others are predicted
 
-Named = tuple[str, Tensor | InputError]  # a picture's name, and uint8 (3, H, W) or what is wrong with it
+# A picture's name, the stem of the files that are written of it, and uint8 (3, H, W) or what is wrong with it.
+Named = tuple[str, str, Tensor | InputError]
 
 
 def is_moving(source: str) -> bool:
@@ -45,15 +47,20 @@ def image_files(source: str) -> list[Path]:
 
 
 def read_all(files: list[Path]) -> Iterator[Named]:
-    """The pictures of files, in order, read ahead in threads; a broken one comes as its error."""
-    folder = Path(*_shared_parts(files))
+    """The pictures of files, in order, read ahead in threads; a broken one comes as its error.
+
+    Stems are names without their endings, unless two pictures differ in that alone.
+    """
+    folder = os.path.commonpath([file.parent for file in files])
+    whole = len({file.with_suffix("") for file in files}) < len(files)
 
     def read(file: Path) -> Named:
-        name = str(file.relative_to(folder))
+        name = file.relative_to(folder)
+        stem = str(name if whole else name.with_suffix(""))
         try:
-            return name, read_image(file).as_subclass(Tensor)
+            return str(name), stem, read_image(file).as_subclass(Tensor)
         except InputError as error:
-            return name, error
+            return str(name), stem, error
 
     with ThreadPoolExecutor(2) as pool:
         waiting = []
@@ -64,11 +71,6 @@ def read_all(files: list[Path]) -> Iterator[Named]:
                 yield waiting.pop(0).result()
         for one in waiting:
             yield one.result()
-
-
-def _shared_parts(files: list[Path]) -> list[str]:
-    parts = [file.parent.parts for file in files]
-    return [column[0] for column in zip(*parts, strict=False) if len(set(column)) == 1]
 
 
 def download(url: str) -> Path:
@@ -106,7 +108,8 @@ class Video:
     def __iter__(self) -> Iterator[Named]:
         frames = islice(self.container.decode(self.stream), self.most)
         for number, frame in enumerate(frames):
-            yield f"{self.name}#{number}", torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+            image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+            yield f"{self.name}#{number}", f"{Path(self.name).stem}_{number}", image
 
 
 def import_av() -> Any:

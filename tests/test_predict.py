@@ -14,7 +14,7 @@ from test_export import make
 
 import mnv2_tasks
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.sources import image_files, is_moving
+from mnv2_tasks.sources import image_files, is_moving, read_all
 
 HEADS = {
     "ssdlite": {"_target_": "mnv2_tasks.heads.ssdlite.SSDLite", "_partial_": True},
@@ -200,3 +200,17 @@ def test_sources(pictures):
     assert len(image_files(f"{pictures}/*.png")) == 1
     with pytest.raises(InputError, match="no images there"):
         image_files(str(pictures / "inner" / "*.gif"))
+
+
+def test_pictures_keep_their_branches_and_their_names_apart(tmp_path):
+    def stems(*names):
+        files = [tmp_path / name for name in names]
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20)).save(file)
+        return [(name, stem) for name, stem, _ in read_all(files)]
+
+    branches = ["train/images/a.png", "val/images/a.png"]
+    assert stems(*branches) == [(name, name.removesuffix(".png")) for name in branches]
+    assert stems("b#1.png", "b#2.png") == [("b#1.png", "b#1"), ("b#2.png", "b#2")]
+    assert stems("c.jpg", "c.png") == [("c.jpg", "c.jpg"), ("c.png", "c.png")]
