@@ -42,10 +42,12 @@ def main(config: Any) -> None:
     named = iter(video) if video else read_all(files)
     count = video.count if video else len(files)
     batch = 1 if source.isdigit() or source.startswith(STREAMS) else settings["batch_size"]
-    bad = _run(predictor, named, count, batch, found, drawing)
-    found.write()
-    if drawing:
-        drawing.close()
+    try:
+        bad = _run(predictor, named, count, batch, found, drawing)
+    finally:  # what was found until then is worth keeping
+        found.write()
+        if drawing:
+            drawing.close()
     print(f"predictions: {folder}")
     if bad:
         raise InputError(

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,11 +87,11 @@ def download(url: str) -> Path:
 
 
 class Video:
-    """Frames of a video file, a stream or a camera, through PyAV."""
+    """Frames of a video file, a stream or a camera, upright, through PyAV; one that breaks ends with its error."""
 
     def __init__(self, source: str, most: int | None) -> None:
-        av = import_av()
-        self.most = most
+        self.av = av = import_av()
+        self.source, self.most = source, most
         try:
             if source.isdigit():
                 self.container = av.open(f"/dev/video{source}", format="v4l2")
@@ -106,17 +107,22 @@ class Video:
         self.count: int | None = min(known, default=None)
 
     def __iter__(self) -> Iterator[Named]:
-        frames = islice(self.container.decode(self.stream), self.most)
-        for number, frame in enumerate(frames):
-            image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-            yield f"{self.name}#{number}", f"{Path(self.name).stem}_{number}", image
+        number, stem = 0, Path(self.name).stem
+        try:
+            for number, frame in enumerate(islice(self.container.decode(self.stream), self.most), 1):
+                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # both anticlockwise
+                image = torch.from_numpy(turned.transpose(2, 0, 1).copy())
+                yield f"{self.name}#{number - 1}", f"{stem}_{number - 1}", image
+        except self.av.FFmpegError as error:
+            broken = InputError(
+                f"source={self.source}: it breaks off after {number} frames ({error.strerror}); repair the film"
+            )
+            yield f"{self.name}#{number}", f"{stem}_{number}", broken
 
 
 def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise InputError(
-            "videos and cameras need PyAV: pip install 'mnv2_tasks[video]' (in a clone: '.[video]')"
-        ) from error
+        raise InputError("videos and cameras need PyAV: pip install -e '.[video]' in the clone") from error
     return av

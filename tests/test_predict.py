@@ -14,7 +14,7 @@ from test_export import make
 
 import mnv2_tasks
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.sources import image_files, is_moving, read_all
+from mnv2_tasks.sources import Video, image_files, is_moving, read_all
 
 HEADS = {
     "ssdlite": {"_target_": "mnv2_tasks.heads.ssdlite.SSDLite", "_partial_": True},
@@ -91,20 +91,55 @@ def test_the_command_writes_files_for_people_and_machines(cli, checkpoint, pictu
     assert (folder / "ssdlite" / "pictures" / "inner" / "c.png").exists()
 
 
+def film(path):
+    """Ten frames of noise, 96 x 128, a key frame each, white in the corner at the top left; their bytes."""
+    av = pytest.importorskip("av")
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=10, options={"g": "1"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for _ in range(10):
+            pixels = generator.integers(0, 99, (96, 128, 3), np.uint8)
+            pixels[:20, :30] = 255
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        made.mux(stream.encode())
+    return path.read_bytes()
+
+
+def frames(path):
+    with pytest.importorskip("av").open(str(path)) as made:
+        return sum(1 for _ in made.decode(video=0))
+
+
 @pytest.mark.slow
 def test_a_video_comes_out_as_a_video(cli, checkpoint, tmp_path):
-    av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "film.mp4"), "w") as film:
-        stream = film.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for level in range(0, 250, 25):
-            pixels = np.full((96, 128, 3), level, np.uint8)
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        film.mux(stream.encode())
+    film(tmp_path / "film.mp4")
     cli("predict", f"model={checkpoint('deeplabv3')}", f"source={tmp_path / 'film.mp4'}", f"runs={tmp_path}", "name=v")
-    with av.open(str(tmp_path / "predict" / "v" / "film.mp4")) as made:
-        assert sum(1 for _ in made.decode(video=0)) == 10
+    assert frames(tmp_path / "predict" / "v" / "film.mp4") == 10
     assert len(list((tmp_path / "predict" / "v" / "masks").iterdir())) == 10
+
+
+@pytest.mark.slow
+def test_a_film_that_breaks_off_keeps_what_came_before(cli, checkpoint, tmp_path):
+    whole = film(tmp_path / "film.mp4")
+    middle = whole.index(b"mdat") + (len(whole) - whole.index(b"mdat")) // 2
+    (tmp_path / "film.mp4").write_bytes(whole[:middle] + b"\xff" * 9000 + whole[middle + 9000 :])
+    given = [f"model={checkpoint('classifier')}", f"source={tmp_path / 'film.mp4'}", f"runs={tmp_path}", "name=v"]
+    assert "breaks off after" in cli("predict", *given, "batch_size=2", fails=True)[1]
+    with (tmp_path / "predict" / "v" / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert 2 <= len(rows) < 10 and frames(tmp_path / "predict" / "v" / "film.mp4") == len(rows)
+
+
+def test_films_held_upright_are_seen_upright(tmp_path):
+    whole = film(tmp_path / "film.mp4")
+    numbers = {"0": "00000000", "1": "00010000", "-": "ffff0000", "w": "40000000"}
+    lying, held = (bytes.fromhex("".join(numbers[key] for key in rows)) for rows in ("10001000w", "010-0000w"))
+    place = whole.index(lying, whole.index(b"tkhd"))  # the track's matrix, as a phone turned by a quarter writes it
+    (tmp_path / "turned.mp4").write_bytes(whole[:place] + held + whole[place + len(lying) :])
+    name, stem, image = next(iter(Video(str(tmp_path / "turned.mp4"), None)))
+    assert (name, stem, image.shape) == ("turned.mp4#0", "turned_0", (3, 128, 96))
+    assert image[:, :25, -15:].float().mean() > 200 > image[:, :25, :15].float().mean()
 
 
 @pytest.mark.slow
