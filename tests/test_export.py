@@ -210,7 +210,7 @@ def test_int8_stays_close(name, tmp_path):
 
 def test_what_is_not_there_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"to=executorch needs executorch: pip install 'mnv2_tasks\[executorch\]'"):
+    with pytest.raises(InputError, match=r"to=executorch needs executorch: pip install -e '.\[executorch\]'"):
         need("executorch")
     with pytest.raises(InputError, match="to=tensorrt: no such format"):
         need("tensorrt")

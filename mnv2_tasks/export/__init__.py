@@ -18,7 +18,7 @@ class Format(Protocol):
     """What a module of this package, one a format, has. Heavy imports stay inside of its functions."""
 
     suffix: str  # of the file, or the folder, that it writes
-    extra: str  # of pyproject.toml: pip install 'mnv2_tasks[<extra>]'
+    extra: str  # of pyproject.toml: pip install -e '.[<extra>]'
     packages: tuple[str, ...]  # that it imports, for writing and for running
     precisions: tuple[str, ...]
     dynamic: tuple[str, ...]  # what of batch, height and width may vary
@@ -56,10 +56,7 @@ def need(name: str) -> Format:
     target = get_format(name)
     missing = [package for package in target.packages if find_spec(package) is None]
     if missing:
-        raise InputError(
-            f"to={name} needs {', '.join(missing)}: pip install 'mnv2_tasks[{target.extra}]' "
-            f"(in a clone: '.[{target.extra}]')"
-        )
+        raise InputError(f"to={name} needs {', '.join(missing)}: pip install -e '.[{target.extra}]' in the clone")
     return target
 
 
