@@ -16,12 +16,16 @@ from omegaconf.errors import InterpolationToMissingValueError
 from mnv2_tasks.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PATHS = re.compile(  # settings whose value is a path, a pattern of paths, an address or a name
+    r"(\+*(?:source|model|ckpt|weights|resume|runs|name|photos|web_runtime|backbone\.weights|baselines\.\w+"
+    r"|data\.(?:\w+\.)*(?:root|images|masks|annotations|lists|labels)))=(.*)"
+)
 
 
 def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     """Run `main` on the config that the command line composes; what people can mend is told in one line, exit 2."""
     import hydra
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
@@ -41,6 +45,9 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
 
     try:
         run()
+    except OverrideParseException as error:
+        key, _, value = error.override.partition("=")
+        fail(f"{error.override}: this value needs quotes, and the shell others around them: '{key}=\"{value}\"'")
     except (HydraException, OmegaConfBaseException) as error:
         if composed:
             raise
@@ -51,14 +58,28 @@ def expand(overrides: list[str]) -> list[str]:
     """`head.x` is the only head's x, `data.x` the only data set's, whatever their names; `settle` puts them there.
 
     `block=x` chooses the backbone's block; `study.vary={...}` takes the place of a study's own. Tasks named in
-    `baselines.`, `assign.` and `balance.weights.` are added. A value with `{split}` in it is quoted, for Hydra takes
-    bare braces for a dictionary.
+    `baselines.`, `assign.` and `balance.weights.` are added. Paths and addresses are quoted, for Hydra's grammar has no
+    place for most of what file names may hold.
     """
+    sweeps = bool({"-m", "--multirun"} & set(overrides))
+    overrides = [_quoted(override, sweeps) for override in overrides]
     overrides = [re.sub(r"^block=", "block@backbone.block=", override) for override in overrides]
     overrides = [re.sub(r"^study\.vary=", "++study.instead=", override) for override in overrides]
-    quoted = [re.sub(r"""=([^"']*\{split\}[^"']*)$""", r'="\1"', override) for override in overrides]
-    added = [re.sub(r"^(?=(baselines|assign|balance\.weights)\.[^=]*=)", "++", override) for override in quoted]
+    added = [re.sub(r"^(?=(baselines|assign|balance\.weights)\.[^=]*=)", "++", override) for override in overrides]
     return [re.sub(r"^(head|data)\.(?=[^=]*=)", r"++given.\1.", override) for override in added]
+
+
+def _quoted(override: str, sweeps: bool) -> str:
+    """A path as Hydra reads it, `~` as the home folder; null, lists, dictionaries, sweeps and what has quotes stay."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    match = PATHS.fullmatch(override)
+    if not match:
+        return override
+    key, value = match.groups()
+    if re.fullmatch(r"""null|\[.*\]|\{.*:.*\}|'.*'|".*\"""", value, re.IGNORECASE) or (sweeps and "," in value):
+        return override
+    return f"{key}={QuotedString(os.path.expanduser(value), Quote.double).with_quotes()}"
 
 
 def fail(line: str) -> None:

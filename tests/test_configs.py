@@ -69,6 +69,24 @@ def test_head_shorthand():
     assert config["balance"]["weights"] == {"ssdlite": 2} and config["data"]["masks"]["lists"] == "{split}_list.txt"
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["a (1).jpg", "https://host/a.jpg?w=3&h=4", "Übung/é.jpg", "x/[ab]*.jpg", "[a]/b.jpg", "a,b.jpg", "a#'\"b\\.jpg"],
+)
+def test_paths_are_taken_as_they_are(path):
+    for key in ("data.root", "data.masks.root", "data.images", "runs", "backbone.weights", "baselines.deeplabv3"):
+        config = settled(*expand(["task=deeplabv3", "data=masks", f"{key}={path}"]))
+        told = {**config, **config["data"]["masks"], "weights": config["backbone"]["weights"], **config["baselines"]}
+        assert told[key.split(".")[-1]] == path
+
+
+def test_paths_may_be_quoted_null_at_home_or_swept(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand(["ckpt=null", "source='a b'", "model=[a,b]"]) == ["ckpt=null", "source='a b'", "model=[a,b]"]
+    assert expand(["ckpt=~/a b.ckpt", "block=plain"]) == ['ckpt="/home/me/a b.ckpt"', "block@backbone.block=plain"]
+    assert expand(["-m", "weights=a,b", "seed=0,1"]) == ["-m", "weights=a,b", "seed=0,1"]
+
+
 def test_several_heads_and_data_sets():
     config = settled(*expand(["task=[classifier,ssdlite]", "data=[coco,imagefolder]", "data.coco.root=here"]))
     assert list(config["heads"]) == ["classifier", "ssdlite"]
@@ -107,6 +125,10 @@ def test_heads_agree_on_an_output_stride():
         ("baselines.ssdlite=nowhere", ("baselines.ssdlite=nowhere", "metrics.json")),
         ("resume=nowhere", ("nowhere", "config.yaml")),
         ("backbone.weights=nowhere.pth", ("nowhere.pth", "no such")),
+        (
+            "backbone.width=0.5 (half)",
+            ("backbone.width=0.5 (half)", "needs quotes", """'backbone.width="0.5 (half)"'"""),
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(cli, tmp_path, override, words):
