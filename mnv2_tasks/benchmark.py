@@ -55,7 +55,7 @@ def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> di
     row: dict[str, Any] = {"file": path.name, "bytes": size_of(path), "metrics": proved.get("after", {})}
     try:
         for threads in settings["threads"]:
-            network = Exported(path, threads=threads)
+            network = Exported(path, threads=threads, trust=settings["trust"])
             shape = network.about["input"]["shape"]
             batch = settings["batch"] if "batch" in network.about["dynamic"] else shape[0]
             images = random_images(shape, 1)[0].repeat(batch, 1, 1, 1)

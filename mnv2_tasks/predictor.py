@@ -27,7 +27,8 @@ class Predictor:
         size: (H, W) that images are brought to; None: what the model was trained or exported with.
         device: of a checkpoint.
         threads: of an exported file's runtime; None: as many as PyTorch uses.
-        trust: modules besides this package's that a checkpoint may build its heads from.
+        trust: modules besides this package's that a checkpoint may build its heads from; torch_export, aoti: formats
+            whose files run code when they are loaded.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Predictor:
             from mnv2_tasks.export.exported import Exported
             from mnv2_tasks.model import refuse_foreign_targets
 
-            self.exported = Exported(path, threads=threads or torch.get_num_threads())
+            self.exported = Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
             about = self.exported.about
             refuse_foreign_targets(about["config"], path, ("mnv2_tasks", "torch.nn", *trust))
             self.classes = {task: tuple(names) for task, names in about["classes"].items()}

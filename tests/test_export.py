@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from importlib.util import find_spec
 
 import numpy as np
@@ -11,7 +12,7 @@ from torchvision.ops import nms
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export import FORMATS, format_of, get_format, need
+from mnv2_tasks.export import CODE, FORMATS, format_of, get_format, need
 from mnv2_tasks.export.graph import Graph, suppress
 from mnv2_tasks.export.nms import suppress as numpy_suppress
 from mnv2_tasks.export.proof import apart, eager, random_images
@@ -172,7 +173,7 @@ def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
     if name == "coreml":
         pytest.skip("predicts on macOS alone")
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
-    network, reference = Exported(path), eager(Graph(model).eval())
+    network, reference = Exported(path, trust=CODE), eager(Graph(model).eval())
     shapes = [(1, 96, 128)] + ([(3, 96, 128)] if about["dynamic"] else [])
     shapes += [(2, 112, 96)] if "height" in about["dynamic"] else []
     for count, height, width in shapes:
@@ -191,7 +192,9 @@ def test_tensorflows_padding_of_odd_maps_travels(name, tmp_path):
     path, about = written(name, model, tmp_path, size=size)
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
     images = batch(2, size)
-    found = apart(eager(Graph(model).eval())(images)["classifier_scores"], Exported(path)(images)["classifier_scores"])
+    found = apart(
+        eager(Graph(model).eval())(images)["classifier_scores"], Exported(path, trust=CODE)(images)["classifier_scores"]
+    )
     assert found["relative"] < 1e-3
 
 
@@ -204,8 +207,38 @@ def test_int8_stays_close(name, tmp_path):
     path, about = written(name, model, tmp_path, precision="int8")
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
     images = torch.cat(random_images([1, 3, 96, 128], 8))
-    found = apart(eager(Graph(model).eval())(images)["classifier_scores"], Exported(path)(images)["classifier_scores"])
+    found = apart(
+        eager(Graph(model).eval())(images)["classifier_scores"], Exported(path, trust=CODE)(images)["classifier_scores"]
+    )
     assert 0 < found["relative"] < 0.35
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_files_that_hold_code_are_not_loaded_unasked(tmp_path):
+    from mnv2_tasks.export.exported import Exported, read_about
+
+    path, about = written("torch_export", make("classifier"), tmp_path)
+    evil, ran = tmp_path / "evil.pt2", tmp_path / "ran"
+    with zipfile.ZipFile(path) as held, zipfile.ZipFile(evil, "w") as made:
+        for name in held.namelist():
+            with made.open(name, "w") as file:
+                if name.endswith("sample_inputs/model.pt"):
+                    torch.save((Payload(ran),), file)
+                else:
+                    file.write(held.read(name))
+    with pytest.raises(InputError, match=r"evil.pt2: .*trust=\[torch_export\]"):
+        Exported(evil)
+    with pytest.raises(InputError, match=r"trust=\[aoti\]"):
+        Exported(path.rename(tmp_path / "model.aoti"))
+    assert read_about(evil)["outputs"] == about["outputs"]
+    assert not ran.exists()
 
 
 def test_what_is_not_there_says_what_to_install(monkeypatch):

@@ -11,6 +11,7 @@ from torch import Tensor
 from mnv2_tasks.errors import InputError
 
 FORMATS = ("onnx", "torch_export", "aoti", "executorch", "openvino", "litert", "coreml", "ncnn", "mnn")  # a file each
+CODE = ("torch_export", "aoti")  # whose files hold code that loading runs: nothing can check it beforehand
 Session = Callable[[np.ndarray], list[np.ndarray]]  # images, as the graph takes them -> its outputs, in their order
 
 

@@ -1,6 +1,10 @@
-"""AOTInductor: compiled ahead of time for this machine's processor, for servers that run PyTorch."""
+"""AOTInductor: compiled ahead of time for this machine's processor, for servers that run PyTorch.
+
+Loading one runs its machine code. Its metadata is read without that.
+"""
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,21 +39,18 @@ def write(
 
 
 def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
-    import torchvision  # noqa: F401  (its operators)
-
-    return session(_load(path), threads)
-
-
-def _load(path: Path) -> Any:
     import tempfile
 
     import torch
+    import torchvision  # noqa: F401  (its operators)
 
     with tempfile.TemporaryDirectory() as folder:  # as in `write`: it loads nothing of another ending
         package = Path(folder) / "model.pt2"
         package.symlink_to(path.resolve())
-        return torch._inductor.aoti_load_package(str(package))
+        return session(torch._inductor.aoti_load_package(str(package)), threads)
 
 
 def embedded(path: Path) -> str | None:
-    return _load(path).get_metadata().get(KEY)
+    with zipfile.ZipFile(path) as archive:
+        names = (name for name in archive.namelist() if name.endswith(".wrapper_metadata.json"))
+        return next((json.loads(archive.read(name)).get(KEY) for name in names), None)

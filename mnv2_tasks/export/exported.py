@@ -1,6 +1,7 @@
 """An exported file as a network to call: what its metadata says, and images fed in the form that it wants."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export import Session, format_of, need
+from mnv2_tasks.export import CODE, Session, format_of, need
 
 ABOUT = "model.json"  # beside the files
 
@@ -18,15 +19,18 @@ class Exported:
 
     Call it with images (B, C, H, W) uint8 -> {output name: array}, as `about["outputs"]` names them.
 
-    Raises InputError where the file is none of ours, cut short, or its runtime is not installed.
+    Raises InputError where the file is none of ours, cut short, or its runtime is not installed; and where loading it
+    runs code that it holds (`CODE`), unless its format is named in `trust`.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+    def __init__(self, path: str | Path, *, threads: int = 1, trust: Collection[str] = ()) -> None:
         self.path = Path(path)
         if not self.path.exists():
             raise InputError(f"{path}: no such file; check the path")
         self.name = format_of(self.path)
         target = need(self.name)
+        if self.name in CODE and self.name not in trust:
+            raise InputError(f"{path}: loading it runs code in it; if you trust the file, say so: trust=[{self.name}]")
         try:
             self.about: dict[str, Any] = read_about(self.path)
             self.session: Session = target.read(self.path, self.about, threads)

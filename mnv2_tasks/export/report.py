@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnv2_tasks import report
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export import need
+from mnv2_tasks.export import CODE, need
 from mnv2_tasks.export.exported import Exported
 from mnv2_tasks.export.graph import Graph
 from mnv2_tasks.export.proof import Proof, apart, eager, latency, random_images, size_of
@@ -39,7 +39,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
             assert need("coreml").embedded(path)
             continue
         try:
-            alive[row["file"]] = Exported(path)
+            alive[row["file"]] = Exported(path, trust=CODE)
         except InputError as error:
             row["error"] = str(error)
     _compare(reference, model, data, classes, settings, alive, rows)
@@ -52,7 +52,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
                 image = image.repeat(row["input"]["shape"][0], 1, 1, 1)
             row["latency_ms"] = {}
             for threads in THREADS:
-                network = Exported(folder / row["file"], threads=threads)
+                network = Exported(folder / row["file"], threads=threads, trust=CODE)
                 row["latency_ms"][str(threads)] = latency(lambda network=network, image=image: network(image))  # type: ignore[misc]
     for row in rows:
         if "error" not in row and (line := _verdict(row, settings)):
