@@ -95,6 +95,12 @@ def test_balanced_sampling_evens_out_classes():
     assert 0.4 < labels.float().mean() < 0.6  # a quarter in the data
 
 
+def test_balanced_sampling_needs_a_label_an_image(monkeypatch):
+    monkeypatch.setattr(Split, "label", lambda self, index: -1)  # as in multi-label data
+    with pytest.raises(InputError, match="loader.balanced"):
+        module({"s": Source(["multilabel"])}, {"multilabel": "multilabel"}, balanced=True).loaders("train")
+
+
 def test_what_an_image_does_not_tell_is_ignored():
     has = lambda index: (("label",), ("boxes", "labels", "crowd", "area"), ("mask",), ())[index % 4]  # noqa: E731
     data = module({"s": Source(KINDS.values(), train=4, val=4, has=has)}, KINDS, augment={"joint": joint})

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.plots.study import pareto_front
-from mnv2_tasks.study import plan, variant_name
-from mnv2_tasks.study.report import paired_difference
+from mnv2_tasks.study import Run, _plain, _room, plan, variant_name
+from mnv2_tasks.study.report import paired_difference, summarise, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -45,6 +47,62 @@ def test_plan_is_every_variant_with_every_seed():
     for broken in ({"vary": {}}, {"vary": {"block": "plain"}}, {"seeds": []}, {"seeds": [1, 1]}):
         with pytest.raises(InputError, match="study"):
             plan({**study, **broken}, Path("f"), tasks=["x"])
+
+
+def test_a_varied_task_has_its_runs_where_it_writes_them():
+    runs = plan({"vary": {"task": ["unet", ["unet", "fpn"]]}, "seeds": [0]}, Path("f"), tasks=["deeplabv3"])
+    assert [run.folder.parent.name for run in runs] == ["unet", "unet+fpn"]
+
+
+@pytest.mark.parametrize("value", [{"dice": 0.5, "focal": [1, None]}, "it's a=b, {c}", True, None, [320, 0.5], "a.b/c"])
+def test_varied_values_come_through_the_command_line(value):
+    parsed = OverridesParser.create().parse_override(f"key={_plain(value)}")
+    assert parsed.value() == value and not parsed.is_sweep_override()
+
+
+def test_studies_keep_to_the_gpus_that_they_may_use(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert _room(None, 9) == (2, ["0", "1"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5a")
+    assert _room(None, 9) == (2, ["2", "GPU-5a"])
+
+
+def _finished(folder, variant, seed, **sides):
+    """A run's files, as far as a study reads them: top-1, and mIoU where `sides` says so."""
+    run = Run(variant, {"v": variant}, seed, folder / f"{variant}_{seed}")
+    run.folder.mkdir()
+    primaries = {head: {"classifier": "top1", "deeplabv3": "miou"}[head] for head in sides["val"]}
+    named = {side: {f"{head}/{primaries[head]}": value for head, value in of.items()} for side, of in sides.items()}
+    metrics = {"primaries": primaries, "parameters": 10, "madds": 100, **named}
+    (run.folder / "metrics.json").write_text(json.dumps(metrics))
+    (run.folder / "metrics.csv").write_text("epoch,val/score\n0,0.5\n")
+    return run
+
+
+def test_a_side_that_only_one_head_has_is_not_compared(tmp_path):
+    sides = {"val": {"classifier": 0.5, "deeplabv3": 0.7}, "test": {"deeplabv3": 0.1}}
+    found = summarise([_finished(tmp_path, "a", 0, **sides)])
+    assert found["metric"] == "val mean of classifier/top1, deeplabv3/miou"
+    assert found["variants"][0]["mean"] == pytest.approx(0.6) and found["tasks"] == ["classifier", "deeplabv3"]
+
+
+def test_variants_with_other_heads_are_compared_by_their_own_metric(tmp_path):
+    one = _finished(tmp_path, "a", 0, val={"classifier": 0.5})
+    found = summarise([one, _finished(tmp_path, "b", 0, val={"deeplabv3": 0.7})])
+    assert found["metric"] == "val top1 or miou" and found["variants"][1]["difference"]["mean"] == pytest.approx(0.2)
+
+
+def test_differences_are_from_the_first_variant_though_its_first_run_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mnv2_tasks.study.report._latency", lambda run: 1.0)
+    runs = [Run("a", {"v": "a"}, 0, tmp_path / "a_0"), _finished(tmp_path, "b", 0, val={"classifier": 0.5})]
+    config = {"study": {"name": "s"}}
+    write(config, runs, tmp_path)
+    assert "no table" in capsys.readouterr().out and not (tmp_path / "study.json").exists()
+    write(config, [*runs, _finished(tmp_path, "a", 1, val={"classifier": 0.4})], tmp_path)
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert found["baseline"] == "a" and [variant["name"] for variant in found["variants"]] == ["a", "b"]
 
 
 def test_paired_difference_is_scipys_paired_t_interval():
@@ -101,6 +159,21 @@ def test_a_study_killed_in_the_middle_is_finished_without_repeating_a_run(tmp_pa
     assert sweep["parameters"]["study"] == {"value": "blocks"}
     other = subprocess.run([*command, "optim=adamw"], cwd=ROOT, capture_output=True, text=True)
     assert other.returncode == 2 and "other settings (optim=adamw)" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_head_of_ones_own_can_be_studied(tmp_path):
+    new = Path(__file__).with_name("new_head")
+    settings = ["task=lraspp", f"hydra.searchpath=[file://{new}]", *TINY[1:-1], "examples=0", "trainer.max_epochs=1"]
+    command = [sys.executable, "train.py", "-m", "study=width_resolution", *settings, f"runs={tmp_path}"]
+    vary = "study.vary={head.channels: [16, 24]}"
+    out = subprocess.run(
+        [*command, vary, "study.seeds=[0]"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(new)},
+    )  # fmt: skip
+    assert out.returncode == 0, out.stdout[-2000:] + out.stderr[-2000:]
+    found = json.loads((tmp_path / "study" / "width_resolution" / "lraspp" / "study.json").read_text())
+    assert [v["name"] for v in found["variants"]] == ["channels=16", "channels=24"]
 
 
 def _metrics(folder, name):

@@ -198,8 +198,7 @@ class DataModule(pl.LightningDataModule):
     def _workers(self, sharers: int) -> int:
         if self.workers is not None:
             return self.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, max(1, cores // sharers))
+        return min(8, max(1, cores() // sharers))
 
     def train_dataloader(self) -> CombinedLoader:
         return CombinedLoader(list(self.loaders("train").values()), "min_size")
@@ -209,6 +208,11 @@ class DataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> CombinedLoader:
         return CombinedLoader(list(self.loaders(self.tested).values()), "max_size")
+
+
+def cores() -> int:
+    """The CPU cores that this process may use, which a cluster or taskset can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shares(sources: Mapping[str, Any], batch_size: int, mix: Mapping[str, float] | None) -> dict[str, int]:
@@ -229,10 +233,10 @@ def _mixing(mixup: float, cutmix: float) -> v2.Transform | None:
 
 def _equal_chances(source: str, split: Any) -> Tensor:
     """(N,) the chance of each image that makes all classes equally frequent."""
-    if not hasattr(split, "label"):
-        raise InputError(f"loader.balanced=true: data={source} has no image labels to balance by; leave it out")
-    labels = torch.tensor([split.label(index) for index in range(len(split))])
+    labels = torch.tensor([split.label(index) if hasattr(split, "label") else -1 for index in range(len(split))])
     known = labels >= 0
+    if not known.any():
+        raise InputError(f"loader.balanced=true: data={source} has no one label an image to balance by; leave it out")
     counts = labels[known].bincount(minlength=1)
     weights = torch.zeros(len(labels), dtype=torch.double)
     weights[known] = 1.0 / counts[labels[known]].double()

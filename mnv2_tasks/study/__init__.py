@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mnv2_tasks.cli import CONFIGS, fail
+from mnv2_tasks.datasets.datamodule import cores
 from mnv2_tasks.errors import InputError
 
 MEMORY = 2 << 30  # bytes that a run on the CPU may need
@@ -48,13 +49,13 @@ def run(config: Mapping[str, Any]) -> None:
     folder = Path(config["runs"]) / "study" / config["study"]["name"] / str(config["name"] or "+".join(config["heads"]))
     given = _given()
     runs = plan(config["study"], folder, tasks=list(config["heads"]))
-    _same_study(folder, given, config["study"]["vary"])
+    _same_study(folder, given, config["study"]["vary"], runs)
     write_sweep(folder / "sweep.yaml", config, given)
     jobs, devices = _room(config["study"]["jobs"], len(runs))
     print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
     shared = [*given, f"runs={_quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
     failed = execute(runs, lambda one: _command(one, shared), folder=folder, jobs=jobs, devices=devices)
-    write(config, [one for one in runs if one.finished], folder)
+    write(config, runs, folder)
     if failed:
         fail(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
 
@@ -72,8 +73,9 @@ def plan(study: Mapping[str, Any], folder: Path, *, tasks: Sequence[str]) -> lis
     runs = []
     for seed, values in itertools.product(seeds, itertools.product(*vary.values())):
         settings = dict(zip(vary, values, strict=True))
-        name = variant_name(settings)
-        runs.append(Run(name, settings, seed, folder / "runs" / "+".join(tasks) / f"{_file_name(name)}_{seed}"))
+        name, own = variant_name(settings), settings.get("task", list(tasks))
+        heads = "+".join([own] if isinstance(own, str) else own)
+        runs.append(Run(name, settings, seed, folder / "runs" / heads / f"{_file_name(name)}_{seed}"))
     return runs
 
 
@@ -131,8 +133,9 @@ def _given() -> list[str]:
     """The settings of the command line that hold for every run."""
     from hydra.core.hydra_config import HydraConfig
 
-    own = re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)")
-    return [override for override in HydraConfig.get().overrides.task if not own.match(override)]
+    own, overrides = re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)"), HydraConfig.get().overrides
+    places = [override for override in overrides.hydra if override.startswith("hydra.searchpath=")]
+    return [*places, *(override for override in overrides.task if not own.match(override))]
 
 
 def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, jobs: int) -> list[str]:
@@ -141,7 +144,7 @@ def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, job
     if "wandb" in config["logger"]:
         told.append(f"logger.wandb.group={_quoted(config['study']['name'] + ' ' + folder.name)}")
     if not any(override.startswith("loader.workers=") for override in given):
-        told.append(f"loader.workers={min(8, max(0, (os.cpu_count() or 1) // jobs - 1))}")
+        told.append(f"loader.workers={min(8, max(0, cores() // jobs - 1))}")
     return told
 
 
@@ -163,20 +166,19 @@ def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
     if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
         raise InputError(f"study.jobs={jobs}: give a number of runs at a time, at least 1, or null")
     if torch.cuda.is_available():
-        devices: list[str | None] = [str(i) for i in range(torch.cuda.device_count())]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices: list[str | None] = [*(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))]
         return min(jobs or len(devices), runs), devices
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        cores = min(cores, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // MEMORY)
-    except (ValueError, OSError, AttributeError):
-        pass
-    return min(jobs or max(1, cores), runs), [None]
+    most, meminfo = cores(), Path("/proc/meminfo")
+    if meminfo.exists() and (free := re.search(r"MemAvailable: +(\d+)", meminfo.read_text())):
+        most = max(1, min(most, 1024 * int(free[1]) // MEMORY))
+    return min(jobs or most, runs), [None]
 
 
 def _environment(jobs: int, device: str | None) -> dict[str, str]:
     found = dict(os.environ)
     if device is None:
-        found.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        found.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     else:
         found["CUDA_VISIBLE_DEVICES"] = device
     return found
@@ -192,10 +194,11 @@ def _end_with_parent() -> None:
         pass
 
 
-def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any]) -> None:
-    """Raises InputError where the folder holds a study with other settings: its finished runs would be mixed in."""
+def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    """Raises InputError where the folder holds runs with other settings: they would be mixed in."""
     path, settings = folder / "study.yaml", sorted(given)
-    if path.exists() and (before := yaml.safe_load(path.read_text())["settings"]) != settings:
+    begun = any((one.folder / "checkpoints").exists() for one in runs)
+    if begun and path.exists() and (before := yaml.safe_load(path.read_text())["settings"]) != settings:
         changed = ", ".join(sorted(set(before) ^ set(settings)))
         raise InputError(
             f"{folder}: holds a study with other settings ({changed}); give this one a name=, or remove that folder"
@@ -226,11 +229,15 @@ def _plain(value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(_plain, value))}]"
-    return str(value)
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}: {_plain(inner)}' for key, inner in value.items())}}}"
+    text = str(value)
+    return text if re.fullmatch(r"[\w.+/-]*", text, re.ASCII) else _quoted(text)
 
 
 def _quoted(text: str) -> str:
-    return f"'{text}'"
+    inner = text.replace("'", r"\'")
+    return f"'{inner}'"
 
 
 def _file_name(text: str) -> str:

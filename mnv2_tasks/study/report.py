@@ -1,9 +1,11 @@
 """What a study ends with: study.json, study.csv, study.md, and plots of the curves and of accuracy against cost."""
 
 import csv
+import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,16 +20,17 @@ EQUAL = 0.02  # costs that differ by no more count as equal
 
 
 def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> None:
-    """Write the results of the finished runs, and print the table; nothing where none is finished."""
+    """Write the results of those of the planned runs that are finished, and print the table."""
     from mnv2_tasks import report
     from mnv2_tasks.plots.study import plot_curves, plot_pareto
 
-    if not runs:
-        return
-    results = summarise(runs)
-    results = {"study": config["study"]["name"], "tasks": list(config["heads"]), **results}
+    baseline, done = runs[0].variant, [one for one in runs if one.finished]
+    if not any(one.variant == baseline for one in done):
+        return print(f"no table: no run of {baseline}, which the others are compared with, is finished")
+    done.sort(key=lambda one: one.variant != baseline)
+    results = {"study": config["study"]["name"], **summarise(done)}
     for variant in results["variants"]:
-        variant["latency_ms"] = _latency(next(one for one in runs if one.variant == variant["name"]))
+        variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]))
     report.write_json(folder / "study.json", results)
     _write_csv(folder / "study.csv", results)
     table = markdown(results)
@@ -40,23 +43,27 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
 def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
     """Means, deviations and paired differences of finished runs.
 
-    The metric is the mean of the heads' headlines, on test where there is one, else on val. Differences are from the
-    first variant, seed by seed, with the 95% interval of Student's t.
+    The metric is the mean of the heads' headlines, on test where all heads have one, else on val. Differences are
+    from the first variant, seed by seed, with the 95% interval of Student's t.
 
     Returns:
-        metric; baseline; equal_cost: whether all variants cost as many multiply-adds within 2%;
+        tasks; metric; baseline; equal_cost: whether all variants cost as many multiply-adds within 2%;
         variants: [{name, settings, values: {seed: value}, mean, std, difference: {mean, low, high, pairs} or None,
         parameters, madds, cost_ratio, matched, curve: [{epoch, mean, low, high}]}].
     """
     found = {one.folder: json.loads((one.folder / "metrics.json").read_text()) for one in runs}
     first = found[runs[0].folder]
-    side = "test" if all("test" in metrics for metrics in found.values()) else "val"
-    headlines = [f"{task}/{name}" for task, name in first["primaries"].items()]
+    headlines = {at: [f"{t}/{name}" for t, name in m["primaries"].items()] for at, m in found.items()}
+    tested = all(headline in found[at].get("test", {}) for at, own in headlines.items() for headline in own)
+    side, told = "test" if tested else "val", list(dict.fromkeys(itertools.chain(*headlines.values())))
     names = list(dict.fromkeys(one.variant for one in runs))
     variants = []
     for name in names:
         own = [one for one in runs if one.variant == name]
-        values = {one.seed: mean(found[one.folder][side][headline] or 0.0 for headline in headlines) for one in own}
+        values = {
+            one.seed: mean(found[one.folder][side][headline] or 0.0 for headline in headlines[one.folder])
+            for one in own
+        }
         metrics = found[own[0].folder]
         variants.append(
             {
@@ -76,11 +83,19 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
         same = variant is variants[0]
         variant["difference"] = None if same else paired_difference(variant["values"], variants[0]["values"])
     return {
-        "metric": f"{side} " + (headlines[0] if len(headlines) == 1 else f"mean of {', '.join(headlines)}"),
+        "tasks": list(dict.fromkeys(task for metrics in found.values() for task in metrics["primaries"])),
+        "metric": f"{side} {_joined(told, mixed=len(told) > len(headlines[runs[0].folder]))}",
         "baseline": names[0],
         "equal_cost": all(abs(variant["cost_ratio"] - 1) <= EQUAL for variant in variants),
         "variants": variants,
     }
+
+
+def _joined(headlines: Sequence[str], *, mixed: bool) -> str:
+    """What the metric is called; `mixed` where the variants have different heads."""
+    if mixed:
+        return " or ".join(dict.fromkeys(headline.rpartition("/")[2] for headline in headlines))
+    return headlines[0] if len(headlines) == 1 else f"mean of {', '.join(headlines)}"
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> dict[str, Any]:
@@ -140,7 +155,9 @@ def _latency(one: "Run") -> float:
     from mnv2_tasks import report
     from mnv2_tasks.model import load_model
 
-    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt")
+    # The study made this checkpoint: it may build what the run's own config names, such as a head of one's own.
+    trust = re.findall(r"_target_: ([\w.]+)\.\w+", (one.folder / "config.yaml").read_text())
+    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
     passes = json.loads((one.folder / "metrics.json").read_text())["passes"]
     return report.latency(model, [(tuple(size), tasks) for size, tasks in passes])
 
