@@ -25,7 +25,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     data = wiring.make_data(settings)
     for side in ("train", "val"):  # everything wrong with the input is said before the run has a folder
         data.loaders(side)
-    wiring.match_cost(settings, data)
+    wiring.match_cost(settings, data.classes, data.passes)
     if settings["baselines"]:
         joint.read_baselines(settings["baselines"], data.classes)
     task = wiring.make_task(settings, data)

@@ -92,6 +92,7 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
     if not config.weights:
         raise InputError("no model: give ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings")
     found = wiring.make_data(settings)
+    wiring.match_cost(settings, found.classes, found.passes)
     model = wiring.make_model(settings, found)
     load_model(model, config.weights)
     return settings, found, model.eval(), found.classes

@@ -1,7 +1,7 @@
 """From a plain config to data, model and LightningModule; what cannot go together is refused here."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -11,9 +11,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from mnv2_tasks.cli import CONFIGS
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.model import Model, build_model
+from mnv2_tasks.model import Classes, Model, build_model
 from mnv2_tasks.tasks import MultiTask
 from mnv2_tasks.weights import load_backbone
+
+if TYPE_CHECKING:
+    from mnv2_tasks.match import Pass
 
 Config = dict[str, Any]
 PUBLISHED_CLASSES = {  # of ImageNet, COCO, VOC
@@ -92,7 +95,7 @@ def agree_on_stride(config: Config) -> None:
         raise InputError(f"backbone.output_stride={given}: {told}; choose another, or leave it out")
 
 
-def match_cost(config: Config, data: DataModule) -> None:
+def match_cost(config: Config, classes: Classes, passes: Sequence["Pass"]) -> None:
     """Where `backbone.match` asks for it: set the width at which this network costs what `match_to` does at its width.
 
     What was chosen is printed and kept as `matched`; `match` is null from then on, so that it is chosen once.
@@ -107,7 +110,7 @@ def match_cost(config: Config, data: DataModule) -> None:
         known = ", ".join(sorted(path.stem for path in block.parent.glob("*.yaml")))
         raise InputError(f"backbone.match_to={section['match_to']}: no such block, of {known}")
     reference = reference_of(config, yaml.safe_load(block.read_text()))
-    found = match_width(config, reference, data.classes, data.passes, section["match"])
+    found = match_width(config, reference, classes, passes, section["match"])
     told = f"{section['match_to']} at width {section['width']:g}"
     rank_zero_only(print)(f"backbone: as many {section['match']} as {told}: {found}")
     config["matched"] = {"measure": section["match"], "to": told, **found._asdict()}
@@ -141,12 +144,15 @@ def _count(split: Any, what: str, task: str, instead: str) -> torch.Tensor:
 
 
 def make_task(config: Config, data: DataModule) -> MultiTask:
+    balance = config["balance"]
+    if "weights" in balance and balance["_target_"] != "mnv2_tasks.balance.Fixed":
+        raise InputError(f"balance.weights={balance['weights']}: they are of balance=fixed; leave out one of the two")
     return MultiTask(
         make_model(config, data),
         data.classes,
         config=config,
         optimizer=instantiate(config["optim"]["optimizer"]),
         schedule=instantiate(config["optim"]["schedule"]),
-        balance=instantiate(config["balance"])(tuple(config["heads"])),
+        balance=instantiate(balance)(tuple(config["heads"])),
         backbone_lr=config["optim"]["backbone_lr"],
     )

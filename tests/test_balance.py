@@ -10,13 +10,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
 from hydra.utils import instantiate
+from test_configs import settled
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mnv2_tasks import balance
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.balance import Balance, Fixed, GradNorm, TorchJD, Uncertainty
+from mnv2_tasks.cli import expand
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.wiring import make_task
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "balance"
 TASKS = ("a", "b", "c")
@@ -88,6 +91,12 @@ def test_fixed_is_the_plain_sum():
 def test_bad_weights(weights, words):
     with pytest.raises(InputError, match=words):
         Fixed(TASKS, weights=weights)
+
+
+def test_weights_are_of_the_fixed_sum_alone():
+    config = settled(*expand(["balance=uncertainty", "balance.weights.ssdlite=2"]))
+    with pytest.raises(InputError, match="balance=fixed"):
+        make_task(config, None)
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "gradnorm"])

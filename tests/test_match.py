@@ -25,6 +25,7 @@ CASES = [
     ("deeplabv3", 0.35, 96),
     ("deeplabv3", 1.0, 160),
     ("deeplabv3", 1.4, 224),
+    ("faster_rcnn", 1.0, 96),
 ]
 
 

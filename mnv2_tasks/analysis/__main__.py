@@ -123,6 +123,7 @@ def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
     wiring.agree_on_stride(settings)
     names = checkpoint["classes"] if checkpoint else wiring.nameless_classes(settings)
     size = next(iter(wiring.image_sizes(settings).values()))
+    wiring.match_cost(settings, names, [(size, list(settings["heads"]))])
     with torch.device("meta"):
         found = layers(build_model(settings, names), size)
     plot_layers(found, folder / "layers.png")

@@ -61,8 +61,8 @@ def _row(name: str, module: Any, output: Any, norm: nn.Module | None) -> dict[st
         row |= {"stride": module.stride[0], "dilation": module.dilation[0]}
     else:
         row |= {"in": module.in_features}
-    madds = module.weight.numel() * max(1, output[0, 0].numel())
-    return {**row, "output": size, "parameters": weights, "madds": madds, "memory": BYTES * output[0].numel()}
+    madds = module.weight.numel() * output[:, 0].numel()  # a position, or a region, at a time
+    return {**row, "output": size, "parameters": weights, "madds": madds, "memory": BYTES * output.numel()}
 
 
 def _norms(model: nn.Module) -> dict[str, nn.Module]:

@@ -138,6 +138,10 @@ class FasterRCNN(detection.Detector):
     def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
         levels = self.fpn({str(level): taps[name] for level, name in enumerate(self.needs)})
         scores, shifts = self.rpn.head(list(levels.values()))
+        if scores[0].is_meta:  # no values to choose proposals by: costs count as many as an image can have
+            (batch, channels, *_), most = levels["0"].shape, self.rpn.post_nms_top_n()
+            pooled = scores[0].new_empty(batch * most, channels, POOLED, POOLED)
+            return Outputs(levels, scores[0], shifts[0], scores[0], [], self._from_pooled(pooled), size)
         features = {name: x.float() for name, x in levels.items()}  # boxes are handled in float32
         scores, shifts = [x.float() for x in scores], [x.float() for x in shifts]
         batch, counts = len(scores[0]), [x[0].numel() for x in scores]
@@ -178,8 +182,10 @@ class FasterRCNN(detection.Detector):
     ) -> tuple[Tensor, Tensor]:
         """Class logits (R, K + 1) and box deltas (R, 4 (K + 1)) of all the images' regions, in float32."""
         with torch.autocast(features["0"].device.type, enabled=False):
-            pooled = self.roi_heads.box_roi_pool(features, regions, [size] * len(regions))
-            return self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+            return self._from_pooled(self.roi_heads.box_roi_pool(features, regions, [size] * len(regions)))
+
+    def _from_pooled(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
 
     @torch.no_grad()
     def predict(self, outputs: Outputs) -> list[Prediction]:
