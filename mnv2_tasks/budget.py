@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.cli import command, settle, tune_for_cpu
+import yaml
+
+from mnv2_tasks.cli import CONFIGS, command, settle, tune_for_cpu
 from mnv2_tasks.errors import InputError
 
 LIMITS = {"params": "parameters", "madds": "madds", "latency_ms": "latency_ms", "size_mb": "size_mb"}
@@ -27,7 +29,9 @@ def number(name: str, value: Any) -> float:
 def candidates(config: Mapping[str, Any], strides: list[int], size: tuple[int, int]) -> list[dict[str, Any]]:
     """[{width, size (H, W), output_stride, imagenet_top1}], the best expected first.
 
-    A cell of the grid at R pixels stands for `size` x R / 224, in multiples of 32 where the given size is one.
+    A cell of the grid at R pixels stands for `size` x R / 224, in multiples of 32 where the given size is one; of cells
+    that come to the same size the best stands for all. The order is the grid's for other networks too, whose own top-1
+    nobody published: it is None.
     """
     from mnv2_tasks.ledger import GRID_TOP1
 
@@ -35,18 +39,24 @@ def candidates(config: Mapping[str, Any], strides: list[int], size: tuple[int, i
         wanted = side * pixels / 224
         return max(32, round(wanted / 32) * 32 if side % 32 == 0 else round(wanted))
 
-    cells = [
-        {
-            "width": width,
-            "size": [scaled(side, pixels) for side in size],
-            "output_stride": stride,
-            "imagenet_top1": top1,
-        }
-        for width, row in GRID_TOP1.items()
-        for pixels, top1 in row.items()
-        for stride in strides
+    grid = [(top1, width, pixels) for width, row in GRID_TOP1.items() for pixels, top1 in row.items()]
+    cells: dict[tuple[float, tuple[int, ...], int], float] = {}
+    for top1, width, pixels in sorted(grid, reverse=True):
+        for stride in sorted(strides):
+            cells.setdefault((width, tuple(scaled(side, pixels) for side in size), stride), top1)
+    known = published(config["backbone"])
+    return [
+        {"width": w, "size": list(s), "output_stride": stride, "imagenet_top1": top1 if known else None}
+        for (w, s, stride), top1 in cells.items()
     ]
-    return sorted(cells, key=lambda cell: (-cell["imagenet_top1"], cell["output_stride"]))
+
+
+def published(backbone: Mapping[str, Any]) -> bool:
+    """Whether a config's backbone is MobileNetV2 as the grid has it, but for its width and output stride."""
+    section = yaml.safe_load((CONFIGS / "backbone" / "mobilenet_v2.yaml").read_text())
+    block = yaml.safe_load((CONFIGS / "block" / "inverted_residual.yaml").read_text())
+    same = all(backbone[key] == section[key] for key in ("_target_", "expansion", "stem_stride"))
+    return same and dict(backbone["block"]) == block
 
 
 def fits(found: Mapping[str, float], limits: Mapping[str, float]) -> bool:
@@ -65,8 +75,9 @@ def main(config: Any) -> None:
     wishes = [set(wiring.head_class(task, head).strides) for task, head in settings["heads"].items()]
     given = settings["backbone"]["output_stride"]
     strides = [given] if given else sorted(set.intersection(*wishes))
-    if not strides:
-        wiring.agree_on_stride(settings)  # says why there is none
+    wiring.agree_on_stride(settings)  # says so where there is none
+    if settings["backbone"]["match"]:
+        raise InputError("backbone.match: the widths are the grid's here; leave it out")
     (size, *_) = wiring.image_sizes(settings).values()
     classes = wiring.nameless_classes(settings)
     fitting: list[dict[str, Any]] = []
@@ -107,7 +118,7 @@ def _print(fitting: list[dict[str, Any]], tasks: Mapping[str, Any]) -> None:
             f"{row['width']:g}",
             "x".join(map(str, row["size"])),
             f"{row['output_stride']}",
-            f"{row['imagenet_top1']:.1f}",
+            "-" if row["imagenet_top1"] is None else f"{row['imagenet_top1']:.1f}",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['madds'] / 1e6:.1f} M",
             f"{row['size_mb']:.2f} MB",

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from test_configs import settled
 
 from mnv2_tasks.analysis.activations import positive_channels
 from mnv2_tasks.analysis.convolutions import table
@@ -112,6 +113,10 @@ def test_analysis_command(cli, tmp_path):
     assert sum(int(row["madds"]) for row in csv.DictReader((folder / "layers.csv").open())) > 1e6
     code, err = cli("analysis", "what=figure7", f"runs={tmp_path}", fails=True)
     assert code == 2 and "ckpt=" in err
+    matched = ("what=layers", "block@backbone.block=plain", "backbone.match=madds", f"runs={tmp_path}", "name=matched")
+    cli("analysis", *matched)
+    found = json.loads((tmp_path / "analysis" / "matched" / "layers.json").read_text())
+    assert sum(row["madds"] for row in found) == pytest.approx(classifier_cost(1.0, 224)[1], rel=0.02)
     code, err = cli("analysis", "what=figure9", f"runs={tmp_path}", fails=True)
     assert code == 2 and "figure7" in err
 
@@ -130,5 +135,18 @@ def test_budget(cli, tmp_path):
     assert number("madds", "0.3B") == 3e8
     with pytest.raises(InputError, match="size_mb"):
         number("size_mb", "-1")
-    order = [cell["imagenet_top1"] for cell in candidates({}, [16, 32], (224, 224))]
+    code, err = cli("budget", "params=1M", "backbone.match=madds", f"runs={tmp_path}", fails=True)
+    assert code == 2 and "backbone.match" in err
+    code, err = cli(
+        "budget", "params=1M", "task=faster_rcnn", "backbone.output_stride=8", f"runs={tmp_path}", fails=True
+    )
+    assert code == 2 and "output_stride=8" in err
+
+
+def test_budget_candidates():
+    cells = candidates(settled(), [16, 32], (224, 224))
+    order = [cell["imagenet_top1"] for cell in cells]
     assert order == sorted(order, reverse=True) and len(order) == 44
+    small = candidates(settled("backbone.stem_stride=1"), [32], (32, 32))  # every size of the grid comes to 32 pixels
+    assert len(small) == 6 and {cell["imagenet_top1"] for cell in small} == {None}
+    assert candidates(settled("block@backbone.block=plain"), [32], (224, 224))[0]["imagenet_top1"] is None
