@@ -203,14 +203,15 @@ class MobileNetV2(nn.Module):
         A parameter that no head uses would stall multi-process training.
         """
         names = set(names)
-        if unknown := names - set(self.taps):
-            raise InputError(f"the backbone has no tap {sorted(unknown)}; it has {', '.join(self.taps)}")
+        places = {tap: i for found in (self._hidden_taps, self._block_taps) for i, tap in found.items()}
+        there = [t for t in self.taps if (places[t] < len(self.blocks) if t in places else self.last is not None)]
+        if unknown := names - set(there):
+            raise InputError(f"the backbone has no tap {', '.join(sorted(unknown))}; it has {', '.join(there)}")
         self._kept = names
         if "c5x" in names:
             return
         self.last = None
-        depth = [i for places in (self._hidden_taps, self._block_taps) for i, n in places.items() if n in names]
-        self.blocks = self.blocks[: max(depth, default=-1) + 1]
+        self.blocks = self.blocks[: max((places[name] for name in names), default=-1) + 1]
 
     @property
     def kept(self) -> tuple[str, ...]:

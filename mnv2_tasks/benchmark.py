@@ -56,10 +56,11 @@ def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> di
     try:
         for threads in settings["threads"]:
             network = Exported(path, threads=threads, trust=settings["trust"])
-            shape = network.about["input"]["shape"]
-            batch = settings["batch"] if "batch" in network.about["dynamic"] else shape[0]
+            about = network.about
+            batch = settings["batch"] if "batch" in about["dynamic"] else about["input"]["shape"][0]
+            shape = [1, len(about["preprocessing"]["mean"]), *about["size"]]
             images = random_images(shape, 1)[0].repeat(batch, 1, 1, 1)
-            row |= {"format": network.name, "precision": network.about["precision"], "batch": batch}
+            row |= {"format": network.name, "precision": about["precision"], "batch": batch}
             took = latency(lambda network=network, images=images: network(images), seconds=settings["seconds"])  # type: ignore[misc]
             row.setdefault("latency_ms", {})[str(threads)] = took
     except InputError as error:

@@ -56,6 +56,8 @@ class Predictor:
 
             self.exported = Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
             about = self.exported.about
+            if set(about["outputs"]) <= set(about["taps"]):
+                raise InputError(f"{path}: it gives taps ({', '.join(about['outputs'])}); export it with what=model")
             refuse_foreign_targets(about["config"], path, ("mnv2_tasks", "torch.nn", *trust))
             self.classes = {task: tuple(names) for task, names in about["classes"].items()}
             self.model = build_model(about["config"], self.classes).eval()  # for what its heads do with results

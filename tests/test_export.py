@@ -13,9 +13,11 @@ from torchvision.ops import nms
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export import CODE, FORMATS, format_of, get_format, need
+from mnv2_tasks.export.about import one_view
 from mnv2_tasks.export.graph import Graph, suppress
 from mnv2_tasks.export.nms import suppress as numpy_suppress
 from mnv2_tasks.export.proof import apart, eager, random_images
+from mnv2_tasks.export.report import markdown
 from mnv2_tasks.export.results import predictions
 from mnv2_tasks.heads.classifier import Classifier, MultiLabel
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
@@ -132,14 +134,20 @@ INSTALLED = [
 SLOW = {"aoti", "executorch", "litert", "openvino", "mnn"}
 
 
-def written(name, model, folder, precision="fp32", size=(96, 128)):
+def written(name, model, folder, precision="fp32", size=(96, 128), layout=None):
     """(path, about, graph that PyTorch runs) of a model in a format, written with all that it lets vary."""
     target = get_format(name)
-    graph = Graph(model, layout=target.layout, nms=target.nms, masks=target.masks).eval()
+    channels, layout = len(model.mean), layout or target.layout
+    graph = Graph(model, layout=layout, nms=target.nms, masks=target.masks).eval()
     about = {
         "format": name,
         "precision": precision,
-        "input": {"layout": target.layout, "dtype": target.dtype, "shape": [1, len(model.mean), *size]},
+        "input": {
+            "layout": layout,
+            "dtype": target.dtype,
+            "shape": [1, channels, *size] if layout == "nchw" else [1, *size, channels],
+        },
+        "size": list(size),
         "outputs": graph.outputs,
         "dynamic": list(target.dynamic),
         "classes": {task: ["ä"] for task in model.heads},
@@ -148,8 +156,8 @@ def written(name, model, folder, precision="fp32", size=(96, 128)):
     }
     from mnv2_tasks.export.exported import as_input
 
-    example = batch(2 if "batch" in target.dynamic else 1, size, len(model.mean))
-    calibration = [as_input(image, about["input"]) for image in random_images(about["input"]["shape"], 8)]
+    example = batch(2 if "batch" in target.dynamic else 1, size, channels)
+    calibration = [as_input(image, about["input"]) for image in random_images([1, channels, *size], 8)]
     path = folder / f"model{target.suffix}"
     target.write(
         graph, as_input(example, about["input"]), path, precision=precision, calibration=calibration, about=about
@@ -196,6 +204,27 @@ def test_tensorflows_padding_of_odd_maps_travels(name, tmp_path):
         eager(Graph(model).eval())(images)["classifier_scores"], Exported(path, trust=CODE)(images)["classifier_scores"]
     )
     assert found["relative"] < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name in ("onnx", "executorch", "litert")])
+def test_the_other_layout_is_read_back(name, tmp_path):
+    from mnv2_tasks.export.exported import Exported
+
+    model, other = make("classifier"), "nchw" if get_format(name).layout == "nhwc" else "nhwc"
+    path, about = written(name, model, tmp_path, layout=other)
+    (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
+    images = batch(2)
+    found = apart(eager(Graph(model).eval())(images)["classifier_scores"], Exported(path)(images)["classifier_scores"])
+    assert found["relative"] < 1e-3
+
+
+def test_a_head_with_several_views_is_said_to_have_one():
+    model = make("deeplabv3")
+    assert one_view(model) == []
+    model.heads["deeplabv3"].has_views = True
+    (line,) = one_view(model)
+    assert "one view" in line and line in markdown({"latency_ms": {}}, [], "val", [line])
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from PIL import Image
 from test_export import make, written
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export.web import _installed, write_page
+from mnv2_tasks.export.web import find_runtime, write_page
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def page(tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("no Chromium")
     try:
-        dist = _installed()
+        dist = find_runtime()
     except InputError:
         pytest.skip("no onnxruntime-web: npm install onnxruntime-web")
     folder = tmp_path_factory.mktemp("page")
@@ -64,4 +64,4 @@ def test_the_page_knows_nothing_private(page):
 def test_without_the_runtime_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="npm install onnxruntime-web"):
-        write_page(tmp_path / "model.onnx", tmp_path / "web")
+        find_runtime()

@@ -1,5 +1,6 @@
 """`python -m mnv2_tasks.export ckpt=<file> to=[onnx,executorch]`: files for other runtimes, and a report of proof."""
 
+import json
 import logging
 import os
 import time
@@ -8,6 +9,15 @@ from typing import Any
 
 from mnv2_tasks.cli import command, tune_for_cpu
 from mnv2_tasks.errors import InputError
+
+CHOICES = {
+    "what": ("model", "taps", "backbone"),
+    "precision": ("fp32", "fp16", "int8"),
+    "layout": ("nchw", "nhwc"),
+    "dtype": ("uint8", "float32"),
+    "masks": ("argmax", "logits"),
+    "dynamic": ("batch", "height", "width"),
+}
 
 
 def main(config: Any) -> None:
@@ -19,27 +29,27 @@ def main(config: Any) -> None:
 
     from mnv2_tasks import export, run
     from mnv2_tasks.evaluate import assemble
+    from mnv2_tasks.export.exported import ABOUT
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
-    if config.what not in ("model", "taps", "backbone"):
-        raise InputError(f"what={config.what}: use model, taps or backbone")
-    wanted = [config.to] if isinstance(config.to, str) else list(config.to)
-    formats = dict.fromkeys("onnx" if name == "web" else name for name in wanted)
-    for name in formats:
-        export.need(name)  # before anything takes time
-    asked = [config.precision] if isinstance(config.precision, str) else list(config.precision)
-    if unknown := set(asked) - {"fp32", "fp16", "int8"}:
-        raise InputError(f"precision={sorted(unknown)[0]}: use fp32, fp16 or int8")
-    if unknown := set(config.dynamic) - {"batch", "height", "width"}:
-        raise InputError(f"dynamic={sorted(unknown)}: batch, height and width may vary")
-    needs_data = config.what != "backbone" and (config.proof or "int8" in asked)
+    for key, choices in CHOICES.items():
+        if unknown := [value for value in _listed(config[key]) if value not in choices]:
+            raise InputError(f"{key}={unknown[0]}: use {', '.join(choices[:-1])} or {choices[-1]}")
+    wanted = _listed(config.to) if config.what != "backbone" else []
+    if not wanted and config.what != "backbone":
+        raise InputError(f"to=[]: name formats, of {', '.join((*export.FORMATS, 'web'))}")
+    precisions = _precisions(wanted, _listed(config.precision))  # before anything takes time
+    runtime = _page_runtime(config) if "web" in wanted else None
+    needs_data = config.what != "backbone" and (config.proof or _quantised(precisions))
     settings, data, model, classes = assemble(config, given, data=needs_data)
-    if settings["backbone"].get("padding") == "same" and {"height", "width"} & set(settings["dynamic"]):
+    if settings["backbone"].get("padding") == "same" and {"height", "width"} & set(_listed(settings["dynamic"])):
         raise InputError(
             "dynamic: TensorFlow's padding differs between even and odd sides, so that sizes cannot vary; leave height "
             "and width out"
         )
     folder = Path(settings["runs"]) / "export" / run.folder_name(settings)
+    if (folder / ABOUT).exists():
+        raise InputError(f"{folder}: an export of that name exists; choose another name=, or delete it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
@@ -52,18 +62,43 @@ def main(config: Any) -> None:
         write_backbone(model, settings, classes, folder)
         print(f"export: {folder}")
         return
-    failed = _export(model.eval(), settings, data, classes, list(formats), asked, folder)
-    if "web" in wanted and (folder / "model.onnx").exists():
+    failed = _export(model.eval(), settings, data, classes, precisions, folder)
+    written = [name for name in json.loads((folder / ABOUT).read_text())["files"] if name.endswith(".onnx")]
+    if runtime and written:
         from mnv2_tasks.export.web import write_page
 
-        write_page(folder / "model.onnx", folder / "web", settings["web_runtime"])
+        write_page(folder / written[0], folder / "web", runtime)
     print(f"export: {folder}")
     if failed:
         raise InputError(f"{'; '.join(failed)}; the report is {folder / 'export.md'}")
 
 
+def _listed(given: Any) -> list[str]:
+    return [] if given is None else [given] if isinstance(given, str) else list(given)
+
+
+def _quantised(precisions: dict[str, list[str]]) -> bool:
+    return any("int8" in its for its in precisions.values())
+
+
+def _precisions(wanted: list[str], asked: list[str]) -> dict[str, list[str]]:
+    """{format: its part of what is asked for}. Raises InputError where there is none, or what it needs is missing."""
+    from mnv2_tasks import export
+
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys("onnx" if name == "web" else name for name in wanted):
+        target = export.need(name)
+        found[name] = [precision for precision in asked if precision in target.precisions]
+        if not found[name]:
+            raise InputError(f"precision={','.join(asked)}: to={name} makes {', '.join(target.precisions)} alone")
+        for precision in asked:
+            if precision not in target.precisions:
+                print(f"{name}: no {precision}, which it does not make")
+    return found
+
+
 def _export(
-    model: Any, settings: dict[str, Any], data: Any, classes: Any, formats: list[str], asked: list[str], folder: Path
+    model: Any, settings: dict[str, Any], data: Any, classes: Any, precisions: dict[str, list[str]], folder: Path
 ) -> list[str]:
     """Write every file, then prove them; returns what failed."""
     import torch
@@ -75,14 +110,17 @@ def _export(
 
     size = _size(settings)
     common = describe(model, settings, classes, size)
-    taps = tuple(settings["taps"] or model.backbone.kept) if settings["what"] == "taps" else ()
-    calibration = _calibration(data, settings["calibration"]) if "int8" in asked else []
+    taps: tuple[str, ...] = ()
+    if settings["what"] == "taps":
+        taps = settings["taps"] = tuple(_listed(settings["taps"])) or model.backbone.kept
+        model.backbone.keep(taps)
+    calibration = _calibration(data, settings["calibration"]) if _quantised(precisions) else []
     rows: list[dict[str, Any]] = []
     files: dict[str, dict[str, Any]] = {}
     report.write_json(folder / ABOUT, {**common, "files": files})
-    for name in formats:
+    for name, its in precisions.items():
         target = export.get_format(name)
-        for precision in [p for p in asked if p in target.precisions]:
+        for precision in its:
             graph = Graph(
                 model,
                 layout=settings["layout"] or target.layout,  # type: ignore[arg-type]
@@ -92,9 +130,9 @@ def _export(
                 taps=taps,
             ).eval()
             form = {"name": "images", "layout": graph.layout, "dtype": settings["dtype"] or target.dtype}
-            dynamic = [name for name in settings["dynamic"] if name in target.dynamic]
-            batch = 1 if name == "ncnn" else settings["batch"]
-            shape = [batch, len(model.mean), *size]
+            dynamic = [name for name in _listed(settings["dynamic"]) if name in target.dynamic]
+            batch, channels = 1 if name == "ncnn" else settings["batch"], len(model.mean)
+            shape = [batch, channels, *size] if graph.layout == "nchw" else [batch, *size, channels]
             here = {
                 "format": name,
                 "precision": precision,
@@ -106,8 +144,9 @@ def _export(
             }
             path = folder / f"model{'' if precision == 'fp32' else f'.{precision}'}{target.suffix}"
             # A dynamic batch is traced with two images: one would be taken for a constant.
-            traced = torch.zeros((max(2, batch) if "batch" in dynamic else batch, *shape[1:]), dtype=torch.uint8)
-            images = [as_input(image, form) for image in calibration]
+            traced = torch.zeros((max(2, batch) if "batch" in dynamic else batch, channels, *size), dtype=torch.uint8)
+            groups = [calibration[i : i + batch] for i in range(0, len(calibration), batch)]
+            images = [as_input(torch.cat((group * batch)[:batch]), form) for group in groups]  # the last one filled up
             print(f"{path.name}: writing ...", flush=True)
             began = time.monotonic()
             told = {**common, **here}
@@ -137,6 +176,19 @@ def _export(
 
         return prove(model, settings, data, classes, rows, folder)
     return [f"{row['file']}: {row['error']}" for row in rows if "error" in row]
+
+
+def _page_runtime(config: Any) -> Path:
+    """Where onnxruntime-web lies. Raises InputError where it is missing, or the page has no use for the model."""
+    from mnv2_tasks.export.web import find_runtime
+
+    if config.what == "taps" or config.masks == "logits" or not config.nms:
+        raise InputError(
+            "to=web: the page shows what is decided in the graph: leave what=model, masks=argmax, nms=true"
+        )
+    if config.batch > 1 and "batch" not in _listed(config.dynamic):
+        raise InputError(f"to=web: the page looks at one picture at a time: leave batch={config.batch} out")
+    return find_runtime(config.web_runtime)
 
 
 def _size(settings: dict[str, Any]) -> tuple[int, int]:

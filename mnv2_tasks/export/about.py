@@ -33,12 +33,23 @@ def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: 
             "channels": "RGB" if len(model.mean) == 3 else "grey",
         },
         "thresholds": thresholds,
+        "notes": one_view(model),
         "taps": {name: asdict(tap) for name, tap in model.backbone.taps.items()},
         "license": settings["license"] or "not stated",
         "version": __version__,
         "config": {"backbone": structure(settings["backbone"]), "heads": settings["heads"]},
         "metrics": trained_metrics(settings.get("ckpt")),
     }
+
+
+def one_view(model: Model) -> list[str]:
+    """A line for each head whose evaluation averages several views of an image: a graph looks at one."""
+    return [
+        f"{task}: the file looks at one view of an image and is compared with PyTorch on that; "
+        "head.scales, head.flip and head.window stay behind"
+        for task, head in model.heads.items()
+        if getattr(head, "has_views", False)
+    ]
 
 
 def structure(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,10 +48,11 @@ class Exported:
 
     def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
         about = self.about
-        given, shape = tuple(images.shape), tuple(about["input"]["shape"])
-        batch, _, height, width = shape
-        if {"height", "width"}.isdisjoint(about["dynamic"]) and given[2:] != (height, width):
-            raise InputError(f"{self.path}: takes images of {height} x {width}, not {given[2]} x {given[3]}")
+        (height, width), batch = images.shape[2:], about["input"]["shape"][0]
+        if {"height", "width"}.isdisjoint(about["dynamic"]) and [height, width] != about["size"]:
+            raise InputError(
+                f"{self.path}: takes images of {' x '.join(map(str, about['size']))}, not {height} x {width}"
+            )
         if "batch" in about["dynamic"]:
             return self._named(self.session(self.feed(images)))
         parts = []

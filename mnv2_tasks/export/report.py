@@ -10,6 +10,7 @@ from torch import Tensor
 from mnv2_tasks import report
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export import CODE, need
+from mnv2_tasks.export.about import one_view
 from mnv2_tasks.export.exported import Exported
 from mnv2_tasks.export.graph import Graph
 from mnv2_tasks.export.proof import Proof, apart, eager, latency, random_images, size_of
@@ -26,7 +27,7 @@ Rows = list[dict[str, Any]]
 
 def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows: Rows, folder: Path) -> list[str]:
     """Fill in the rows, write export.json and export.md; returns a line for each file that failed."""
-    taps = tuple(settings["taps"] or model.backbone.kept) if settings["what"] == "taps" else ()
+    taps = settings["taps"] if settings["what"] == "taps" else ()
     reference = Graph(model, masks=settings["masks"], nms="native", candidates=settings["candidates"], taps=taps).eval()
     alive: dict[str, Exported] = {}
     for row in rows:
@@ -59,7 +60,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
             row["error"] = line
     side = settings["split"]
     report.write_json(folder / "export.json", {"side": side, "pytorch": pytorch, "files": rows})
-    table = markdown(pytorch, rows, side)
+    table = markdown(pytorch, rows, side, one_view(model))
     (folder / "export.md").write_text(table + "\n")
     print(table)
     return [f"{row['file']}: {row['error']}" for row in rows if "error" in row]
@@ -82,27 +83,18 @@ def _compare(
     base = Proof(call, model, classes)
     proofs = {name: Proof(network, model, classes) for name, network in alive.items()}
     by_name = {row["file"]: row for row in rows}
-
-    def attempt(name: str, work: Any) -> Any:
-        if "error" not in by_name[name]:
-            try:
-                return work()
-            except Exception as error:  # every runtime has its own
-                by_name[name]["error"] = f"{type(error).__name__}: {str(error).strip()}"[:300]
-        return None
-
     seen: list[str] = []
     for images, targets in batches(data, settings["split"], settings["images"]):
         seen += [task for task in targets if task not in seen]
         expected = call(images)
         base.count(expected, targets)
         for name, proof in proofs.items():
-            if (found := attempt(name, lambda p=proof, e=expected, i=images: p.compare(e, i))) is not None:
+            if (found := _attempt(by_name[name], lambda p=proof, e=expected, i=images: p.compare(e, i))) is not None:
                 proof.count(found, targets)
     for image in random_images([1, len(model.mean), *_size(data)], NOISE):
         expected = call(image)
         for name, proof in proofs.items():
-            attempt(name, lambda p=proof, e=expected, i=image: p.compare(e, i))
+            _attempt(by_name[name], lambda p=proof, e=expected, i=image: p.compare(e, i))
     before = base.scores(seen)
     for name, proof in proofs.items():
         row = by_name[name]
@@ -110,13 +102,22 @@ def _compare(
             row |= {"apart": proof.differences(), "before": before, "after": proof.scores(seen)}
 
 
+def _attempt(row: dict[str, Any], work: Any) -> Any:
+    if "error" not in row:
+        try:
+            return work()
+        except Exception as error:  # every runtime has its own
+            row["error"] = f"{type(error).__name__}: {str(error).strip()}"[:300]
+    return None
+
+
 def _compare_taps(reference: Graph, data: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows) -> None:
     call = eager(reference)
     for images, _ in batches(data, settings["split"], settings["images"] or 32):
         expected = call(images)
         for row in rows:
-            if row["file"] in alive and "error" not in row:
-                found = alive[row["file"]](images)
+            network = alive.get(row["file"])
+            if network and (found := _attempt(row, lambda network=network, images=images: network(images))):
                 for tap, values in expected.items():
                     kept = row.setdefault("apart", {}).setdefault(tap, {})
                     for key, value in apart(values, found[tap]).items():
@@ -180,7 +181,7 @@ def _verdict(row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
     return None
 
 
-def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str) -> str:
+def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequence[str] = ()) -> str:
     """The report as a Markdown table, which is also what the terminal shows."""
     tasks = list(dict.fromkeys(task for row in rows for task in row.get("before", {})))
     titles = ["file", "MB", "largest difference", "relative", "unlike"]
@@ -209,6 +210,7 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str) -> str:
     notes = [
         f"- {row['file']}: {row.get('error') or row.get('note')}" for row in rows if "error" in row or "note" in row
     ]
+    notes += [f"- {remark}" for remark in remarks]
     for how, said in SUPPRESSION.items():
         if names := [row["file"] for row in rows if row.get("boxes") and row["nms"] == how]:
             notes.append(f"- suppression {said}: {', '.join(names)}")

@@ -12,15 +12,19 @@ RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thre
 PRIVATE = ("config",)  # of the metadata: the page has no use for it
 
 
-def write_page(model: Path, folder: Path, runtime: str | Path | None = None) -> None:
-    """The page, the model, what the page needs to know of it, and onnxruntime-web's files from `runtime`.
+def find_runtime(given: str | Path | None = None) -> Path:
+    """The `dist` folder of the npm package onnxruntime-web (npm install onnxruntime-web).
 
-    `runtime` is the `dist` folder of the npm package onnxruntime-web (npm install onnxruntime-web); None looks for
-    node_modules here and above. Raises InputError where it is not there.
+    None looks for node_modules here and above. Raises InputError where it is not there.
     """
-    dist = Path(runtime) if runtime else _installed()
+    dist = Path(given) if given else _installed()
     if missing := [name for name in RUNTIME if not (dist / name).is_file()]:
         raise InputError(f"{dist}: no {missing[0]} there; give web_runtime=<node_modules/onnxruntime-web/dist>")
+    return dist
+
+
+def write_page(model: Path, folder: Path, dist: Path) -> None:
+    """The page, the model, what the page needs to know of it, and onnxruntime-web's files from `dist`."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in PAGE.iterdir():
         shutil.copy(part, folder / part.name)
