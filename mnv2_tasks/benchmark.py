@@ -16,6 +16,8 @@ def main(config: Any) -> None:
     from mnv2_tasks.plots.export import plot_formats
 
     given = Path(settings["model"])
+    if not given.exists():
+        raise InputError(f"model={given}: no such file or folder; give the folder that an export wrote")
     home = given if given.is_dir() else given.parent
     names = _files(home) if given.is_dir() else [given.name]
     proved = _proved(home)
@@ -52,8 +54,9 @@ def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> di
     from mnv2_tasks.export.exported import Exported
     from mnv2_tasks.export.proof import latency, random_images, size_of
 
-    row: dict[str, Any] = {"file": path.name, "bytes": size_of(path), "metrics": proved.get("after", {})}
+    row: dict[str, Any] = {"file": path.name, "bytes": 0, "metrics": proved.get("after", {})}
     try:
+        row["bytes"] = size_of(path)
         for threads in settings["threads"]:
             network = Exported(path, threads=threads, trust=settings["trust"])
             about = network.about
@@ -63,8 +66,8 @@ def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> di
             row |= {"format": network.name, "precision": about["precision"], "batch": batch}
             took = latency(lambda network=network, images=images: network(images), seconds=settings["seconds"])  # type: ignore[misc]
             row.setdefault("latency_ms", {})[str(threads)] = took
-    except InputError as error:
-        row["skipped"] = str(error)
+    except Exception as error:  # every runtime has its own; the other files are timed all the same
+        row["skipped"] = (str(error).strip() or type(error).__name__).splitlines()[0]
     return row
 
 

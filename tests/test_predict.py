@@ -175,6 +175,16 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
     assert "ssdlite/map" in told
     assert "| model.onnx |" in cli("benchmark", f"model={folder}", "seconds=0.1", f"runs={tmp_path}", "name=b")[1]
     assert (tmp_path / "benchmark" / "b" / "benchmark.png").exists()
+    held = json.loads((folder / "model.json").read_text())
+    held["files"] = {"gone.onnx": held["files"]["model.onnx"], **held["files"]}
+    (folder / "model.json").write_text(json.dumps(held))
+    told = cli("benchmark", f"model={folder}", "seconds=0.1", f"runs={tmp_path}", "name=g")[1]
+    assert "- gone.onnx: " in told and "No such file" in told
+    times = [
+        row.get("latency_ms") for row in json.loads((tmp_path / "benchmark/g/benchmark.json").read_text())["files"]
+    ]
+    assert times[0] is None and times[1]["1"] > 0
+    assert "no such file or folder" in cli("benchmark", f"model={folder / 'none.onnx'}", fails=True)[1]
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:5000])
     code, said = cli("predict", f"model={folder / 'model.onnx'}", f"source={pictures}", fails=True)
     assert code == 2 and "onnx cannot read it" in said
