@@ -29,17 +29,17 @@ CLASSES = {"ssdlite": ["cat", "dog", "owl"], "classifier": list("vwxyz"), "deepl
 def checkpoint(tmp_path):
     """checkpoint(*heads) -> a .ckpt as a run writes it, for images of 96 x 128."""
 
-    def save(*heads):
-        backbone = {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35, "in_channels": 3}
+    def save(*heads, fit="stretch", channels=3):
+        backbone = {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35, "in_channels": channels}
         config = {
-            "backbone": {**backbone, "mean": [0.45] * 3, "std": [0.22] * 3},
+            "backbone": {**backbone, "mean": [0.45] * channels, "std": [0.22] * channels},
             "heads": {head: HEADS[head] for head in heads},
             "size": [96, 128],
-            "fit": "stretch",
+            "fit": fit,
             "data": {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes", "size": 96, "train": 8, "val": 8}},
             "assign": {},
         }
-        state = {f"model.{name}": value for name, value in make(*heads).state_dict().items()}
+        state = {f"model.{name}": value for name, value in make(*heads, channels=channels).state_dict().items()}
         path = tmp_path / "best.ckpt"
         about = {"config": config, "classes": {head: CLASSES[head] for head in heads}}
         torch.save({"state_dict": state, "mnv2_tasks": about, "epoch": 0}, path)
@@ -188,6 +188,37 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:5000])
     code, said = cli("predict", f"model={folder / 'model.onnx'}", f"source={pictures}", fails=True)
     assert code == 2 and "onnx cannot read it" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fit", "head", "channels"), [("stretch", "classifier", 1), ("crop", "classifier", 3), ("pad", "ssdlite", 3)]
+)
+def test_the_example_sees_what_the_checkpoint_sees(fit, head, channels, checkpoint, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = checkpoint(head, fit=fit, channels=channels)
+    export(f"ckpt={model}", "proof=false", f"runs={tmp_path}", "name=x")
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 7, 3), np.uint8)
+    stored, turn = Image.fromarray(coarse).resize((140, 240), Image.Resampling.BICUBIC), Image.Exif()
+    turn[0x0112] = 6  # to be turned by a quarter
+    stored.save(tmp_path / "a.png", exif=turn)
+    example = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
+    command = [sys.executable, str(example), str(tmp_path / "export" / "x" / "model.onnx"), str(tmp_path / "a.png")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    (found,) = mnv2_tasks.load(model).predict(tmp_path / "a.png")
+    said = [(CLASSES[head].index(line.split()[1]), *map(float, line.split()[2:])) for line in lines]
+    if head == "classifier":
+        assert len(said) == 3 and all(abs(score - float(found[head]["scores"][i])) < 0.05 for i, score in said)
+    else:
+        rows = zip(found[head]["boxes"][:20].tolist(), found[head]["labels"].tolist(), strict=False)
+        far = [min(np.abs(np.subtract(box, row[2:])).max() for row in said if row[0] == label) for box, label in rows]
+        assert np.median(far) < 2  # the two resize a little differently
+
+
+def test_the_examples_prepare_pictures_alike():
+    texts = [path.read_text() for path in (Path(__file__).parents[1] / "examples").glob("*_predict.py")]
+    parts = {text[text.index("picture =") : text.index("image.astype")] for text in texts}
+    assert len(texts) == 2 and len(parts) == 1
 
 
 @pytest.mark.slow

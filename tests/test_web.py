@@ -7,27 +7,34 @@ import pytest
 from browser import CHROMIUM, served, visit
 from PIL import Image
 from test_export import make, written
+from torchvision.transforms import v2
 
+from mnv2_tasks.datasets.images import read_image
+from mnv2_tasks.datasets.transforms import plain
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export.web import find_runtime, write_page
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def runtime():
     pytest.importorskip("onnxruntime")
     if CHROMIUM is None:
         pytest.skip("no Chromium")
     try:
-        dist = find_runtime()
+        return find_runtime()
     except InputError:
         pytest.skip("no onnxruntime-web: npm install onnxruntime-web")
+
+
+@pytest.fixture(scope="module")
+def page(runtime, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     model = make("ssdlite")
     path, about = written("onnx", model, folder)
     told = {**about, "tasks": {"ssdlite": "detection"}, "classes": {"ssdlite": ["a", "b", "c"]}, "size": [96, 128]}
     told |= {"fit": "stretch", "preprocessing": {"channels": "RGB"}, "config": {"private": "/home"}}
     (folder / "model.json").write_text(json.dumps({**told, "files": {path.name: about}}))
-    write_page(path, folder / "web", dist)
+    write_page(path, folder / "web", runtime)
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "web" / "sample.png")
     return folder, model, pixels
@@ -55,6 +62,31 @@ def test_the_camera_is_looked_at(page, tmp_path):
     with served(folder / "web") as address:
         seen, errors = visit(f"{address}/?camera", "document.body.dataset.result", tmp_path, phone=True)
     assert not errors and json.loads(seen["result"])["took"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fit", "channels"), [("stretch", 1), ("pad", 3), ("crop", 3)])
+def test_the_page_fits_pictures_as_python_does(fit, channels, runtime, tmp_path):
+    import torch
+
+    model = make("classifier", channels=channels, spread=0.2)
+    path, about = written("onnx", model, tmp_path)
+    told = {**about, "tasks": {"classifier": "classification"}, "classes": {"classifier": list("abcde")}, "fit": fit}
+    told["preprocessing"] = {"channels": "grey" if channels == 1 else "RGB"}
+    (tmp_path / "model.json").write_text(json.dumps({**told, "files": {path.name: about}}))
+    write_page(path, tmp_path / "web", runtime)
+    coarse, turn = np.random.default_rng(0).integers(0, 256, (12, 7, 3), np.uint8), Image.Exif()
+    turn[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(coarse).resize((140, 240), Image.Resampling.BICUBIC).save(tmp_path / "web" / "a.png", exif=turn)
+    with served(tmp_path / "web") as address:
+        seen, errors = visit(f"{address}/?picture=a.png", "document.body.dataset.result", tmp_path)
+    assert not errors
+    image = read_image(tmp_path / "web" / "a.png")
+    moved = plain((96, 128), fit, tuple(image.shape[1:]))(image)
+    moved = v2.Grayscale()(moved) if channels == 1 else moved
+    wanted = model.predict(moved.as_subclass(torch.Tensor)[None])["classifier"][0]["scores"]
+    for row in json.loads(seen["result"])["labels"]:
+        assert abs(row["score"] - float(wanted[row["label"]])) < 0.05
 
 
 def test_the_page_knows_nothing_private(page):

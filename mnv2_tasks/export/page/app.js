@@ -23,14 +23,16 @@ let shown = null, result = null, stream = null;
 function input(source) {
   small.clearRect(0, 0, width, height);
   small.imageSmoothingQuality = "high";
-  let w = width, h = height;
-  if (about.fit === "pad") {
-    const scale = Math.min(width / source.width, height / source.height);
-    [w, h] = [Math.round(source.width * scale), Math.round(source.height * scale)];
+  let w = width, h = height, x = 0, y = 0;
+  if (about.fit !== "stretch") {
+    const [across, down] = [width / source.width, height / source.height];
+    const scale = about.fit === "pad" ? Math.min(across, down) : Math.max(across, down) * 8 / 7;
+    [w, h] = [Math.max(1, Math.round(source.width * scale)), Math.max(1, Math.round(source.height * scale))];
+    if (about.fit === "crop") [x, y] = [Math.round((width - w) / 2), Math.round((height - h) / 2)];
     small.fillStyle = "rgb(127 127 127)";
     small.fillRect(0, 0, width, height);
   }
-  small.drawImage(source, 0, 0, w, h);
+  small.drawImage(source, x, y, w, h);
   const pixels = small.getImageData(0, 0, width, height).data, count = width * height;
   const grey = about.preprocessing.channels === "grey", channels = grey ? 1 : 3;
   const floats = about.input.dtype === "float32";
@@ -84,6 +86,7 @@ function draw() {
     const table = names.map((_, i) => { brush.fillStyle = colour(i - shift); brush.fillRect(0, 0, 1, 1); return brush.getImageData(0, 0, 1, 1).data; });
     for (let i = 0; i < mask.length; i++) {
       const label = mask[i];
+      if (i % width >= seen[1] || i / width >= seen[0]) continue; // beside the picture
       counts.set(label, (counts.get(label) ?? 0) + 1);
       if (label < shift || !table[label]) continue;
       image.data.set([table[label][0], table[label][1], table[label][2], 150], 4 * i);
@@ -91,7 +94,7 @@ function draw() {
     brush.putImageData(image, 0, 0);
     pen.drawImage(layer, 0, 0, seen[1], seen[0], 0, 0, canvas.width, canvas.height);
     for (const [label, count] of [...counts].sort((a, b) => b[1] - a[1])) {
-      if (label >= shift) lines.push([colour(label - shift), `${names[label]}: ${(100 * count / mask.length).toFixed(1)}% of the picture`]);
+      if (label >= shift) lines.push([colour(label - shift), `${names[label]}: ${(100 * count / (seen[0] * seen[1])).toFixed(1)}% of the picture`]);
     }
   }
   pen.lineWidth = Math.max(2, canvas.width / 250);
