@@ -16,7 +16,7 @@ from mnv2_tasks.export import CODE, FORMATS, format_of, get_format, need
 from mnv2_tasks.export.about import one_view
 from mnv2_tasks.export.graph import Graph, suppress
 from mnv2_tasks.export.nms import suppress as numpy_suppress
-from mnv2_tasks.export.proof import apart, eager, random_images
+from mnv2_tasks.export.proof import apart, eager, random_images, size_of
 from mnv2_tasks.export.report import markdown
 from mnv2_tasks.export.results import predictions
 from mnv2_tasks.heads.classifier import Classifier, MultiLabel
@@ -225,6 +225,23 @@ def test_a_head_with_several_views_is_said_to_have_one():
     model.heads["deeplabv3"].has_views = True
     (line,) = one_view(model)
     assert "one view" in line and line in markdown({"latency_ms": {}}, [], "val", [line])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in INSTALLED if "fp16" in get_format(name).precisions])
+def test_fp16_is_half_as_large_and_close(name, tmp_path):
+    from mnv2_tasks.export.exported import Exported
+
+    model = make("classifier", spread=0.05)
+    whole = size_of(written(name, model, tmp_path)[0])
+    path, about = written(name, model, tmp_path, precision="fp16")
+    assert size_of(path) < 0.65 * whole  # the graph itself is small, but not nothing
+    if name == "coreml":
+        pytest.skip("predicts on macOS alone")
+    (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
+    images = batch(2)
+    found = apart(eager(Graph(model).eval())(images)["classifier_scores"], Exported(path)(images)["classifier_scores"])
+    assert 0 < found["relative"] < 0.05
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from test_export import make
 
 import mnv2_tasks
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.export.web import RUNTIME
 from mnv2_tasks.sources import Video, image_files, is_moving, read_all
 
 HEADS = {
@@ -294,6 +295,18 @@ def test_a_fixed_batch_of_another_layout_is_calibrated_and_read(checkpoint, pict
     for mine, other in zip(ours, theirs, strict=True):
         assert abs(float(mine["ssdlite"]["scores"][0] - other["ssdlite"]["scores"][0])) < 0.2
     assert "choose another name=" in export(*asked, "name=x", code=2)
+
+
+@pytest.mark.slow
+def test_the_page_is_of_the_precision_asked_for(checkpoint, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = of_scenes(checkpoint("ssdlite"))
+    (tmp_path / "dist").mkdir()
+    for name in RUNTIME:
+        (tmp_path / "dist" / name).touch()
+    small = ["loader.workers=0", "calibration=2", "proof=false", f"runs={tmp_path}", "name=x"]
+    export(f"ckpt={model}", "to=web", "precision=int8", f"web_runtime={tmp_path / 'dist'}", *small)
+    assert json.loads((tmp_path / "export" / "x" / "web" / "model.json").read_text())["precision"] == "int8"
 
 
 @pytest.mark.slow
