@@ -40,12 +40,9 @@ def update(task: str, head: Any, metric: Any, arrays: Arrays, targets: Targets) 
     if head.kind == "detection":
         detection.update(metric, predictions(task, head, arrays), targets)
     elif head.kind == "segmentation":
-        if f"{task}_logits" in arrays:
-            logits = torch.from_numpy(np.array(arrays[f"{task}_logits"], np.float32))
-        else:
-            mask = torch.from_numpy(arrays[f"{task}_mask"].astype(np.int64))
-            logits = F.one_hot(mask, len(metric.classes)).movedim(-1, 1).float()  # (B, K, H, W)
-        count_masks(metric, logits, targets)
+        # Logits are decided first, as the graphs of other formats do: all formats of a model are counted alike.
+        masks = torch.stack([row["mask"] for row in predictions(task, head, arrays)]).long()
+        count_masks(metric, F.one_hot(masks, len(metric.classes)).movedim(-1, 1).float(), targets)  # (B, K, H, W)
     else:
         scores = torch.from_numpy(np.array(arrays[f"{task}_scores"], np.float64))
         likely: Tensor = scores.clamp(min=1e-30).log() if head.kind == "classification" else torch.logit(scores, 1e-12)
