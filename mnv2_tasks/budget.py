@@ -44,19 +44,19 @@ def candidates(config: Mapping[str, Any], strides: list[int], size: tuple[int, i
     for top1, width, pixels in sorted(grid, reverse=True):
         for stride in sorted(strides):
             cells.setdefault((width, tuple(scaled(side, pixels) for side in size), stride), top1)
-    known = published(config["backbone"])
+    known = _published(config)
     return [
         {"width": w, "size": list(s), "output_stride": stride, "imagenet_top1": top1 if known else None}
         for (w, s, stride), top1 in cells.items()
     ]
 
 
-def published(backbone: Mapping[str, Any]) -> bool:
-    """Whether a config's backbone is MobileNetV2 as the grid has it, but for its width and output stride."""
-    section = yaml.safe_load((CONFIGS / "backbone" / "mobilenet_v2.yaml").read_text())
-    block = yaml.safe_load((CONFIGS / "block" / "inverted_residual.yaml").read_text())
-    same = all(backbone[key] == section[key] for key in ("_target_", "expansion", "stem_stride"))
-    return same and dict(backbone["block"]) == block
+def _published(config: Mapping[str, Any]) -> bool:
+    """Whether the backbone is MobileNetV2 as the grid has it, but for its width and output stride."""
+    from mnv2_tasks.match import reference_of
+
+    backbone, block = config["backbone"], yaml.safe_load((CONFIGS / "block" / "inverted_residual.yaml").read_text())
+    return backbone["stem_stride"] == 2 and backbone == reference_of(config, block)["backbone"]
 
 
 def fits(found: Mapping[str, float], limits: Mapping[str, float]) -> bool:

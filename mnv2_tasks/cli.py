@@ -71,15 +71,20 @@ def expand(overrides: list[str]) -> list[str]:
 
 def _quoted(override: str, sweeps: bool) -> str:
     """A path as Hydra reads it, `~` as the home folder; null, lists, dictionaries, sweeps and what has quotes stay."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
     match = PATHS.fullmatch(override)
     if not match:
         return override
     key, value = match.groups()
     if re.fullmatch(r"""null|\[.*\]|\{.*:.*\}|'.*'|".*\"""", value, re.IGNORECASE) or (sweeps and "," in value):
         return override
-    return f"{key}={QuotedString(os.path.expanduser(value), Quote.double).with_quotes()}"
+    return f"{key}={quoted(os.path.expanduser(value))}"
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar takes any."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return str(QuotedString(text, Quote.double).with_quotes())
 
 
 def fail(line: str) -> None:

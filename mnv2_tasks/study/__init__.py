@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mnv2_tasks.cli import CONFIGS, fail
+from mnv2_tasks.cli import CONFIGS, fail, quoted
 from mnv2_tasks.datasets.datamodule import cores
 from mnv2_tasks.errors import InputError
 
@@ -53,7 +53,7 @@ def run(config: Mapping[str, Any]) -> None:
     write_sweep(folder / "sweep.yaml", config, given)
     jobs, devices = _room(config["study"]["jobs"], len(runs))
     print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
-    shared = [*given, f"runs={_quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
+    shared = [*given, f"runs={quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
     failed = execute(runs, lambda one: _command(one, shared), folder=folder, jobs=jobs, devices=devices)
     write(config, runs, folder)
     if failed:
@@ -142,7 +142,7 @@ def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, job
     """What else all runs are told: their W&B group, and as many loader processes as there are cores left."""
     told = []
     if "wandb" in config["logger"]:
-        told.append(f"logger.wandb.group={_quoted(config['study']['name'] + ' ' + folder.name)}")
+        told.append(f"logger.wandb.group={quoted(config['study']['name'] + ' ' + folder.name)}")
     if not any(override.startswith("loader.workers=") for override in given):
         told.append(f"loader.workers={min(8, max(0, cores() // jobs - 1))}")
     return told
@@ -155,7 +155,7 @@ def _command(one: Run, shared: Sequence[str]) -> list[str]:
     if one.folder.exists():  # stopped before its first epoch was over
         shutil.rmtree(one.folder)
     varied = [f"{key}={_plain(value)}" for key, value in one.settings.items()]
-    own = [f"seed={one.seed}", f"name={_quoted(one.folder.name)}", f"study.variant={_quoted(one.variant)}"]
+    own = [f"seed={one.seed}", f"name={quoted(one.folder.name)}", f"study.variant={quoted(one.variant)}"]
     return [*start, *shared, *varied, *own]
 
 
@@ -232,12 +232,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}: {_plain(inner)}' for key, inner in value.items())}}}"
     text = str(value)
-    return text if re.fullmatch(r"[\w.+/-]*", text, re.ASCII) else _quoted(text)
-
-
-def _quoted(text: str) -> str:
-    inner = text.replace("'", r"\'")
-    return f"'{inner}'"
+    return text if re.fullmatch(r"[\w.+/-]*", text, re.ASCII) else quoted(text)
 
 
 def _file_name(text: str) -> str:
