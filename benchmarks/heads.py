@@ -31,10 +31,11 @@ import torch
 from plain_loop import checked_sides, composed, cpu_seconds, parser, peak_mib, print_table, run_variants, told, train
 from torch import Tensor, nn
 
+from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.blocks import SamePadConv2d
 from mnv2_tasks.heads import classifier, deeplabv3
 from mnv2_tasks.model import Model
-from mnv2_tasks.weights import read_state
+from mnv2_tasks.weights import from_torchvision, load_backbone
 
 VARIANTS = ("ours", "plain", "peer")
 MEASURES = {"ms_a_step": "ms/step", "train_seconds": "train s", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
@@ -76,25 +77,34 @@ class Peer(nn.Module):
         return self.head.loss(outputs, targets) if self.training else outputs
 
 
-def peer_network(config: dict[str, Any], kind: str, classes: int) -> nn.Module:
-    """torchvision's or smp's network, its trunk filled from the file that ours was filled from."""
-    if kind == "classification":
+def peer_network(config: dict[str, Any], model: Model, classes: int) -> nn.Module:
+    """torchvision's or smp's network for our model's task, its trunk with the same width, stem and values."""
+    ((task, head),) = model.heads.items()
+    section = config["backbone"]
+    if head.kind == "classification":
         from torchvision.models import mobilenet_v2
 
-        network, trunk = mobilenet_v2(num_classes=classes), "features."
+        dropout = config["heads"][task]["dropout"]
+        network, trunk = mobilenet_v2(num_classes=classes, width_mult=section["width"], dropout=dropout), "features."
+        layers = network.features
     else:
         from segmentation_models_pytorch import DeepLabV3Plus
 
-        stride = max(config["backbone"]["output_stride"], 8)
+        stride = max(section["output_stride"], 8)
         network = DeepLabV3Plus("mobilenet_v2", encoder_weights=None, encoder_output_stride=stride, classes=classes)
-        trunk = "encoder.features."
-    if weights := config["backbone"]["weights"]:
-        state = {trunk + n.removeprefix("features."): v for n, v in read_state(weights).items() if "features." in n}
-        missing = set(network.state_dict()) - set(state)
-        if unfilled := [n for n in missing if n.startswith(trunk) and not n.endswith("num_batches_tracked")]:
-            raise InputError(f"{weights}: has no {unfilled[0]}; give a file in torchvision's layout")
-        network.load_state_dict(state, strict=False)
-    if config["backbone"]["padding"] == "same":
+        trunk, layers = "encoder.features.", network.encoder.features
+    own = model.backbone
+    if section["weights"]:  # anew, since ours has dropped the layers that its head has no use for
+        own = MobileNetV2(section["width"])
+        load_backbone(own, section["weights"])
+    values = own.state_dict()
+    names = {name: from_torchvision("features." + name.removeprefix(trunk)) for name in network.state_dict()}
+    try:
+        network.load_state_dict({name: values[ours] for name, ours in names.items() if ours in values}, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"the peer's network has other layers: {str(error).splitlines()[-1].strip()}") from error
+    layers[0][0].stride = (section["stem_stride"],) * 2
+    if section["padding"] == "same":
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
                 module.__class__, module.padding = SamePadConv2d, (0, 0)
@@ -145,9 +155,9 @@ def run_variant(args: argparse.Namespace) -> None:
         network, results = by_lightning(config, data, args.steps)
     else:
         model = make_model(config, data)
-        (kind,), (classes,) = data.tasks.values(), data.classes.values()
+        (classes,) = map(len, data.classes.values())
         torch.manual_seed(config["seed"])
-        network = Plain(model) if args.child == "plain" else Peer(model, peer_network(config, kind, len(classes)))
+        network = Plain(model) if args.child == "plain" else Peer(model, peer_network(config, model, classes))
         network, results = train(network, data, config, steps=args.steps)
     (batch,) = data.batch_sizes.values()
     results["ms_a_step"] = 1000 * results["train_seconds"] * batch / results["images_seen"]

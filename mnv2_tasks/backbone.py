@@ -71,6 +71,8 @@ class MobileNetV2(nn.Module):
             1706.02677, section 5.1); training from scratch then starts several times faster.
         freeze_to: a tap; the layers up to it keep their weights and norm statistics, which spares their backward pass.
         freeze: True keeps all layers so; a number, for so many epochs (see `thaw`).
+        freeze_norm: norms keep the statistics that they have, in training too; their scales and shifts learn. For
+            pretrained weights with small batches, and with several data sets, whose statistics differ.
 
     Weights start as in the authors' code (TensorFlow-Slim's mobilenet_v2 training scope): truncated normal with a
     standard deviation of 0.09; batch norm at 1 and 0.
@@ -96,6 +98,7 @@ class MobileNetV2(nn.Module):
         zero_init_residual: bool = False,
         freeze_to: str | None = None,
         freeze: bool | int = False,
+        freeze_norm: bool = False,
     ) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
@@ -153,7 +156,7 @@ class MobileNetV2(nn.Module):
             residual: Any
             for residual in self.blocks:
                 residual.zero_init()
-        self.freeze = freeze
+        self.freeze, self.freeze_norm = freeze, freeze_norm
         self._frozen_always: list[nn.Module] = self._layers_to(freeze_to) if freeze_to else []
         self._frozen: list[nn.Module] = [self] if freeze else self._frozen_always
         for frozen in self._frozen:
@@ -174,6 +177,9 @@ class MobileNetV2(nn.Module):
         super().train(mode)
         for frozen in self._frozen:
             for layer in frozen.modules():
+                layer.training = False
+        for layer in self.modules():
+            if self.freeze_norm and isinstance(layer, nn.BatchNorm2d):
                 layer.training = False
         return self
 

@@ -123,7 +123,7 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*logging interval.*",
         ".*exists and is not empty.*",
-        ".*modules in eval mode.*",  # frozen layers are
+        ".*in eval mode.*",  # frozen layers are
     ):
         warnings.filterwarnings("ignore", what)
 

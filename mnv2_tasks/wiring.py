@@ -147,6 +147,8 @@ def make_task(config: Config, data: DataModule) -> MultiTask:
     balance = config["balance"]
     if "weights" in balance and balance["_target_"] != "mnv2_tasks.balance.Fixed":
         raise InputError(f"balance.weights={balance['weights']}: they are of balance=fixed; leave out one of the two")
+    if config["backbone"].get("freeze_norm") and not config["backbone"].get("weights"):
+        raise InputError("backbone.freeze_norm=true keeps the statistics of trained weights: give backbone.weights too")
     return MultiTask(
         make_model(config, data),
         data.classes,

@@ -184,3 +184,16 @@ def test_frozen_layers_stay_as_they_are():
             assert torch.equal(value, before[name]) == frozen, name
     with pytest.raises(InputError, match="freeze_to"):
         MobileNetV2(freeze_to="c9")
+
+
+def test_frozen_norms_train_as_they_evaluate_and_keep_their_statistics():
+    backbone = MobileNetV2(0.35, freeze_norm=True)
+    images, before = torch.rand(2, 3, 64, 64), {n: b.clone() for n, b in backbone.named_buffers()}
+    for norm in backbone.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            assert norm.weight.requires_grad and norm.bias.requires_grad
+    trained = backbone.train()(images)["c5x"]
+    trained.sum().backward()
+    assert torch.equal(trained, backbone.eval()(images)["c5x"])
+    assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
+    assert all(parameter.grad is not None for parameter in backbone.parameters())

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from mnv2_tasks.cli import CONFIGS, expand, settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import build_model
-from mnv2_tasks.wiring import agree_on_stride
+from mnv2_tasks.wiring import agree_on_stride, make_task
 
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
@@ -103,6 +103,11 @@ def test_heads_agree_on_an_output_stride():
     config = settled("task=[faster_rcnn]", "backbone.output_stride=8")
     with pytest.raises(InputError, match="faster_rcnn works with 32"):
         agree_on_stride(config)
+
+
+def test_frozen_norms_need_weights_to_take_statistics_from():
+    with pytest.raises(InputError, match="backbone.weights"):
+        make_task(settled("backbone.freeze_norm=true"), None)
 
 
 @pytest.mark.parametrize(
