@@ -86,13 +86,14 @@ def test_losses_in_float32_and_without_ignored_pixels(name):
     assert torch.allclose(found, losses(changed, mask, {name: 1.0})[f"{name}_loss"], rtol=1e-5)
 
 
-def test_skips_add_the_linear_predictions_of_finer_taps():
-    backbone, head = make(skips=["c3", "c2"], auxiliary=0.4)
-    assert head.needs == ("c5", "c3", "c2", "c4")
+@pytest.mark.parametrize("skips", [["c3", "c2"], ["c3x", "c2x"]])
+def test_skips_add_the_linear_predictions_of_finer_taps(skips):
+    backbone, head = make(skips=skips, auxiliary=0.4)
+    assert head.needs == ("c5", *skips, "c4")
     taps = backbone.train()(torch.rand(2, 3, 64, 96))
     with_skips = head.eval()(taps, (64, 96)).logits
-    (coarse, fine), size = head.skip_layers, taps["c2"].shape[-2:]
-    part = F.interpolate(coarse(taps["c3"]), size, mode="bilinear") + fine(taps["c2"])
+    (coarse, fine), size = head.skip_layers, taps[skips[1]].shape[-2:]
+    part = F.interpolate(coarse(taps[skips[0]]), size, mode="bilinear") + fine(taps[skips[1]])
     for layer in head.skip_layers:
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)

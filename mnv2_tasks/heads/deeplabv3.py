@@ -33,7 +33,8 @@ class DeepLabV3(masks.Segmenter):
         channels: of the three hidden layers.
         aspp: None (the paper's light head), or atrous spatial pyramid pooling of "separable" or "full" convolutions.
         skips: taps finer than c5, the coarsest first, whose own linear 1x1 prediction is added to the logits at their
-            stride, as in FCN (arXiv 1411.4038, section 4.2): edges and thin things for next to no cost.
+            stride, as in FCN (arXiv 1411.4038, section 4.2): edges and thin things for next to no cost. Those after
+            expansion (c4x, c3x, c2x) have six times the channels to read from.
         dropout: before the last layer.
         loss, class_weights: see `MaskLoss`.
         auxiliary: weight of the loss of a second, shallower prediction from `auxiliary_tap`; 0: none.
