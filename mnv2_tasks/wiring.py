@@ -95,6 +95,24 @@ def agree_on_stride(config: Config) -> None:
         raise InputError(f"backbone.output_stride={given}: {told}; choose another, or leave it out")
 
 
+def decide_on_norms(config: Config) -> None:
+    """Fill in `backbone.freeze_norm` where it is null: true where several data sets meet trained weights.
+
+    Each source passes through the trunk by itself, normalised by its own statistics, so that running ones fit none of
+    the sources. Raises InputError for true without weights.
+    """
+    section = config["backbone"]
+    if section.get("freeze_norm", False) is None:
+        section["freeze_norm"] = bool(section["weights"]) and len(config["data"]) > 1
+        if section["freeze_norm"]:
+            rank_zero_only(print)(
+                "backbone: norms keep the statistics of its weights, as several data sets have none in common; "
+                "backbone.freeze_norm=false lets them learn"
+            )
+    elif section.get("freeze_norm") and not section["weights"]:
+        raise InputError("backbone.freeze_norm=true keeps the statistics of trained weights: give backbone.weights too")
+
+
 def match_cost(config: Config, classes: Classes, passes: Sequence["Pass"]) -> None:
     """Where `backbone.match` asks for it: set the width at which this network costs what `match_to` does at its width.
 
@@ -147,8 +165,7 @@ def make_task(config: Config, data: DataModule) -> MultiTask:
     balance = config["balance"]
     if "weights" in balance and balance["_target_"] != "mnv2_tasks.balance.Fixed":
         raise InputError(f"balance.weights={balance['weights']}: they are of balance=fixed; leave out one of the two")
-    if config["backbone"].get("freeze_norm") and not config["backbone"].get("weights"):
-        raise InputError("backbone.freeze_norm=true keeps the statistics of trained weights: give backbone.weights too")
+    decide_on_norms(config)
     return MultiTask(
         make_model(config, data),
         data.classes,

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from mnv2_tasks.cli import CONFIGS, expand, settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import build_model
-from mnv2_tasks.wiring import agree_on_stride, make_task
+from mnv2_tasks.wiring import agree_on_stride, decide_on_norms, make_task
 
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
@@ -108,6 +108,16 @@ def test_heads_agree_on_an_output_stride():
 def test_frozen_norms_need_weights_to_take_statistics_from():
     with pytest.raises(InputError, match="backbone.weights"):
         make_task(settled("backbone.freeze_norm=true"), None)
+
+
+def test_several_data_sets_leave_the_norms_of_trained_weights_alone(capsys):
+    both, weights = "data=[coco,imagefolder]", "backbone.weights=imagenet"
+    for given, frozen in (((both, weights), True), ((both,), False), ((weights,), False)):
+        for asked in (None, False):
+            config = settled(*expand([*given, *([] if asked is None else [f"backbone.freeze_norm={asked}"])]))
+            decide_on_norms(config)
+            assert config["backbone"]["freeze_norm"] is (frozen and asked is None)
+            assert ("backbone.freeze_norm=false" in capsys.readouterr().out) == (frozen and asked is None)
 
 
 @pytest.mark.parametrize(
