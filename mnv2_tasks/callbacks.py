@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar, W
 from torch import Tensor
 
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.examples import Example, examples, spread
+from mnv2_tasks.examples import Example, task_examples
 from mnv2_tasks.loggers import log_examples
 from mnv2_tasks.tasks import MultiTask
 
@@ -152,8 +152,8 @@ class Examples(Callback):
         assert isinstance(module, MultiTask)
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
 
-        def make(source: str) -> list[Example]:
-            return examples(module, data, source, "val", spread(data.split(source, "val"), self.count))
+        def make(source: str) -> dict[str, list[Example]]:
+            return task_examples(module, data, source, "val", self.count)
 
         for logger in trainer.loggers:
-            log_examples(logger, module.classes, data.assigned, make, trainer.global_step)
+            log_examples(logger, module.classes, data.sources, make, trainer.global_step)

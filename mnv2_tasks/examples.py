@@ -21,9 +21,20 @@ class Example:
     predictions: dict[str, dict[str, Tensor]]
 
 
-def spread(split: Any, count: int) -> list[int]:
-    """`count` indices spread evenly over a split."""
-    return torch.linspace(0, len(split) - 1, min(count, len(split))).long().unique().tolist()
+def spread(split: Any, count: int, kind: str | None = None) -> list[int]:
+    """`count` indices spread evenly over a split; of a `kind` of annotation, over the images that have it."""
+    known = split.known(kind) if kind and hasattr(split, "known") else []
+    among = known or range(len(split))
+    return [among[i] for i in torch.linspace(0, len(among) - 1, min(count, len(among))).long().unique().tolist()]
+
+
+def task_examples(module: MultiTask, data: DataModule, source: str, side: str, count: int) -> dict[str, list[Example]]:
+    """{task: `count` images with its truth}, of the tasks that learn from this source."""
+    split = data.split(source, side)
+    picked = {task: spread(split, count, kind) for task, kind in data.assigned[source].items()}
+    union = sorted({index for own in picked.values() for index in own})
+    shown = dict(zip(union, examples(module, data, source, side, union), strict=True))
+    return {task: [shown[index] for index in own] for task, own in picked.items()}
 
 
 def examples(module: MultiTask, data: DataModule, source: str, side: str, picked: list[int]) -> list[Example]:

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,16 +89,15 @@ def tensorboard(folder: str) -> Logger:
 def log_examples(
     logger: Logger,
     classes: Classes,
-    assigned: Mapping[str, Iterable[str]],
-    make: Callable[[str], list[Example]],
+    sources: Iterable[str],
+    make: Callable[[str], dict[str, list[Example]]],
     step: int,
 ) -> None:
-    """Send example pictures of each source to a logger that shows them; `make` is not called for one that does not."""
+    """Send {task: examples} of each source to a logger that shows them; `make` is not called for one that does not."""
     if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
         return
-    for source, tasks in assigned.items():
-        shown = make(source)
-        for task in tasks:
+    for source in sources:
+        for task, shown in make(source).items():
             pictures = [wandb_image(e, task, classes[task]) for e in shown]
             logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
 

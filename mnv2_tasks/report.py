@@ -13,7 +13,7 @@ from torch import Tensor
 from mnv2_tasks.callbacks import read_rows
 from mnv2_tasks.cost import madds, parameters
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.examples import example_sheet, examples, spread
+from mnv2_tasks.examples import example_sheet, examples, task_examples
 from mnv2_tasks.model import Model
 from mnv2_tasks.tasks import MultiTask
 
@@ -23,8 +23,7 @@ LISTED = 40  # classes, at most, with rows in the table at the end
 def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, *, count: int) -> None:
     """Example sheets, the worst predictions and the heads' plots of the side that was evaluated last."""
     for source in data.with_side(split):
-        shown = examples(task, data, source, split, spread(data.split(source, split), count))
-        for name in data.assigned[source]:
+        for name, shown in task_examples(task, data, source, split, count).items():
             head = task.model.heads[name]
             place = folder if len(task.model.heads) == 1 else folder / name
             place.mkdir(parents=True, exist_ok=True)

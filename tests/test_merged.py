@@ -18,6 +18,7 @@ from mnv2_tasks.datasets.imagefolder import ImageFolder
 from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.merged import Merged, MergedSplit
 from mnv2_tasks.datasets.scenes import Scenes
+from mnv2_tasks.examples import spread
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:
@@ -76,6 +77,13 @@ def test_sides_do_not_leak(root: Path, caplog: pytest.LogCaptureFixture) -> None
     }
     assert known(val) == {"val/cat/0.jpg": {"label"}, "val/dog/0.jpg": {"label"}, "train/cat/3.jpg": {"boxes"}}
     assert source.split("test") is None and source.split("train") is train
+
+
+def test_pictures_of_a_task_are_of_images_that_have_its_labels(root: Path) -> None:
+    val = load(Merged(parts(root)), "val")
+    assert [set(val[i]) & {"label", "boxes"} for i in spread(val, 8, "detection")] == [{"boxes"}]
+    assert [set(val[i]) & {"label", "boxes"} for i in spread(val, 8, "classification")] == [{"label"}] * 2
+    assert spread(val, 8) == [0, 1, 2] == spread(list(val), 8, "detection")
 
 
 def test_samples_and_what_is_told_in_advance(root: Path) -> None:

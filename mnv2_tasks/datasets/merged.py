@@ -44,6 +44,10 @@ class MergedSplit(FileSplit):
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
 
+    def known(self, kind: str) -> list[int]:
+        """The images with labels of this kind."""
+        return np.flatnonzero(self.rows[self.tellers[kind]] >= 0).tolist() if self.tellers[kind] in self.rows else []
+
     def _having(self, index: int) -> dict[str, int]:
         """{part that has the image: the image's position in it}."""
         return {name: int(rows[index]) for name, rows in self.rows.items() if rows[index] >= 0}
