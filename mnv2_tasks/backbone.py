@@ -72,7 +72,7 @@ class MobileNetV2(nn.Module):
         freeze_to: a tap; the layers up to it keep their weights and norm statistics, which spares their backward pass.
         freeze: True keeps all layers so; a number, for so many epochs (see `thaw`).
         freeze_norm: norms keep the statistics that they have, in training too; their scales and shifts learn. For
-            pretrained weights with several data sets, whose statistics differ, or with very small batches.
+            pretrained weights with several data sets, whose statistics differ, or with very small batches. None: no.
 
     Weights start as in the authors' code (TensorFlow-Slim's mobilenet_v2 training scope): truncated normal with a
     standard deviation of 0.09; batch norm at 1 and 0.
