@@ -102,7 +102,7 @@ def decide_on_norms(config: Config) -> None:
     the sources. Raises InputError for true without weights.
     """
     section = config["backbone"]
-    if section.get("freeze_norm", False) is None:
+    if section.get("freeze_norm", False) is None:  # configs of older runs do not have it: there norms learned
         section["freeze_norm"] = bool(section["weights"]) and len(config["data"]) > 1
         if section["freeze_norm"]:
             rank_zero_only(print)(
