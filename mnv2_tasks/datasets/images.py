@@ -17,7 +17,10 @@ from mnv2_tasks.errors import InputError
 # A long panorama or a scan is no attack: the pixel limit of PIL, meant for files from strangers, is raised.
 Image.MAX_IMAGE_PIXELS = 2**30
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (  # what PIL opens of itself; formats that start other programs (.eps, .wmf) are not among them
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga", ".ico", ".pcx", ".qoi", ".sgi"),
+)
 MIN_SIDE = 16  # shorter sides are stretched to this, so that crops and strides have something to work on
 MAX_CHECKED = 20_000  # with more images than this, only their existence is checked before training
 

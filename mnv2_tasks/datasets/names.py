@@ -1,0 +1,69 @@
+"""How a file name as it is written in annotations finds its file, whatever program and system wrote it."""
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+
+def plain_form(part: str) -> str:
+    """The one form in which the parts of a path are compared: %20 as a space, Unicode composed (NFC), suffix lower."""
+    stem, suffix = os.path.splitext(unicodedata.normalize("NFC", unquote(part)))
+    return stem + suffix.lower()
+
+
+class FileNames:
+    """The files below a folder, by name; each folder is listed once.
+
+    A name that is there as it is written means that file and no other. Only else is `\\` read as `/`, and names are
+    compared in their plain form.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._entries: dict[str, frozenset[str]] = {}
+        self._alike: dict[str, dict[str, list[str]]] = {}  # folder -> plain form -> its entries
+
+    def find(self, name: str) -> str | None:
+        """The name, relative to the folder, of the file that `name` means; None where there is none, or several."""
+        place, base = os.path.split(name)
+        # A file system that ignores case finds names that its listing spells differently.
+        if base in self._listing(place) or self._is_file(name):
+            return name
+        place = ""
+        for part in os.path.normpath(name.replace("\\", "/")).split("/"):
+            entry = self._entry(place, part)
+            if entry is None:
+                return None
+            place = os.path.join(place, entry)
+        return place if self._is_file(place) else None
+
+    def find_all(self, names: Sequence[str]) -> list[str | None]:
+        return [self.find(name) for name in names]
+
+    def _is_file(self, name: str) -> bool:
+        try:
+            return os.path.isfile(self.folder / name)
+        except ValueError:  # a null byte
+            return False
+
+    def _listing(self, place: str) -> frozenset[str]:
+        if place not in self._entries:
+            try:
+                self._entries[place] = frozenset(os.listdir(self.folder / place))
+            except (OSError, ValueError):
+                self._entries[place] = frozenset()
+        return self._entries[place]
+
+    def _entry(self, place: str, part: str) -> str | None:
+        """The entry of a folder that `part` means."""
+        listing = self._listing(place)
+        if part in listing or part in ("", ".", ".."):
+            return part
+        if place not in self._alike:
+            self._alike[place] = {}
+            for entry in listing:
+                self._alike[place].setdefault(plain_form(entry), []).append(entry)
+        alike = self._alike[place].get(plain_form(part), [])
+        return alike[0] if len(alike) == 1 else None

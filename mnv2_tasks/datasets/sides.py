@@ -1,0 +1,65 @@
+"""The words for a data set's sides, the same for every format: train, val and test however people spell them."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from mnv2_tasks.errors import InputError
+
+SPELLINGS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+BOTH = "trainval"  # train and val in one, as Pascal VOC calls it
+_SIDE = {word: side for side, words in SPELLINGS.items() for word in words} | {BOTH: BOTH}
+_PLAIN = {  # words beside a side's that say nothing else: train_images, val2017, testset
+    *("annotations", "captions", "data", "dataset", "default", "folder", "full", "images", "image", "imgs", "img"),
+    *("instances", "jpegs", "labels", "list", "masks", "new", "old", "original", "photos", "pics", "pictures", "set"),
+    *("split", "the", "all", "my", "coco", "voc", "x", "y"),
+}
+_GLUED = re.compile(rf"({'|'.join(sorted(_SIDE, key=len, reverse=True))})(set|data|dataset|images|imgs|split)")
+
+
+def side_of(name: str, *, among_others: bool = False) -> str | None:
+    """One of "train", "val", "test", "trainval" for a name that is a spelling of it, with or without plain words.
+
+    "Training", "val2017", "test_images" and "TrainingSet" are; "test_tube" and "steam train" are not, but for
+    `among_others=True`, where any words may stand around one of a side's: "pets_train".
+    """
+    words = [word for word in _words(name) if word not in _PLAIN]
+    sides = {_SIDE[word] for word in words if word in _SIDE}
+    if sides == {"train", "val"}:
+        return BOTH
+    if "test" in sides and "dev" in words:  # COCO's test-dev
+        sides.discard("val")
+    return sides.pop() if len(sides) == 1 and (among_others or all(word in _SIDE for word in words)) else None
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, in lower case: "TrainingSet_2" is "training", "set"."""
+    words: list[str] = []
+    for run in re.findall(r"[^\W\d_]+", name):
+        for word in re.sub(r"(?<=[a-z])(?=[A-Z])", " ", run).lower().split():
+            glued = _GLUED.fullmatch(word)
+            words += glued.groups() if glued else [word]
+    return words
+
+
+def by_side(names: Iterable[str], where: Path, *, among_others: bool = False) -> dict[str, str]:
+    """{side: the one of `names` that is it}; train and val in one count as train where there is no other train.
+
+    Raises InputError where two names are the same side.
+    """
+    sides: dict[str, str] = {}
+    for name in sorted(names):
+        side = side_of(name, among_others=among_others)
+        if side is None:
+            continue
+        if side in sides:
+            raise InputError(f"{where}: {sides[side]} and {name} both are its {side} side; keep one of them")
+        sides[side] = name
+    both = sides.pop(BOTH, None)
+    if both is not None:
+        sides.setdefault("train", both)
+    return {side: sides[side] for side in SPELLINGS if side in sides}
