@@ -4,7 +4,6 @@ import json
 import logging
 import pickle
 import random
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -526,7 +525,6 @@ def test_voc_missing_images(tmp_path: Path) -> None:
 @needs_bccd
 def test_coco_and_voc_of_bccd_agree() -> None:
     root = SHARED / "bccd"
-    start = time.perf_counter()
     a = Coco(root)
     b = Voc(root, annotations="xml_original", classes=a.provides["detection"], bad_boxes="fix")
     dropped = 0
@@ -543,7 +541,6 @@ def test_coco_and_voc_of_bccd_agree() -> None:
             assert x.keys() == y.keys()
             assert all(torch.equal(x[key], y[key]) for key in ("image", "boxes", "labels", "crowd", "area"))
     assert dropped == 2  # one degenerate box in train and one in val, which the COCO files leave out
-    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.skipif(not (SHARED / "pets3").is_dir(), reason="needs the pets data set")
