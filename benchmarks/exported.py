@@ -83,7 +83,7 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     from mnv2_tasks.export.exported import Exported
 
     rows = []
-    for name in json.loads((folder / "model.json").read_text())["files"]:
+    for name in json.loads((folder / "model.json").read_text(encoding="utf-8"))["files"]:
         path = folder / name
         if path.suffix not in HAND:
             continue
@@ -156,7 +156,7 @@ def main() -> None:
         return plain_loop(args.folder / "model.onnx", [str(file) for file in image_files(str(args.images))])
     found: Any = throughput(args.folder, args.images) if args.images else compare(args.folder)
     if args.out:
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+        args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

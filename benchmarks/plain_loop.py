@@ -136,12 +136,12 @@ def run_variants(variants: Sequence[str], ratios: Sequence[tuple[str, str]], *, 
             command = [sys.executable, *sys.argv, f"--child={variant}", f"--out={path}"]
             if code := subprocess.run(command).returncode:
                 raise SystemExit(code)
-            results[variant] = json.loads(path.read_text())
+            results[variant] = json.loads(path.read_text(encoding="utf-8"))
         for above, below in ratios:
             if above in results and below in results:
                 results[f"{above} / {below}"] = _ratio(results[above], results[below])
         if out:  # after each, so that a later fault costs nothing
-            out.write_text(json.dumps(results, indent=2) + "\n")
+            out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 

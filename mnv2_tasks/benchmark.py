@@ -27,7 +27,7 @@ def main(config: Any) -> None:
     machine = {"machine": platform.machine(), "system": platform.system(), "processor": platform.processor()}
     report.write_json(folder / "benchmark.json", {**machine, "batch": settings["batch"], "files": rows})
     table = _table(rows, settings["threads"])
-    (folder / "benchmark.md").write_text(table + "\n")
+    (folder / "benchmark.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     if any("latency_ms" in row for row in rows):
         plot_formats(rows, str(settings["threads"][0]), folder / "benchmark.png")
@@ -40,13 +40,13 @@ def _files(home: Path) -> list[str]:
     path = home / ABOUT
     if not path.is_file():
         raise InputError(f"{home}: no {ABOUT} there; give the folder that an export wrote")
-    return list(json.loads(path.read_text())["files"])
+    return list(json.loads(path.read_text(encoding="utf-8"))["files"])
 
 
 def _proved(home: Path) -> dict[str, dict[str, Any]]:
     """What export.json says of each file; nothing where there is none."""
     path = home / "export.json"
-    return {row["file"]: row for row in json.loads(path.read_text())["files"]} if path.is_file() else {}
+    return {row["file"]: row for row in json.loads(path.read_text(encoding="utf-8"))["files"]} if path.is_file() else {}
 
 
 def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def _published(config: Mapping[str, Any]) -> bool:
     """Whether the backbone is MobileNetV2 as the grid has it, but for its width and output stride."""
     from mnv2_tasks.match import reference_of
 
-    backbone, block = config["backbone"], yaml.safe_load((CONFIGS / "block" / "inverted_residual.yaml").read_text())
+    backbone = config["backbone"]
+    block = yaml.safe_load((CONFIGS / "block" / "inverted_residual.yaml").read_text(encoding="utf-8"))
     return backbone["stem_stride"] == 2 and backbone == reference_of(config, block)["backbone"]
 
 

@@ -125,7 +125,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics.csv as numbers; none where there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
 
 
@@ -133,7 +133,7 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     """Replace the file in one move, so that a full disk or a kill leaves the old one."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="") as file:
+    with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

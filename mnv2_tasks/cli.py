@@ -3,6 +3,7 @@
 import ctypes
 import difflib
 import errno
+import io
 import os
 import re
 import sys
@@ -28,6 +29,9 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
+    for stream in (sys.stdout, sys.stderr):  # names of files and classes are printed whatever the locale
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
     sys.argv[1:] = expand(sys.argv[1:])
     composed = False
@@ -39,7 +43,7 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
         try:
             main(config)
         except Exception as error:
-            if line := one_line(error):
+            if line := one_line(error, resumes=config_name == "train"):
                 fail(line)
             raise
 
@@ -92,8 +96,11 @@ def fail(line: str) -> None:
     raise SystemExit(2)
 
 
-def one_line(error: BaseException) -> str | None:
-    """What to tell a person of an error that is theirs to mend; None for a fault of the program's."""
+def one_line(error: BaseException, *, resumes: bool = False) -> str | None:
+    """What to tell a person of an error that is theirs to mend; None for a fault of the program's.
+
+    resumes: whether the command can go on where a full disk stopped it.
+    """
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -102,10 +109,9 @@ def one_line(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, InputError):  # a loader's worker wraps the message in its traceback: the last line is it
             return str(link).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        if isinstance(link, OSError) and link.errno == errno.ENOSPC:
-            return (
-                f"{link.filename or 'writing'}: the disk is full; free some space, then go on with resume=<run folder>"
-            )
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            again = "go on with resume=<run folder>" if resumes else "start the command again"
+            return f"{link.filename or 'writing'}: the disk is full; free some space, then {again}"
     return None
 
 
@@ -125,7 +131,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
     except InterpolationToMissingValueError as error:
         missing = [str(error).splitlines()[0].rpartition(" ")[2]]
     if missing:
-        lacking = re.sub(r"^data\.\w+\.", "data.", missing[0]) if len(config.data) == 1 else missing[0]
+        lacking = re.sub(r"^data\.\w+\.", "data.", missing[0]) if len(config.get("data") or ()) == 1 else missing[0]
         raise InputError(f"{lacking} is not given: add {lacking}=<value> to the command")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)

@@ -64,7 +64,7 @@ def _read_baseline(task: str, place: str | Path, classes: Collection[str]) -> di
     path = Path(place) / "metrics.json" if Path(place).is_dir() else Path(place)
     where = f"baselines.{task}={place}"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{where}: no metrics.json there; give the folder of a finished run of {task}") from error
     except ValueError as error:

@@ -259,7 +259,7 @@ def main() -> None:
         folder / "ledger.json",
         {"structure": [r._asdict() for r in counted], "accuracy": [r._asdict() for r in trained]},
     )
-    (folder / "ledger.md").write_text(text)
+    (folder / "ledger.md").write_text(text, encoding="utf-8")
     same = sum(row.verdict == "same" for row in counted)
     print(f"{text}\n{same} of {len(counted)} structural numbers are the paper's; the others say why not. {folder}")
 

@@ -58,10 +58,10 @@ def wandb(
         raise InputError("logger.wandb.mode=online, but no one is logged in: run `wandb login`, or use mode=offline")
     kept = Path(folder) / "wandb_id.txt"
     if kept.exists():
-        run_id = kept.read_text().strip()
+        run_id = kept.read_text(encoding="utf-8").strip()
     else:
         run_id = secrets.token_hex(4)
-        kept.write_text(run_id)
+        kept.write_text(run_id, encoding="utf-8")
     os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(
         project=project,

@@ -90,7 +90,8 @@ def write_json(path: Path, values: Any) -> None:
         return None if isinstance(value, float) and value != value else value
 
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(plain(values), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(plain(values), indent=2, ensure_ascii=False) + "\n"
+    draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # \udce9, of a name that is no UTF-8, is JSON
     draft.replace(path)
 
 

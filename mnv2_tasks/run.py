@@ -51,7 +51,7 @@ def open_folder(config: Config) -> Path:
                 f"{folder}: a run of that name exists; choose another name=, or go on with resume={folder}"
             )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     os.environ[RUN_VARIABLE] = str(folder)
     return folder
 
@@ -66,7 +66,7 @@ def resumed_config(folder: str | Path, changes: list[str]) -> Config:
         raise InputError(
             f"resume={folder}: no run to continue there (config.yaml and checkpoints/last.ckpt are needed)"
         )
-    config = OmegaConf.create(path.read_text())
+    config = OmegaConf.create(path.read_text(encoding="utf-8"))
     OmegaConf.set_struct(config, True)
     try:
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))

@@ -127,7 +127,7 @@ def match_cost(config: Config, classes: Classes, passes: Sequence["Pass"]) -> No
     if not block.exists():
         known = ", ".join(sorted(path.stem for path in block.parent.glob("*.yaml")))
         raise InputError(f"backbone.match_to={section['match_to']}: no such block, of {known}")
-    reference = reference_of(config, yaml.safe_load(block.read_text()))
+    reference = reference_of(config, yaml.safe_load(block.read_text(encoding="utf-8")))
     found = match_width(config, reference, classes, passes, section["match"])
     told = f"{section['match_to']} at width {section['width']:g}"
     rank_zero_only(print)(f"backbone: as many {section['match']} as {told}: {found}")

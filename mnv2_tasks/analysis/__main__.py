@@ -128,7 +128,7 @@ def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
         found = layers(build_model(settings, names), size)
     plot_layers(found, folder / "layers.png")
     columns = list(dict.fromkeys(name for row in found for name in row))
-    with (folder / "layers.csv").open("w", newline="") as file:
+    with (folder / "layers.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(found)

@@ -138,7 +138,7 @@ def _read_list(file: Path) -> dict[str, int]:
     """{image name without suffix: number of its breed} of lines such as "Abyssinian_100 1 1 1"."""
     found: dict[str, int] = {}
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read: {error}; unpack the annotations again") from error
     for number, line in enumerate(lines, 1):

@@ -63,7 +63,9 @@ def main(config: Any) -> None:
         print(f"export: {folder}")
         return
     failed = _export(model.eval(), settings, data, classes, precisions, folder)
-    written = [name for name in json.loads((folder / ABOUT).read_text())["files"] if name.endswith(".onnx")]
+    written = [
+        name for name in json.loads((folder / ABOUT).read_text(encoding="utf-8"))["files"] if name.endswith(".onnx")
+    ]
     if runtime and written:
         from mnv2_tasks.export.web import write_page
 
@@ -170,7 +172,7 @@ def _export(
                 row |= files[path.name]
                 report.write_json(folder / ABOUT, {**common, "files": files})
     if any(row["nms"] == "app" for row in rows) and any(head.kind == "detection" for head in model.heads.values()):
-        (folder / "nms.py").write_text((Path(__file__).parent / "nms.py").read_text())
+        (folder / "nms.py").write_bytes((Path(__file__).parent / "nms.py").read_bytes())
     if settings["proof"]:
         from mnv2_tasks.export.report import prove
 

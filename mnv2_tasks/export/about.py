@@ -62,5 +62,5 @@ def trained_metrics(ckpt: str | None) -> dict[str, Any]:
     path = Path(ckpt).parent.parent / "metrics.json" if ckpt else None
     if path is None or not path.is_file():
         return {}
-    told = json.loads(path.read_text())
+    told = json.loads(path.read_text(encoding="utf-8"))
     return {side: told[side] for side in ("val", "test") if side in told}

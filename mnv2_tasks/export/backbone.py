@@ -118,7 +118,7 @@ def write_hub(model: Model, settings: Mapping[str, Any], classes: Classes, folde
         "trained_on": {task: list(names) for task, names in classes.items()},
         "metrics": metrics,
     }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(_plain(model.backbone.state_dict()), folder / WEIGHTS, metadata={"format": "pt"})
     rows = [f"| {side} | {name} | {value} |" for side, its in metrics.items() for name, value in its.items()]
     card = [
@@ -143,7 +143,7 @@ def write_hub(model: Model, settings: Mapping[str, Any], classes: Classes, folde
         "Written by `python -m mnv2_tasks.export what=backbone as=hub ckpt=<checkpoint>`.",
         *(["", "| side | metric | value |", "|---|---|---|", *rows] if rows else []),
     ]
-    (folder / "README.md").write_text("\n".join(card) + "\n")
+    (folder / "README.md").write_text("\n".join(card) + "\n", encoding="utf-8")
 
 
 def read_hub(where: str) -> MobileNetV2:
@@ -162,7 +162,7 @@ def read_hub(where: str) -> MobileNetV2:
     if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
         raise InputError(f"{folder}: no {missing[0]} there; give a folder that what=backbone as=hub wrote")
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         section, kept = dict(config["backbone"]), config["kept"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / CONFIG}: not the config of a backbone ({error})") from error

@@ -81,7 +81,7 @@ def read_about(path: Path) -> dict[str, Any]:
     beside = path.parent / ABOUT
     try:
         if beside.is_file():
-            told = json.loads(beside.read_text())
+            told = json.loads(beside.read_text(encoding="utf-8"))
             if path.name in told.get("files", {}):
                 return {**told, **told["files"][path.name]}
         text = need(format_of(path)).embedded(path)

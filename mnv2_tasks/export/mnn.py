@@ -36,7 +36,7 @@ def write(
         onnx.write(graph, images, between, precision="fp32", calibration=(), about=about)
         command = [sys.executable, "-c", CONVERT, "-f", "ONNX", "--modelFile", str(between), "--MNNModel", str(path)]
         command += ["--bizCode", "mnv2_tasks"] + (["--fp16"] if precision == "fp16" else [])
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     finally:
         between.unlink(missing_ok=True)
     if done.returncode or not path.exists():

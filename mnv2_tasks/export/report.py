@@ -61,7 +61,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
     side = settings["split"]
     report.write_json(folder / "export.json", {"side": side, "pytorch": pytorch, "files": rows})
     table = markdown(pytorch, rows, side, one_view(model))
-    (folder / "export.md").write_text(table + "\n")
+    (folder / "export.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     return [f"{row['file']}: {row['error']}" for row in rows if "error" in row]
 

@@ -32,7 +32,7 @@ def write_page(model: Path, folder: Path, dist: Path) -> None:
         shutil.copy(dist / name, folder / name)
     shutil.copy(model, folder / "model.onnx")
     told = {key: value for key, value in read_about(model).items() if key not in PRIVATE}
-    (folder / "model.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    (folder / "model.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _installed() -> Path:

@@ -106,7 +106,7 @@ def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devic
             while waiting and free:
                 one, device = waiting.pop(0), free.pop(0)
                 log = logs / f"{one.folder.name}.txt"
-                with log.open("w") as output:
+                with log.open("w", encoding="utf-8") as output:
                     process = subprocess.Popen(
                         command(one), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                         env=_environment(jobs, device), preexec_fn=_end_with_parent if os.name == "posix" else None,
@@ -170,7 +170,7 @@ def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
         devices: list[str | None] = [*(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))]
         return min(jobs or len(devices), runs), devices
     most, meminfo = cores(), Path("/proc/meminfo")
-    if meminfo.exists() and (free := re.search(r"MemAvailable: +(\d+)", meminfo.read_text())):
+    if meminfo.exists() and (free := re.search(r"MemAvailable: +(\d+)", meminfo.read_text(encoding="utf-8"))):
         most = max(1, min(most, 1024 * int(free[1]) // MEMORY))
     return min(jobs or most, runs), [None]
 
@@ -198,13 +198,13 @@ def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any], run
     """Raises InputError where the folder holds runs with other settings: they would be mixed in."""
     path, settings = folder / "study.yaml", sorted(given)
     begun = any((one.folder / "checkpoints").exists() for one in runs)
-    if begun and path.exists() and (before := yaml.safe_load(path.read_text())["settings"]) != settings:
+    if begun and path.exists() and (before := yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]) != settings:
         changed = ", ".join(sorted(set(before) ^ set(settings)))
         raise InputError(
             f"{folder}: holds a study with other settings ({changed}); give this one a name=, or remove that folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({"settings": settings, "vary": dict(vary)}, sort_keys=False))
+    path.write_text(yaml.safe_dump({"settings": settings, "vary": dict(vary)}, sort_keys=False), encoding="utf-8")
 
 
 def write_sweep(path: Path, config: Mapping[str, Any], given: Sequence[str]) -> None:
@@ -220,7 +220,7 @@ def write_sweep(path: Path, config: Mapping[str, Any], given: Sequence[str]) -> 
         "command": ["${interpreter}", "${program}", "${args_no_hyphens}"],
         "parameters": {**fixed, **varied, "seed": {"values": list(config["study"]["seeds"])}},
     }
-    path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False), encoding="utf-8")
 
 
 def _plain(value: Any) -> str:
@@ -240,7 +240,9 @@ def _file_name(text: str) -> str:
 
 
 def _last_line(log: Path) -> str:
-    lines: Iterator[str] = (line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace")))
+    lines: Iterator[str] = (
+        line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace", encoding="utf-8"))
+    )
     kept = [line for line in lines if line]
     errors = [line for line in kept if line.startswith("error: ")]
     return (errors or kept or ["it printed nothing"])[-1]

@@ -34,7 +34,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
     report.write_json(folder / "study.json", results)
     _write_csv(folder / "study.csv", results)
     table = markdown(results)
-    (folder / "study.md").write_text(table)
+    (folder / "study.md").write_text(table, encoding="utf-8")
     plot_curves(results, folder / "curves.png")
     plot_pareto(results, folder / "pareto.png")
     print(f"\n{table}\nstudy folder: {folder}")
@@ -51,7 +51,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
         variants: [{name, settings, values: {seed: value}, mean, std, difference: {mean, low, high, pairs} or None,
         parameters, madds, cost_ratio, matched, curve: [{epoch, mean, low, high}]}].
     """
-    found = {one.folder: json.loads((one.folder / "metrics.json").read_text()) for one in runs}
+    found = {one.folder: json.loads((one.folder / "metrics.json").read_text(encoding="utf-8")) for one in runs}
     first = found[runs[0].folder]
     headlines = {at: [f"{t}/{name}" for t, name in m["primaries"].items()] for at, m in found.items()}
     tested = all(headline in found[at].get("test", {}) for at, own in headlines.items() for headline in own)
@@ -156,16 +156,16 @@ def _latency(one: "Run") -> float:
     from mnv2_tasks.model import load_model
 
     # The study made this checkpoint: it may build what the run's own config names, such as a head of one's own.
-    trust = re.findall(r"_target_: ([\w.]+)\.\w+", (one.folder / "config.yaml").read_text())
+    trust = re.findall(r"_target_: ([\w.]+)\.\w+", (one.folder / "config.yaml").read_text(encoding="utf-8"))
     model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
-    passes = json.loads((one.folder / "metrics.json").read_text())["passes"]
+    passes = json.loads((one.folder / "metrics.json").read_text(encoding="utf-8"))["passes"]
     return report.latency(model, [(tuple(size), tasks) for size, tasks in passes])
 
 
 def _write_csv(path: Path, results: Mapping[str, Any]) -> None:
     """A row a run, for other programs: variant, seed, value, and what the variant costs."""
     draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="") as file:
+    with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "seed", results["metric"], "parameters", "madds", "latency_ms"])
         for variant in results["variants"]:
