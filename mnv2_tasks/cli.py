@@ -7,19 +7,26 @@ import io
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, line
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PATHS = re.compile(  # settings whose value is a path, a pattern of paths, an address or a name
     r"(\+*(?:source|model|ckpt|weights|resume|runs|name|photos|web_runtime|backbone\.weights|baselines\.\w+"
     r"|data\.(?:\w+\.)*(?:root|images|masks|annotations|lists|labels)))=(.*)"
+)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk is
+REFUSED = (  # by the system, for a path that someone gave
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.EIO, errno.ENXIO),
 )
 
 
@@ -40,12 +47,9 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
-        try:
+        with in_one_line(resumes=config_name == "train" and not config.get("study")):
+            check_writable(config.get("resume") or config.runs)
             main(config)
-        except Exception as error:
-            if line := one_line(error, resumes=config_name == "train"):
-                fail(line)
-            raise
 
     try:
         run()
@@ -91,9 +95,38 @@ def quoted(text: str) -> str:
     return str(QuotedString(text, Quote.double).with_quotes())
 
 
-def fail(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
+@contextmanager
+def in_one_line(*, resumes: bool = False) -> Iterator[None]:
+    """An error that people can mend ends the program in one line; see `one_line`."""
+    try:
+        yield
+    except Exception as error:
+        if message := one_line(error, resumes=resumes):
+            fail(message)
+        raise
+
+
+def fail(message: str) -> None:
+    print(f"error: {line(message)}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raises InputError where `folder` is not there and cannot be made, or nothing can be written into it.
+
+    A folder is made and removed to see, for a permission says nothing to root, on a read-only disk or in /proc.
+    """
+    if not isinstance(folder, (str, Path)):
+        raise InputError(f"runs={folder}: give a folder for results")
+    there = next(place for place in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(place))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".mnv2_tasks_", dir=there):
+            pass
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        reason = "is a file" if there.is_file() else f"cannot be written to ({error.strerror})"
+        raise InputError(f"{there}: {reason}; give another folder for results") from error
 
 
 def one_line(error: BaseException, *, resumes: bool = False) -> str | None:
@@ -107,11 +140,13 @@ def one_line(error: BaseException, *, resumes: bool = False) -> str | None:
         chain.append(link)
         link = link.__cause__ or link.__context__
     for link in chain:
-        if isinstance(link, InputError):  # a loader's worker wraps the message in its traceback: the last line is it
-            return str(link).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(link, InputError):
+            return str(link)
+        if isinstance(link, OSError) and link.errno in FULL:
             again = "go on with resume=<run folder>" if resumes else "start the command again"
             return f"{link.filename or 'writing'}: the disk is full; free some space, then {again}"
+        if isinstance(link, OSError) and link.filename and link.errno in REFUSED:
+            return f"{link.filename}: {os.strerror(link.errno)}; correct the path, or its permissions"
     return None
 
 

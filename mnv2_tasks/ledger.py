@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnv2_tasks.cli import check_writable, in_one_line
+
 GRID_TOP1: dict[float, dict[int, float]] = {  # in percent
     1.4: {224: 75.0},
     1.3: {224: 74.4},
@@ -250,6 +252,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m mnv2_tasks.ledger", description=__doc__.splitlines()[0])
     arguments.add_argument("--out", type=Path, default=Path("runs/ledger"), help="folder of ledger.json and ledger.md")
     folder = arguments.parse_args().out
+    check_writable(folder)
     from mnv2_tasks.report import write_json
 
     counted, trained = list(structure()), list(accuracies())
@@ -265,4 +268,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()
