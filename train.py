@@ -23,6 +23,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     seed_everything(settings["seed"], verbose=False)
     wiring.agree_on_stride(settings)
     data = wiring.make_data(settings)
+    data.tell(("train", "val", "test"))
     for side in ("train", "val"):  # everything wrong with the input is said before the run has a folder
         data.loaders(side)
     wiring.match_cost(settings, data.classes, data.passes)

@@ -22,6 +22,7 @@ def main(config: Any) -> None:
     settings, data, model, _ = assemble(config, given)
     seed_everything(settings["seed"], verbose=False)
     split = settings["split"]
+    data.tell([split])
     task = MultiTask(model, data.classes)
     trainer = run.make_trainer(settings, None)
     results: dict[str, Any] = {split: run.evaluate(task, data, trainer, split)}
@@ -48,6 +49,7 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     take_settings(config, {**about["config"], "data": config.data, "assign": {}, **about}, given)
     settings = settle(config)
     data, split = wiring.make_data(settings), settings["split"]
+    data.tell([split])
     for task, names in predictor.classes.items():
         _same_classes(config.ckpt, task, names, data.classes[task])
     proof = Proof(predictor.exported, predictor.model, predictor.classes)

@@ -219,6 +219,7 @@ def test_pets(pets: Path, caplog: pytest.LogCaptureFixture) -> None:
         "segmentation": ("background", "pet"),
     }
     train, val, test = (side(source, name) for name in ("train", "val", "test"))
+    assert val.notes == [f"held out of trainval, {len(val)} of 20 by name"] and not train.notes + test.notes
     assert len(train) + len(val) == 20 and len(test) == 4 and len(val) >= 2
     assert (train.label_counts() + val.label_counts()).tolist() == [10, 10] and train.label_counts().min() >= 1
     assert len(train.box_sizes()) + len(val.box_sizes()) == 5

@@ -62,6 +62,7 @@ def _figure7(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
     from mnv2_tasks.weights import load_exactly
 
     data = wiring.make_data(settings)
+    data.tell(["val"])
     (source, *_) = data.assigned
     images, _ = data.batch(source, "val", spread(data.split(source, "val"), settings["images"]))
     torch.manual_seed(settings["seed"])

@@ -83,7 +83,7 @@ class Coco:
         assert self._train is not None
         train = self._make("train", self._train)
         if "val" not in self.files:
-            train, self._splits["val"] = detection.hold_out(train, self.val_fraction, where=self._train.where)
+            train, self._splits["val"] = detection.hold_out(train, self.val_fraction)
         self._splits["train"], self._train = train, None
 
     def _make(self, side: str, parsed: Parsed) -> DetectionSplit:

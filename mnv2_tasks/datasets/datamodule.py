@@ -1,16 +1,17 @@
 """From data sources to batches: kinds for tasks, transforms, padding, one loader a source."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import CombinedLoader
+from pytorch_lightning.utilities import CombinedLoader, rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from mnv2_tasks.datasets import summary
 from mnv2_tasks.datasets.batches import Batch, Collate, Transformed
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
 from mnv2_tasks.datasets.transforms import Fit
@@ -127,6 +128,15 @@ class DataModule(pl.LightningDataModule):
         if (source, side) not in self._splits:
             self._splits[source, side] = self.sources[source].split(side)
         return self._splits[source, side]
+
+    def tell(self, sides: Sequence[str]) -> None:
+        """Print a line for each source and side. Raises InputError for images that are on two sides of a source."""
+        splits = {(source, side): self.split(source, side) for source in self.sources for side in sides}
+        splits = {key: split for key, split in splits.items() if split is not None}
+        for (source, side), split in splits.items():
+            rank_zero_only(print)(summary.describe(source, side, split))
+        for line in summary.check_sides(splits):
+            rank_zero_only(print)(line)
 
     def with_side(self, side: str) -> list[str]:
         """The sources that have this side."""

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from mnv2_tasks.datasets.boxes import check_boxes
 from mnv2_tasks.datasets.files import IGNORED, MAX_SIDE, FileSplit, check_root, held_out, part
 from mnv2_tasks.datasets.images import check_images, image_size
+from mnv2_tasks.datasets.listing import amount, without_any
 from mnv2_tasks.datasets.segmentation import count_pixels, to_canvas
 from mnv2_tasks.datasets.shapes import Shapes
 from mnv2_tasks.errors import InputError
@@ -84,6 +85,10 @@ class DetectionSplit(FileSplit):
         height, width = self._sizes[index].tolist()
         return height, width
 
+    def contents(self) -> str:
+        boxes, blank = amount(len(self._objects.image), "box", "boxes"), int((np.diff(self._starts) == 0).sum())
+        return f"{amount(len(self.class_names), 'class', 'classes')}, {boxes}{without_any(blank)}"
+
     def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
         """Boxes in pixels of the canvas, "area" in those of the original; which classes are present; the mask."""
         here = self._objects_of(index)
@@ -133,7 +138,8 @@ class DetectionSplit(FileSplit):
     def pixel_counts(self) -> Tensor:
         """(1 + K,) int64: the pixels of the background and each class, in at most 5,000 masks, evenly spread."""
         if self._counts is None:
-            self._counts = count_pixels(self.mask, len(self), classes=1 + len(self.class_names))
+            _, rows = count_pixels(self.mask, len(self), classes=1 + len(self.class_names))
+            self._counts = torch.from_numpy(rows.sum(0))
         return self._counts
 
     def file_name(self, index: int) -> str:
@@ -215,6 +221,6 @@ def check_settings(root: str | Path, *, val_fraction: float, bad_boxes: str) -> 
     return folder
 
 
-def hold_out(train: DetectionSplit, fraction: float, *, where: str) -> tuple[DetectionSplit, DetectionSplit | None]:
+def hold_out(train: DetectionSplit, fraction: float) -> tuple[DetectionSplit, DetectionSplit | None]:
     """Train without the images that their names hold out, and these as val (None for none)."""
-    return part(train, held_out([train.file_name(i) for i in range(len(train))], fraction), where=where)
+    return part(train, held_out([train.file_name(i) for i in range(len(train))], fraction))

@@ -1,7 +1,6 @@
 """Samples from image files: every format on disk says where an image is and what is known of it."""
 
 import hashlib
-import logging
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mnv2_tasks.datasets.images import image_size, read_image
+from mnv2_tasks.datasets.listing import LeftOut
 from mnv2_tasks.errors import InputError
-
-log = logging.getLogger(__name__)
 
 MAX_SIDE = 1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
 IGNORED = 255  # in a mask: pixels that neither training nor a metric counts
@@ -34,10 +32,16 @@ class FileSplit(Dataset[dict[str, Any]]):
 
     Args:
         max_side: an image with a longer side is reduced when it is read, and its labels with it.
+
+    Attributes:
+        left_out: the files that are there but not used; of one folder for all sides, train has them all.
+        notes: what else is to be said of this side at the start.
     """
 
     def __init__(self, *, max_side: int | None = None) -> None:
         self.max_side = max_side
+        self.left_out = LeftOut()
+        self.notes: list[str] = []
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -45,6 +49,10 @@ class FileSplit(Dataset[dict[str, Any]]):
     @abstractmethod
     def path(self, index: int) -> Path:
         """The image's file."""
+
+    def contents(self) -> str:
+        """What the side holds besides images, for the line at the start: "3 classes, 12 boxes"."""
+        return ""
 
     @abstractmethod
     def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
@@ -93,9 +101,11 @@ def held_out(names: Sequence[str], fraction: float) -> NDArray[np.bool_]:
     return mask
 
 
-def part(train: Any, held: NDArray[np.bool_], *, where: str) -> tuple[Any, Any]:
-    """Train without the images `held` (I,) out, and these as val (None for none); says so in a log line."""
+def part(train: Any, held: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """Train without the images `held` (I,) out, and these as val (None for none)."""
     if not held.any():
         return train, None
-    log.info("%s: there is no val side: %d of %d images are held out, by name", where, held.sum(), len(held))
-    return train.subset(~held), train.subset(held)
+    rest, val = train.subset(~held), train.subset(held)
+    rest.left_out, rest.notes = train.left_out, train.notes
+    val.notes = [f"held out of train, {held.sum():,} of {len(held):,} by name"]
+    return rest, val

@@ -13,6 +13,7 @@ from torch import Tensor
 from mnv2_tasks.datasets.files import MAX_SIDE, FileSplit, check_root, held_out, part
 from mnv2_tasks.datasets.images import MAX_CHECKED, SUFFIXES, check_images
 from mnv2_tasks.datasets.label_table import SIDES, Found, choose_classes, read_table
+from mnv2_tasks.datasets.listing import amount, without_any
 from mnv2_tasks.errors import InputError
 
 
@@ -49,6 +50,9 @@ class LabelledImages(FileSplit):
         """The image's name relative to the folder."""
         return os.fsdecode(self._names[index])
 
+    def contents(self) -> str:
+        return label_contents(self.targets, len(self.class_names))
+
     def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
         if self.targets.ndim == 1:
             return {"label": torch.tensor(self.label(index))}
@@ -73,6 +77,14 @@ class LabelledImages(FileSplit):
             class_names=self.class_names,
             max_side=self.max_side,
         )
+
+
+def label_contents(targets: NDArray[Any], classes: int) -> str:
+    """ "3 classes"; of multi-label targets (I, K) also "1,203 labels (12 images without any)"."""
+    text = amount(classes, "class", "classes")
+    if targets.ndim == 1:
+        return text
+    return f"{text}, {amount(int(targets.sum()), 'label')}{without_any(int((~targets.any(1)).sum()))}"
 
 
 class ImageFolder:
@@ -135,7 +147,7 @@ class ImageFolder:
     def _hold_out(self, fraction: float) -> None:
         train = self._sides["train"]
         mask = held_out_by_class([train.file_name(i) for i in range(len(train))], train.targets, fraction)
-        train, val = part(train, mask, where=str(self.root))
+        train, val = part(train, mask)
         if val is not None:
             self._sides |= {"train": train, "val": val}
         elif "test" in self._sides:

@@ -12,6 +12,16 @@ SYSTEM_FOLDERS = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "l
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 
 
+def amount(number: int, one: str, several: str | None = None) -> str:
+    """ "1 image", "2,000 images", "2 boxes"."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def without_any(number: int, what: str = "image") -> str:
+    """ " (12 images without any)"; "" for none."""
+    return f" ({amount(number, what)} without any)" if number else ""
+
+
 class LeftOut(Counter[str]):
     """How many files were not used, by reason."""
 
@@ -22,7 +32,7 @@ class LeftOut(Counter[str]):
         reasons = ", ".join(
             f"{count:,} {reason}" for reason, count in sorted(self.items(), key=lambda x: (-x[1], x[0]))
         )
-        return f"{total:,} file{'s' if total > 1 else ''} left out: {reasons}"
+        return f"{amount(total, 'file')} left out: {reasons}"
 
 
 def is_hidden(name: str) -> bool:

@@ -87,7 +87,7 @@ class Masks:
 
     def _hold_out(self, train: MaskSplit) -> None:
         held = held_out([_stem(train.path(i), self.root) for i in range(len(train))], self.val_fraction)
-        self._splits["train"], self._splits["val"] = part(train, held, where=str(self.root))
+        self._splits["train"], self._splits["val"] = part(train, held)
 
 
 def _find_sides(root: Path, images: str, masks: str, *, suffix: str, lists: str | None) -> dict[str, Pairs]:

@@ -1,6 +1,5 @@
 """One data set out of several that label the same image files: breeds here, boxes there, masks elsewhere."""
 
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,6 @@ from torch import Tensor
 
 from mnv2_tasks.datasets.files import FIELDS, FileSplit
 from mnv2_tasks.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -40,6 +37,9 @@ class MergedSplit(FileSplit):
         limits = [part.max_side for part in parts.values() if part.max_side]
         super().__init__(max_side=min(limits, default=None))
         self.parts, self.rows, self.tellers = dict(parts), dict(rows), dict(tellers)
+        for name, one in self.parts.items():
+            self.left_out.update(one.left_out)
+            self.notes += [f"{name}: {note}" for note in one.notes]
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
@@ -72,6 +72,14 @@ class MergedSplit(FileSplit):
             found |= {field: value for field, value in told.items() if field in fields}
         return found
 
+    def contents(self) -> str:
+        tellers = [name for name in dict.fromkeys(self.tellers.values()) if name in self.parts]
+        return "; ".join(f"{len(self.parts[name]):,} in {name}: {self.parts[name].contents()}" for name in tellers)
+
+    def teller(self, kind: str) -> Any:
+        """The part that has labels of this kind on this side; None where none has."""
+        return self.parts.get(self.tellers.get(kind, ""))
+
     def label(self, index: int) -> int:
         """The image's class, without reading the image; -1 for unknown."""
         part, row = self._teller("classification"), int(self.rows[self.tellers["classification"]][index])
@@ -90,7 +98,7 @@ class MergedSplit(FileSplit):
         return self._teller("segmentation").pixel_counts()
 
     def _teller(self, kind: str) -> Any:
-        part = self.parts.get(self.tellers.get(kind, ""))
+        part = self.teller(kind)
         if part is None:
             raise InputError(f"none of the merged parts ({', '.join(self.parts)}) has labels for {kind} on this side")
         return part
@@ -133,9 +141,11 @@ class Merged:
                     "side; give the parts sides that agree"
                 )
             if not kept.all():
-                log.info("%s: %d of %d training images are on another part's val or test", name, sum(~kept), len(kept))
                 rest = [key for key, keep in zip(keys, kept.tolist(), strict=True) if keep]
-                found["train"][name] = split.subset(kept), rest
+                less = split.subset(kept)
+                less.left_out = split.left_out
+                less.notes = [*split.notes, f"{sum(~kept):,} of {len(kept):,} are on another part's val or test"]
+                found["train"][name] = less, rest
         _check_overlap(self.parts, found)
         return {side: join(splits, self._tellers) if splits else None for side, splits in found.items()}
 

@@ -68,7 +68,10 @@ class Pets:
     def split(self, name: str) -> MergedSplit | None:
         """The images of "train", "val" or "test", checked, with what is known of each; None where there are none."""
         if name in self._listed and name not in self._splits:
-            self._splits[name] = self._make(self._listed[name])
+            split = self._splits[name] = self._make(self._listed[name])
+            if name == "val" and "test" in self._listed:
+                official = len(split) + len(self._listed["train"])
+                split.notes.append(f"held out of trainval, {len(split):,} of {official:,} by name")
         return self._splits.get(name)
 
     def _make(self, listed: dict[str, int]) -> MergedSplit:

@@ -208,6 +208,9 @@ class ScenesSplit(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.length
 
+    def contents(self) -> str:
+        return f"{len(SHAPES)} classes"
+
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64((self.seed, self.split, index)))
 

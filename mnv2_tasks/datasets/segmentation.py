@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from mnv2_tasks.datasets.files import IGNORED, FileSplit
 from mnv2_tasks.datasets.images import check_image, check_images, image_size
 from mnv2_tasks.datasets.legend import Legend, index_legend
+from mnv2_tasks.datasets.listing import amount, without_any
 from mnv2_tasks.errors import InputError
 
 COUNTED = 5_000  # masks that are read for the pixel counts, and so checked before training
@@ -81,14 +82,15 @@ def to_canvas(mask: Mask, canvas: tuple[int, int]) -> tv_tensors.Mask:
     return tv_tensors.Mask(torch.from_numpy(mask))
 
 
-def count_pixels(mask: Callable[[int], Mask], length: int, *, classes: int) -> Tensor:
-    """(K,) int64: the pixels of each class, 255 left out, in at most 5,000 of `length` masks, evenly spread."""
-    chosen = np.linspace(0, length - 1, min(length, COUNTED)).round().astype(int).tolist()
-    counts = np.zeros(256, np.int64)
+Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]  # (M,) the masks that were read; (M, K) the pixels of each class
+
+
+def count_pixels(mask: Callable[[int], Mask], length: int, *, classes: int) -> Pixels:
+    """The pixels of each class, 255 left out, in at most 5,000 of `length` masks, evenly spread."""
+    chosen = np.linspace(0, length - 1, min(length, COUNTED)).round().astype(np.int64)
     with ThreadPoolExecutor(8) as pool:
-        for one in pool.map(lambda index: np.bincount(mask(index).ravel(), minlength=256), chosen):
-            counts += one
-    return torch.from_numpy(counts[:classes].copy())
+        rows = list(pool.map(lambda i: np.bincount(mask(i).ravel(), minlength=256)[:classes], chosen.tolist()))
+    return chosen, np.array(rows, np.int64).reshape(-1, classes)
 
 
 class MaskSplit(FileSplit):
@@ -116,7 +118,7 @@ class MaskSplit(FileSplit):
         # Bytes in one array: a list of paths would be copied page by page into every loader process.
         self._images, self._masks = (np.array([os.fsencode(p) for p in side], np.bytes_) for side in (images, masks))
         self._sizes = sizes
-        self._counts: Tensor | None = None
+        self._pixels: Pixels | None = None
 
     def __len__(self) -> int:
         return len(self._images)
@@ -140,14 +142,29 @@ class MaskSplit(FileSplit):
 
     def pixel_counts(self) -> Tensor:
         """(K,) int64: the pixels of each class, ignored ones left out, in at most 5,000 masks, evenly spread."""
-        if self._counts is None:
-            self._counts = count_pixels(self.mask, len(self), classes=len(self.class_names))
-        return self._counts
+        if self._pixels is None:
+            self._pixels = count_pixels(self.mask, len(self), classes=len(self.class_names))
+        return torch.from_numpy(self._pixels[1].sum(0))
+
+    @property
+    def counted(self) -> int:
+        """The masks whose pixels are counted by now."""
+        return 0 if self._pixels is None else len(self._pixels[0])
+
+    def contents(self) -> str:
+        classes = amount(len(self.class_names), "class", "classes")
+        if self._pixels is None:
+            return classes
+        chosen, rows = self._pixels
+        share = rows.sum() / max(self._sizes[chosen].prod(1).sum(), 1)
+        some = f" in {len(chosen):,} masks" if len(chosen) < len(self) else ""
+        blank = without_any(int((rows.sum(1) == 0).sum()), "mask")
+        return f"{classes}, {share:.1%} of the pixels labelled{some}{blank}"
 
     def subset(self, mask: NDArray[np.bool_]) -> "MaskSplit":
         """The pairs where `mask` (I,) is true, in the same order."""
         kept = np.flatnonzero(mask).tolist()
-        return MaskSplit(
+        split = MaskSplit(
             [self.path(i) for i in kept],
             [self.mask_path(i) for i in kept],
             sizes=self._sizes[mask],
@@ -155,6 +172,10 @@ class MaskSplit(FileSplit):
             class_names=self.class_names,
             max_side=self.max_side,
         )
+        if self._pixels is not None and (there := mask[self._pixels[0]]).any():
+            chosen, rows = self._pixels
+            split._pixels = (np.cumsum(mask) - 1)[chosen[there]], rows[there]
+        return split
 
 
 def make_split(

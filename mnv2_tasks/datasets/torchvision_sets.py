@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from torchvision import datasets, tv_tensors
 from torchvision.models import MobileNet_V2_Weights
 
-from mnv2_tasks.datasets.files import MAX_SIDE
-from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
+from mnv2_tasks.datasets.files import MAX_SIDE, part
+from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class, label_contents
 from mnv2_tasks.datasets.images import check_images
+from mnv2_tasks.datasets.listing import LeftOut
 from mnv2_tasks.errors import InputError
 
 
@@ -26,6 +27,8 @@ class ArraySplit(Dataset[dict[str, Any]]):
 
     def __init__(self, images: NDArray[np.uint8], targets: NDArray[np.int64], *, class_names: tuple[str, ...]) -> None:
         self.images, self.targets, self.class_names = images, targets, class_names
+        self.left_out = LeftOut()
+        self.notes: list[str] = []
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -42,6 +45,9 @@ class ArraySplit(Dataset[dict[str, Any]]):
             "size": pixels.shape[:2],
             "label": torch.tensor(self.label(index)),
         }
+
+    def contents(self) -> str:
+        return label_contents(self.targets, len(self.class_names))
 
     def label(self, index: int) -> int:
         return int(self.targets[index])
@@ -174,6 +180,5 @@ def _in_memory(
         splits.append(ArraySplit(np.asarray(found.data), np.asarray(found.targets, np.int64), class_names=classes))
     train_split, test = splits
     held = held_out_by_class([str(i) for i in range(len(train_split))], train_split.targets, val_fraction)
-    if not held.any():
-        return Ready(classes, {"train": train_split, "val": test})
-    return Ready(classes, {"train": train_split.subset(~held), "val": train_split.subset(held), "test": test})
+    rest, val = part(train_split, held)
+    return Ready(classes, {"train": rest, "val": test} if val is None else {"train": rest, "val": val, "test": test})

@@ -93,8 +93,7 @@ class Voc:
                 self._splits[name] = self._make(name)
             if "val" not in self._sides and name in ("train", "val"):
                 train = self._splits.get("train") or self._make("train")
-                where = str(self.annotations)
-                self._splits["train"], self._splits["val"] = detection.hold_out(train, self.val_fraction, where=where)
+                self._splits["train"], self._splits["val"] = detection.hold_out(train, self.val_fraction)
         return self._splits.get(name)
 
     def _read(self, side: str) -> list[Page]:

@@ -47,6 +47,8 @@ def main(config: Any) -> None:
             "dynamic: TensorFlow's padding differs between even and odd sides, so that sizes cannot vary; leave height "
             "and width out"
         )
+    if data:
+        data.tell((["train"] if _quantised(precisions) else []) + ([settings["split"]] if settings["proof"] else []))
     folder = Path(settings["runs"]) / "export" / run.folder_name(settings)
     if (folder / ABOUT).exists():
         raise InputError(f"{folder}: an export of that name exists; choose another name=, or delete it")

@@ -1,0 +1,75 @@
+"""What is said of the data at the start: what each side holds and what was left out; no image may be on two sides."""
+
+import os
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2_tasks.datasets.files import FileSplit
+from mnv2_tasks.datasets.listing import amount
+from mnv2_tasks.errors import InputError
+
+Splits = Mapping[tuple[str, str], Any]  # (source, side) -> its samples
+
+
+def describe(source: str, side: str, split: Any) -> str:
+    """One line: "coco train: 160 images, 3 classes, 1,203 boxes (12 images without any); 2 files left out: 2 hidden".
+
+    A split may tell its `contents()`, as text; what it `left_out`; and other `notes` of how it came to be.
+    """
+    contents = split.contents() if hasattr(split, "contents") else ""
+    parts = [f"{source} {side}: {amount(len(split), 'image')}{contents and ', '}{contents}"]
+    parts += [*getattr(split, "notes", ()), str(getattr(split, "left_out", ""))]
+    return "; ".join(part for part in parts if part)
+
+
+def check_sides(splits: Splits) -> list[str]:
+    """Refuse images that are on two sides of a source; a line on each pair of sources that share them so.
+
+    Images are the same whose files are, whatever their names: links and hard links are followed, and no pixel is read.
+    Raises InputError, with the count and an example.
+    """
+    files = {key: _identities(split) for key, split in splits.items() if isinstance(split, FileSplit)}
+    warnings = []
+    for first, second in combinations(files, 2):
+        (source, side), (other, another) = first, second
+        if side == another or (source != other and "train" not in (side, another)):
+            continue
+        pairs = _shared(splits[first], files[first], splits[second], files[second])
+        if not pairs:
+            continue
+        names = " and ".join(dict.fromkeys(map(str, pairs[0])))
+        number = f"{amount(len(pairs), 'image')} {'are' if len(pairs) > 1 else 'is'}"
+        if source == other:
+            raise InputError(
+                f"data={source}: {number} on both {side} and {another}, such as {names}; remove them from one"
+            )
+        warnings.append(
+            f"warning: {number} on {side} of {source} and on {another} of {other}, such as {names}: what is measured "
+            "there was trained on; merge the two with data=merged, or remove them from one"
+        )
+    return warnings
+
+
+def _identities(split: FileSplit) -> NDArray[np.int64]:
+    """(I,) a number for the file of each image, equal for all of its names."""
+
+    def identity(path: str) -> int:
+        try:
+            one = os.stat(path)
+        except OSError:  # said when it is read
+            return hash(path)
+        # Size and time besides, as some network file systems use an inode's number again.
+        return hash((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns))
+
+    return np.fromiter((identity(os.fspath(split.path(i))) for i in range(len(split))), np.int64, len(split))
+
+
+def _shared(first: FileSplit, its: NDArray[np.int64], second: FileSplit, others: NDArray[np.int64]) -> list[Any]:
+    """The pairs of paths that are one file."""
+    _, here, there = np.intersect1d(its, others, return_indices=True)
+    pairs = [(first.path(i), second.path(j)) for i, j in zip(here.tolist(), there.tolist(), strict=True)]
+    return sorted((a, b) for a, b in pairs if a == b or os.path.samefile(a, b))

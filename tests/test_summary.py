@@ -1,0 +1,88 @@
+"""What is said of the data at the start: a line a side, and no image on two sides."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from refusal import refused
+
+from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages
+from mnv2_tasks.datasets.masks import Masks
+from mnv2_tasks.datasets.scenes import Scenes
+from mnv2_tasks.datasets.summary import check_sides, describe
+
+
+def picture(path: Path, colour: str = "teal") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), colour).save(path)
+    return path
+
+
+def folders(root: Path, *names: str) -> Path:
+    for name in names:
+        picture(root / name)
+    return root
+
+
+def images(root: Path, *names: str) -> LabelledImages:
+    return LabelledImages(root, names, targets=np.zeros(len(names), np.int64), class_names=("a", "b"))
+
+
+def lines(capsys: Any, sources: dict[str, Any], tasks: dict[str, str], **settings: Any) -> list[str]:
+    data = DataModule(sources, tasks, sizes=dict.fromkeys(sources, (32, 32)), **settings)
+    data.tell(("train", "val", "test"))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_line_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders(tmp_path, *(f"{name}/{i}.jpg" for name in "ab" for i in range(4)))
+    assert lines(capsys, {"imagefolder": ImageFolder(tmp_path)}, {"classifier": "classification"}) == [
+        "imagefolder train: 5 images, 2 classes",
+        "imagefolder val: 3 images, 2 classes; held out of train, 3 of 8 by name",
+    ]
+    assert describe("scenes", "train", Scenes(32, train=1200, val=1).split("train")) == (
+        "scenes train: 1,200 images, 3 classes"
+    )
+    split = images(tmp_path, "a/0.jpg")
+    split.left_out.update({"hidden": 2, ".heic": 1})
+    assert describe("x", "train", split) == "x train: 1 image, 2 classes; 3 files left out: 2 hidden, 1 .heic"
+    split = LabelledImages(
+        tmp_path, ["a"] * 3, targets=np.array([[1, 1], [0, 0], [1, 0]], bool), class_names=("a", "b")
+    )
+    assert describe("x", "val", split) == "x val: 3 images, 2 classes, 3 labels (1 image without any)"
+
+
+def test_masks_say_how_much_is_labelled(tmp_path: Path) -> None:
+    for i, values in enumerate(([0, 1], [255, 0], [255, 255], [1, 1])):
+        picture(tmp_path / "images" / f"{i}.jpg")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.array([values], np.uint8).repeat(30, 0).repeat(20, 1)).save(tmp_path / "masks" / f"{i}.png")
+    source = Masks(tmp_path, val_fraction=0)
+    split = source.split("train")
+    assert split is not None
+    assert split.contents() == "2 classes, 62.5% of the pixels labelled (1 mask without any)"
+    some = split.subset(np.array([True, False, True, False]))
+    assert some.counted == 2 and some.contents() == "2 classes, 50.0% of the pixels labelled (1 mask without any)"
+
+
+@pytest.mark.parametrize("kind", ["name", "link", "hard link"])
+def test_an_image_on_two_sides_is_refused(tmp_path: Path, kind: str) -> None:
+    folders(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    second = "c.jpg" if kind == "name" else "copy.jpg"
+    if kind == "link":
+        os.symlink(tmp_path / "c.jpg", tmp_path / second)
+    elif kind == "hard link":
+        os.link(tmp_path / "c.jpg", tmp_path / second)
+    train, val = images(tmp_path, "a.jpg", "b.jpg", "c.jpg"), images(tmp_path, "d.jpg", second)
+    such = "c.jpg;" if kind == "name" else "copy.jpg;"
+    refused(
+        lambda: check_sides({("x", "train"): train, ("x", "val"): val}), "data=x: 1 image is on both train and", such
+    )
+    assert check_sides({("x", "val"): train, ("y", "val"): val}) == []
+    (line,) = check_sides({("x", "train"): train, ("y", "test"): val})
+    assert line.startswith("warning: 1 image is on train of x and on test of y, such as ") and "c.jpg" in line
+    assert check_sides({("x", "train"): images(tmp_path, "a.jpg"), ("x", "val"): images(tmp_path, "b.jpg")}) == []
