@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from torch import Tensor
 
 from mnv2_tasks.datasets.datamodule import DataModule
@@ -64,6 +64,24 @@ class Progress(TQDMProgressBar):
             seconds = int((time.monotonic() - began) / (trainer.global_step - first) * left)
             items["run ends in"] = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
         return items
+
+
+class Best(ModelCheckpoint):
+    """`best.ckpt`: of equal scores the newest's, where Lightning's own keeps the first, epoch 0's of all 0."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, filename="best", monitor="val/score", mode="max", enable_version_counter=False)
+
+    @property
+    def state_key(self) -> str:
+        """Its base's, under which checkpoints have always had it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        best = self.best_k_models.get(self.kth_best_model_path)
+        if current is not None and best is not None:  # every process decides the same
+            return trainer.strategy.reduce_boolean_decision(bool(current >= best))
+        return super().check_monitor_top_k(trainer, current)
 
 
 class Last(Checkpoint):

@@ -13,10 +13,10 @@ import pytorch_lightning as pl
 import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from mnv2_tasks import joint, report
-from mnv2_tasks.callbacks import EMA, EpochLog, Examples, Last, Progress, read_rows
+from mnv2_tasks.callbacks import EMA, Best, EpochLog, Examples, Last, Progress, read_rows
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.tasks import MultiTask
@@ -84,13 +84,7 @@ def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
     loggers: list[Any] = []
     if folder is not None:
         callbacks += [
-            ModelCheckpoint(
-                folder / "checkpoints",
-                filename="best",
-                monitor="val/score",
-                mode="max",
-                enable_version_counter=False,
-            ),
+            Best(folder / "checkpoints"),
             Last(folder / "checkpoints" / "last.ckpt"),
             EpochLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),

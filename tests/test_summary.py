@@ -13,7 +13,7 @@ from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages
 from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.scenes import Scenes
-from mnv2_tasks.datasets.summary import check_sides, describe
+from mnv2_tasks.datasets.summary import check_labels, check_sides, describe
 
 
 def picture(path: Path, colour: str = "teal") -> Path:
@@ -86,3 +86,23 @@ def test_an_image_on_two_sides_is_refused(tmp_path: Path, kind: str) -> None:
     (line,) = check_sides({("x", "train"): train, ("y", "test"): val})
     assert line.startswith("warning: 1 image is on train of x and on test of y, such as ") and "c.jpg" in line
     assert check_sides({("x", "train"): images(tmp_path, "a.jpg"), ("x", "val"): images(tmp_path, "b.jpg")}) == []
+
+
+def test_classes_without_labels_are_named(tmp_path: Path) -> None:
+    folders(tmp_path, "a.jpg")
+    names = tuple("abcdefgh")
+    kinds = {"x": {"classification": names}}
+    split = LabelledImages(tmp_path, ["a.jpg"] * 2, targets=np.array([0, 7]), class_names=names)
+    assert check_labels({("x", "val"): split}, kinds) == [
+        "warning: x val: no image of 'b', 'c', 'd', 'e', 'f' and 1 more (6 of 8 classes)"
+    ]
+    whole = LabelledImages(tmp_path, ["a.jpg"] * 8, targets=np.arange(8), class_names=names)
+    assert check_labels({("x", "train"): whole}, kinds) == []
+
+
+def test_val_without_objects_is_said(tmp_path: Path) -> None:
+    folders(tmp_path, "a.jpg")
+    none = LabelledImages(tmp_path, ["a.jpg"], targets=np.zeros((1, 2), bool), class_names=("a", "b"))
+    kinds = {"x": {"multilabel": ("a", "b")}}
+    (line,) = check_labels({("x", "val"): none}, kinds)
+    assert line == "warning: x val: no image at all: of equal scores the newest checkpoint is the best"

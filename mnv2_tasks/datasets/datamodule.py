@@ -135,7 +135,8 @@ class DataModule(pl.LightningDataModule):
         splits = {key: split for key, split in splits.items() if split is not None}
         for (source, side), split in splits.items():
             rank_zero_only(print)(summary.describe(source, side, split))
-        for line in summary.check_sides(splits):
+        kinds = {s: {kind: self.sources[s].provides[kind] for kind in its.values()} for s, its in self.assigned.items()}
+        for line in summary.check_sides(splits) + summary.check_labels(splits, kinds):
             rank_zero_only(print)(line)
 
     def with_side(self, side: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What is said of the data at the start: what each side holds and what was left out; no image may be on two sides."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +12,7 @@ from mnv2_tasks.datasets.files import FileSplit
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
 
+LABELS = {"classification": "image", "multilabel": "image", "detection": "object", "segmentation": "pixel"}
 Splits = Mapping[tuple[str, str], Any]  # (source, side) -> its samples
 
 
@@ -52,6 +53,45 @@ def check_sides(splits: Splits) -> list[str]:
             "there was trained on; merge the two with data=merged, or remove them from one"
         )
     return warnings
+
+
+def check_labels(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """A line on each side that has no label at all, or none of some classes.
+
+    Args:
+        kinds: {source: {kind of annotation that is learnt from it: class names}}.
+    """
+    warnings = []
+    for (source, side), split in splits.items():
+        for kind, names in kinds[source].items():
+            counts, among = _label_counts(split, kind, len(names))
+            if counts is None:
+                continue
+            where, lacking = f"warning: {source} {side}", [n for n, c in zip(names, counts, strict=True) if not c]
+            if len(lacking) == len(names):
+                then = {
+                    "train": "there is nothing to learn",
+                    "val": "of equal scores the newest checkpoint is the best",
+                }
+                warnings.append(f"{where}: no {LABELS[kind]} at all{among}: {then.get(side, 'it measures nothing')}")
+            elif lacking:
+                shown = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
+                warnings.append(
+                    f"{where}: no {LABELS[kind]} of {shown} ({len(lacking)} of {len(names)} classes){among}"
+                )
+    return warnings
+
+
+def _label_counts(split: Any, kind: str, classes: int) -> tuple[list[int] | None, str]:
+    """How often each class is there, where that is known without reading files, and " in 9 of 20 masks"."""
+    part = split.teller(kind) if hasattr(split, "teller") else split
+    if part is None:
+        return [0] * classes, ""
+    if kind != "segmentation":
+        return (part.label_counts().tolist() if hasattr(part, "label_counts") else None), ""
+    counted = getattr(part, "counted", 0)
+    among = f" in {counted:,} of {len(part):,} masks" if counted < len(part) else ""
+    return (part.pixel_counts().tolist() if counted else None), among
 
 
 def _identities(split: FileSplit) -> NDArray[np.int64]:
