@@ -39,8 +39,8 @@ def quote(value: Any, most: int = 60) -> str:
     """What a file holds, as a message quotes it; numbers of thousands of digits, too, which `repr` refuses."""
     try:
         return shorten(repr(value), most)
-    except ValueError:  # sys.get_int_max_str_digits
-        return "a number of thousands of digits"
+    except (ValueError, RecursionError):  # sys.get_int_max_str_digits
+        return f"<{type(value).__name__}, too long to tell>"
 
 
 def _printable(character: str) -> str:

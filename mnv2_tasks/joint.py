@@ -1,12 +1,13 @@
 """What joint training gains and costs: delta-m, and the joint model's cost against the sum of single-task runs."""
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.foreign import read_json
 
 # Keys of metrics.json, and what one of their units is called.
 COSTS = {"parameters": ("M parameters", 1e6), "madds": ("B multiply-adds", 1e9)}
@@ -63,25 +64,38 @@ def read_baselines(baselines: Mapping[str, str | Path], classes: Mapping[str, Co
 def _read_baseline(task: str, place: str | Path, classes: Collection[str]) -> dict[str, Any]:
     path = Path(place) / "metrics.json" if Path(place).is_dir() else Path(place)
     where = f"baselines.{task}={place}"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{where}: no metrics.json there; give the folder of a finished run of {task}") from error
-    except ValueError as error:
-        raise InputError(f"{where}: not a metrics.json ({error}); give the folder of a finished run") from error
-    tasks = list(found.get("primaries", ())) if isinstance(found, dict) else []
+    if not path.is_file():
+        raise InputError(f"{where}: no metrics.json there; give the folder of a finished run of {task}")
+    found = read_json(path, fix=f"give the folder of a finished run of {task}")
+    tasks = _check_metrics(path, found)
     if tasks != [task]:
         held = f"a run of {' and '.join(tasks)}" if tasks else "not the metrics of a run"
         raise InputError(f"{where}: {held}; give a run of {task} alone")
-    theirs = found.get("classes", {}).get(task, [])
+    theirs = found["classes"].get(task, [])
     if list(theirs) != list(classes):
-        apart = sorted(set(theirs) ^ set(classes))
+        apart = sorted(set(map(str, theirs)) ^ set(classes))
         about = f"only one of the two has {', '.join(apart[:5])}" if apart else "in another order"
         raise InputError(f"{where}: its classes are not those of this run ({about}); train it on the same data")
     if not _headline(found, "val", task):
         name = found["primaries"][task]
         raise InputError(f"{where}: its {name} on val is {_headline(found, 'val', task)}; train it longer")
     return found
+
+
+def _check_metrics(path: Path, found: Any) -> list[str]:
+    """The tasks of a metrics.json, [] where it is none; raises InputError where it is one that is hurt."""
+    if not isinstance(found, dict) or "primaries" not in found:
+        return []
+    number = (float, int, NoneType)
+    sides: dict[str, tuple[type, ...]] = {"primaries": (str,), "classes": (list,), "val": number, "test": number}
+    for side, kinds in sides.items():
+        values = found.get(side, {})
+        if not isinstance(values, dict) or not all(isinstance(value, kinds) for value in values.values()):
+            raise InputError(f'{path}: "{side}" is not what a run writes; give the folder of a finished run')
+    for cost in COSTS:
+        if not isinstance(found.get(cost), number):
+            raise InputError(f'{path}: "{cost}" is {quote(found[cost])}; give the folder of a finished run')
+    return list(found["primaries"])
 
 
 def compare(results: Mapping[str, Any], baselines: Mapping[str, str | Path]) -> dict[str, Any]:

@@ -311,7 +311,7 @@ def test_json_with_a_byte_order_mark_and_bytes_that_are_no_text(tmp_path: Path) 
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert len(load(Coco(root))) == 2
     file.write_bytes(b"\xff\xfe\x00")
-    refused(lambda: Coco(root), "instances_train.json", "cannot be read as JSON")
+    refused(lambda: Coco(root), "instances_train.json", "cannot be read as text")
 
 
 COCO_FAULTS: dict[str, tuple[Callable[[Table], Any], list[str]]] = {

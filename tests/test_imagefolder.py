@@ -246,4 +246,4 @@ def test_table_files(tmp_path: Path) -> None:
     refused(lambda: source.split("train"), "gone.jpg", "no such image")
     refused(lambda: ImageFolder(root, labels="other.csv"), "other.csv", "No such file", "data.labels")
     (root / "labels.csv").write_bytes(b"file,label\n\xff\xfe,b")
-    refused(lambda: ImageFolder(root, labels="labels.csv"), "labels.csv", "cannot be read as a")
+    refused(lambda: ImageFolder(root, labels="labels.csv"), "labels.csv", "cannot be read as text")

@@ -1,7 +1,7 @@
 """Boxes, masks and the classes present, from COCO JSON with a folder of images."""
 
-import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.datasets.legend import MOST_CLASSES
 from mnv2_tasks.datasets.shapes import Shapes, bad_outline, pack
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote, shorten
+from mnv2_tasks.foreign import read_json
 
 ANNOTATIONS = (
     "annotations/instances_{split}.json",
@@ -21,6 +22,7 @@ ANNOTATIONS = (
     "{split}.json",
 )
 IMAGES = ("images/{split}", "images/{split}2017", "{split}2017", "{split}", "images", ".")
+LARGEST = 1e12  # of numbers that are pixels, also square ones
 SPELLINGS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}  # Roboflow says "valid"
 
 
@@ -130,24 +132,17 @@ def _read(file: Path, *, outlines: bool) -> dict[str, Any]:
     """A COCO file, its "images", "annotations" and "categories" sure to be lists of objects."""
 
     def packed(entry: dict[str, Any]) -> dict[str, Any]:
+        entry.pop("packed", None)
         if "segmentation" in entry:  # most of a large file: packed or dropped while it is parsed
             outline = entry.pop("segmentation")
             if outlines:
                 try:
                     entry["packed"] = pack(outline)
-                except ValueError as error:
-                    raise bad_outline(file, entry.get("id"), str(error)) from error
+                except (ValueError, OverflowError) as error:
+                    raise bad_outline(file, quote(entry.get("id")), str(error)) from error
         return entry
 
-    try:
-        contents = json.loads(file.read_text(encoding="utf-8-sig"), object_hook=packed)
-    except InputError:
-        raise
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{file}: {place}: not JSON: {error.msg}; correct or export the file again") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as JSON: {error}; export the file again") from error
+    contents = read_json(file, fix="correct or export the file again", hook=packed)
     for table in ("images", "annotations", "categories"):
         entries = contents.get(table) if isinstance(contents, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -160,16 +155,43 @@ def _column(file: Path, contents: dict[str, Any], table: str, key: str, *kinds: 
     values = [default if (value := entry.get(key)) is None else value for entry in contents[table]]
     if not set(map(type, values)) <= set(kinds):
         row = next(row for row, value in enumerate(values) if type(value) not in kinds)
-        problem = "is missing" if values[row] is None else f"is {values[row]!r:.60}"
+        problem = "is missing" if values[row] is None else f"is {quote(values[row])}"
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f'{file}: {table}[{row}]: "{key}" {problem}; correct it: it must be of type {wanted}')
     return values
 
 
+def _numbers(
+    file: Path, contents: dict[str, Any], table: str, key: str, *, default: float, whole: bool = False
+) -> np.ndarray:
+    """contents[table][*][key], (N,) float64, each from 0 to `LARGEST`, and with `whole` of pixels."""
+    values = _column(file, contents, table, key, int, float, default=default)
+    try:
+        numbers = np.array(values, np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        numbers = np.array([float(max(min(value, 2 * LARGEST), -2 * LARGEST)) for value in values])
+    bad = ~((numbers >= 0) & (numbers <= LARGEST) & ((np.rint(numbers) == numbers) | (not whole)))
+    if np.isnan(default):
+        bad &= np.array([entry.get(key) is not None for entry in contents[table]], np.bool_)
+    if bad.any():
+        row = int(np.argmax(bad))
+        wanted = "a whole number of pixels" if whole else "a number of pixels"
+        raise InputError(f'{file}: {table}[{row}]: "{key}" is {quote(values[row])}; correct it to {wanted}')
+    return numbers
+
+
+def _floats(boxes: list[list[float]], describe: Callable[[int], str]) -> np.ndarray:
+    try:
+        return np.array(boxes, np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        row = next(row for row, box in enumerate(boxes) if any(abs(value) > LARGEST for value in box))
+        raise InputError(f'{describe(row)}: "bbox" is {quote(boxes[row])}; correct it') from None
+
+
 def _unique(file: Path, what: str, values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         value, count = Counter(values).most_common(1)[0]
-        raise InputError(f"{file}: {count} {what} {value!r}; keep one of them, or rename the others")
+        raise InputError(f"{file}: {count} {what} {quote(value)}; keep one of them, or rename the others")
     return values
 
 
@@ -219,7 +241,7 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
     names = _unique(file, "images have the file_name", _column(file, contents, "images", "file_name", str))
     if not names:
         raise InputError(f'{file}: there are no images: "images" is empty; list them there')
-    sizes = [_column(file, contents, "images", key, int, float, default=0) for key in ("height", "width")]
+    sizes = [_numbers(file, contents, "images", key, default=0, whole=True) for key in ("height", "width")]
     numbers = [entry.get("id") for entry in contents["annotations"]]
 
     def positions(key: str, table: str, known: dict[Any, int]) -> np.ndarray:
@@ -228,13 +250,13 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
         if -1 in found:
             row = found.index(-1)
             raise InputError(
-                f'{file}: annotation {numbers[row]}: {key} {values[row]!r} is not declared in "{table}"; declare '
-                "it there, or remove the annotation"
+                f'{file}: annotation {quote(numbers[row])}: {key} {quote(values[row])} is not declared in "{table}"; '
+                "declare it there, or remove the annotation"
             )
         return np.array(found, np.int64)
 
     def describe(row: int) -> str:
-        return f"{file}: annotation {numbers[row]} of image {names[image[row]]}"
+        return f"{file}: annotation {quote(numbers[row])} of image {shorten(names[image[row]], 150)}"
 
     image = positions("image_id", "images", {value: i for i, value in enumerate(ids)})
     labels = {name: label for label, name in enumerate(classes)}
@@ -243,13 +265,13 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
     if not set(map(len, boxes)) <= {4} or not {type(value) for box in boxes for value in box} <= {int, float}:
         row = next(i for i, box in enumerate(boxes) if [type(v) in (int, float) for v in box] != [True] * 4)
         raise InputError(
-            f'{describe(row)}: "bbox" is {boxes[row]!r:.60}; correct it to 4 numbers, x, y, width, height, or '
+            f'{describe(row)}: "bbox" is {quote(boxes[row])}; correct it to 4 numbers, x, y, width, height, or '
             "remove the annotation"
         )
-    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    corners = _floats(boxes, describe).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     crowd = _column(file, contents, "annotations", "iscrowd", int, bool, default=0)
-    area = _column(file, contents, "annotations", "area", int, float, default=np.nan)
+    area = _numbers(file, contents, "annotations", "area", default=np.nan)
     outlines = [entry.get("packed", b"") for entry in contents["annotations"]]
     has_outlines = any(outlines) and len(classes) < MOST_CLASSES
     objects = Objects(
@@ -257,7 +279,7 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
         boxes=corners,
         labels=positions("category_id", "categories", known),
         crowd=np.array(crowd, np.bool_),
-        area=np.array(area, np.float64),
+        area=area,
         shape=np.arange(len(image)) if has_outlines else None,
     )
     shapes = Shapes.of(str(file), numbers, outlines) if has_outlines else None

@@ -2,10 +2,12 @@
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -13,9 +15,12 @@ from PIL import Image, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.foreign import open_regular
 
-# A long panorama or a scan is no attack: the pixel limit of PIL, meant for files from strangers, is raised.
-Image.MAX_IMAGE_PIXELS = 2**30
+# A long panorama or a scan (32,768 x 8,192) is no attack, 2 GB of pixels out of a file of 400 kB are.
+MAX_PIXELS = 2**28
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # PIL alone refuses what has twice as many, and warns before
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 SUFFIXES = (  # what PIL opens of itself; formats that start other programs (.eps, .wmf) are not among them
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
@@ -51,7 +56,7 @@ def read_image(
     """
     limit = (max_side, max_side) if max_side else None
     try:
-        with Image.open(path) as opened:
+        with open_regular(path) as file, open_image(file) as opened:
             stored = (opened.height, opened.width)
             if limit and opened.format in ("JPEG", "MPO"):
                 opened.thumbnail(limit, reducing_gap=1.0)  # before anything else loads the pixels
@@ -70,10 +75,18 @@ def read_image(
     return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))))
 
 
+def open_image(file: IO[bytes]) -> Image.Image:
+    """PIL's image of a file, before its pixels are read. Raises what PIL raises, also for more than `MAX_PIXELS`."""
+    image = Image.open(file)
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return image
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """The (H, W) of an image, its EXIF rotation applied, from the file's header. Raises InputError."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, open_image(file) as image:
             height, width = image.height, image.width
             return (width, height) if _orientation(image) >= 5 else (height, width)
     except _UNREADABLE as error:
@@ -87,7 +100,7 @@ def check_image(path: str | Path, *, declared: tuple[int, int] | None = None) ->
     the pixels decoded, to be sure. Damage in between is found when the image is read. Raises InputError.
     """
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open_regular(path) as file, open_image(file) as image:
             stored = (image.height, image.width)
             position = file.tell()
             file.seek(-min(4096, os.fstat(file.fileno()).st_size), os.SEEK_END)
@@ -178,6 +191,9 @@ def _no_such(path: str | Path) -> str:
 def _unreadable(path: str | Path, error: Exception) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(_no_such(path))
+    if isinstance(error, Image.DecompressionBombError):
+        reason = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or cut it into parts"
+        return InputError(f"{path}: the image cannot be read: {reason}")
     if isinstance(error, UnidentifiedImageError):
         reason = "it is no image of a known format" if os.path.getsize(path) else "the file is empty"
     else:

@@ -1,6 +1,7 @@
 """A table of image files and their labels, as CSV."""
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote, shorten
+from mnv2_tasks.foreign import read_text
 
 SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Found = dict[str, tuple[list[str], NDArray[Any]]]  # side -> file names below the root, and their targets
@@ -23,7 +25,9 @@ def choose_classes(where: Path, there: Sequence[str], given: Sequence[str] | Non
     for name in given if given is not None else there:
         other = alike.setdefault(" ".join(name.casefold().split()), name)
         if other != name:
-            raise InputError(f"{where}: {other!r} and {name!r} are duplicate names of one class; make them one")
+            raise InputError(
+                f"{where}: {quote(other)} and {quote(name)} are duplicate names of one class; make them one"
+            )
     return tuple(alike.values())
 
 
@@ -37,7 +41,7 @@ def read_table(file: Path, separator: str | None, given: Sequence[str] | None) -
     seen: dict[str, int] = {}
     for line, name, _, _ in rows:
         if (first := seen.setdefault(os.path.normpath(name), line)) != line:
-            raise InputError(f"{file}: line {line}: {name} is in line {first}, too; keep one of the two")
+            raise InputError(f"{file}: line {line}: {shorten(name, 150)} is in line {first}, too; keep one of the two")
     train = {label for _, _, side, labels in rows if side == "train" for label in labels}
     if not train:
         raise InputError(f"{file}: no training images with a label are listed; list some")
@@ -47,7 +51,9 @@ def read_table(file: Path, separator: str | None, given: Sequence[str] | None) -
     shown: dict[str, list[list[int]]] = {}
     for line, name, side, labels in rows:
         if given is None and (odd := [label for label in labels if label not in number]):
-            raise InputError(f"{file}: line {line}: no training image is labelled {odd[0]!r}; correct it, or list some")
+            raise InputError(
+                f"{file}: line {line}: no training image is labelled {quote(odd[0])}; correct it, or list some"
+            )
         known = [number[label] for label in labels if label in number]
         if known or separator is not None:
             files.setdefault(side, []).append(name)
@@ -66,31 +72,38 @@ def read_table(file: Path, separator: str | None, given: Sequence[str] | None) -
 def _read_rows(file: Path, separator: str | None) -> list[tuple[int, str, str, list[str]]]:
     """(line number, file, side, labels) of every row."""
     rows = []
+    text = read_text(file, fix="correct data.labels, or the file")
     try:
-        with open(file, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened)
+        with io.StringIO(text, newline="") as opened:
+            reader = csv.DictReader(opened, strict=True)
             columns = reader.fieldnames or []
             if missing := [name for name in ("file", "label") if name not in columns]:
                 raise InputError(
-                    f"{file}: it has no column {missing[0]!r} (but {', '.join(columns)[:80]}); its first line must "
-                    "name the columns file, label and, if there is one, split"
+                    f"{file}: it has no column {missing[0]!r} (but {quote(', '.join(columns), 80)}); its first line "
+                    "must name the columns file, label and, if there is one, split, with commas between them"
                 )
+            if len(set(columns)) < len(columns):
+                twice = next(name for name in columns if columns.count(name) > 1)
+                raise InputError(f"{file}: two columns are called {quote(twice)}; keep one of them")
             for row in reader:
                 name, text = ((row[column] or "").strip() for column in ("file", "label"))
                 labels = [text] if separator is None else [part.strip() for part in text.split(separator)]
                 labels = [label for label in labels if label]
                 told = (row["split"] or "").strip() if "split" in columns else "train"
                 where = f"{file}: line {reader.line_num}"
+                if None in row:
+                    raise InputError(
+                        f"{where}: it has more fields than the first line; quote what holds a comma, or remove them"
+                    )
                 if not name or (not labels and separator is None):
                     raise InputError(
                         f"{where}: the {'label' if name else 'file'} is empty; fill it in, or remove the line"
                     )
                 if told.lower() not in SIDES:
-                    raise InputError(f"{where}: the split is {told!r}; write train, val or test")
+                    raise InputError(f"{where}: the split is {quote(told)}; write train, val or test")
                 rows.append((reader.line_num, name, SIDES[told.lower()], labels))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except csv.Error as error:
         raise InputError(
-            f"{file}: cannot be read as a CSV table: {reason}; correct data.labels, or the file"
+            f"{file}: line {reader.line_num}: cannot be read as a CSV table: {error}; correct data.labels, or the file"
         ) from error
     return rows

@@ -1,7 +1,7 @@
 """What the values and the colours in mask files mean: class tables in, lookup tables out."""
 
 import csv
-import json
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_tasks.datasets.files import IGNORED
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.foreign import read_json, read_text
 
 MOST_CLASSES = 255  # as many as fit a mask of 8 bits beside it
 Colour = tuple[int, ...]  # red, green, blue
@@ -101,18 +102,18 @@ def make_legend(table: ClassTable, ignore: Sequence[int | str | Sequence[int]]) 
 
 def _colour(told: Any, where: str) -> Colour:
     values = list(told) if isinstance(told, Sequence) and not isinstance(told, str) else []
-    if [isinstance(value, int) and 0 <= value <= 255 for value in values] != [True] * 3:
-        raise InputError(f"{where}: {told!s:.40} is no colour; give 3 numbers from 0 to 255, as in [128,64,0]")
+    if [type(value) is int and 0 <= value <= 255 for value in values] != [True] * 3:
+        raise InputError(f"{where}: {quote(told, 40)} is no colour; give 3 numbers from 0 to 255, as in [128,64,0]")
     return tuple(values)
 
 
 def _read_csv(file: Path) -> dict[str, Colour]:
+    text = read_text(file, fix="give a table of name, r, g, b")
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
         table = {name: tuple(int(value) for value in rgb) for name, *rgb in rows[1:]}
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{file}: cannot be read as a table of name, r, g, b: {error}; correct it") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{file}: cannot be read as a table of name, r, g, b: {error!s:.100}; correct it") from error
     if len(table) < len(rows) - 1:
         raise InputError(f"{file}: a class is named twice; give each its own name")
     return {name: _colour(rgb, f"{file}: {name}") for name, rgb in table.items()}
@@ -120,19 +121,19 @@ def _read_csv(file: Path) -> dict[str, Colour]:
 
 def _read_json(file: Path) -> ClassTable:
     """A list of names; or {"names": [...]} with perhaps "palette" {index: [r, g, b]} and "ignore_index"."""
-    try:
-        told = json.loads(file.read_text(encoding="utf-8-sig"))
-        table: dict[str, Any] = {"names": told} if isinstance(told, list) else dict(told)
-        names = list(table["names"])
-        palette = dict(table.get("palette", {}))
-        numbers = {names[int(index)]: colour for index, colour in palette.items() if int(index) < len(names)}
-        ignored = int(table.get("ignore_index", IGNORED))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    fix = "correct it, or give data.classes"
+    told = read_json(file, fix=fix)
+    table = told if isinstance(told, dict) else {"names": told}
+    names, palette = table.get("names"), table.get("palette") or {}
+    if not isinstance(names, list) or not isinstance(palette, dict):
         form = '{"names": [...], "palette": {"0": [r, g, b], ...}}'
-        raise InputError(
-            f"{file}: cannot be read as {form} ({error!r:.60}); correct it, or give data.classes"
-        ) from error
+        raise InputError(f"{file}: it is not of the form {form}; {fix}")
     if not all(isinstance(name, str) for name in names):
-        raise InputError(f'{file}: "names" holds other things than names; correct it, or give data.classes')
-    colours = {name: _colour(rgb, f"{file}: {name}") for name, rgb in numbers.items()}
-    return ClassTable(str(file), names, colours, [ignored])
+        raise InputError(f'{file}: "names" holds other things than names; {fix}')
+    if odd := [key for key in palette if not (key.isdecimal() and len(key) < 4 and int(key) < len(names))]:
+        raise InputError(f'{file}: "palette" has the key {quote(odd[0])}, which is no index of "names"; {fix}')
+    ignored = table.get("ignore_index", IGNORED)
+    if type(ignored) is not int or not -1 <= ignored <= 255:
+        raise InputError(f'{file}: "ignore_index" is {quote(ignored)}; give a value from 0 to 255')
+    colours = {names[int(key)]: _colour(rgb, f"{file}: {names[int(key)]}") for key, rgb in palette.items()}
+    return ClassTable(str(file), names, colours, [IGNORED if ignored == -1 else ignored])

@@ -12,7 +12,8 @@ from mnv2_tasks.datasets.files import check_root, held_out, part
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.legend import ClassTable, class_table, make_legend
 from mnv2_tasks.datasets.segmentation import MaskSplit, largest_value, make_split
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, shorten
+from mnv2_tasks.foreign import read_text
 
 LISTS = "{split}.txt"
 MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # not JPEG: it changes values
@@ -171,10 +172,7 @@ def _stem(path: Path, folder: Path) -> str:
 
 
 def _read_list(file: Path, root: Path, images: str, masks: str, *, suffix: str) -> Pairs:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as text: {error}; give a list of image names, one a line") from error
+    lines = read_text(file, fix="give a list of image names, one a line").splitlines()
     pairs: Pairs = []
     found: dict[str, Path] = {}
     their: dict[str, Path] = {}
@@ -191,9 +189,9 @@ def _read_list(file: Path, root: Path, images: str, masks: str, *, suffix: str) 
             )
             if name not in found or name not in their:
                 what = (
-                    f"image {line}.* in {root / images}"
+                    f"image {shorten(line, 150)}.* in {root / images}"
                     if name not in found
-                    else f"mask {name}{suffix}.png in {root / masks}"
+                    else f"mask {shorten(name, 150)}{suffix}.png in {root / masks}"
                 )
                 raise InputError(f"{file}: line {number}: there is no {what}; put it there, or remove the line")
             pairs.append((found[name], their[name]))

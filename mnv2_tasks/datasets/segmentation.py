@@ -15,10 +15,11 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.files import IGNORED, FileSplit
-from mnv2_tasks.datasets.images import check_image, check_images, image_size
+from mnv2_tasks.datasets.images import check_image, check_images, image_size, open_image
 from mnv2_tasks.datasets.legend import Legend, index_legend
 from mnv2_tasks.datasets.listing import amount, without_any
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.foreign import open_regular
 
 COUNTED = 5_000  # masks that are read for the pixel counts, and so checked before training
 Mask = NDArray[np.uint8]  # (H, W)
@@ -221,10 +222,10 @@ def _other_size(image: Path, mask: Path, size: tuple[int, int]) -> str | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as opened:
+        with open_regular(path) as file, open_image(file) as opened:
             yield opened
     except Exception as error:  # PIL's decoders raise nearly anything on a broken file
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"{path}: the mask cannot be read: {reason}; replace it, or remove it and its image"
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote
 
 FARTHEST = 1e5  # pixels: the time to paint a polygon grows with its length
 
@@ -67,7 +67,7 @@ def _pack_runs(size: Any, counts: Any) -> bytes:
         or [type(side) for side in size] != [int, int]
         or not 0 < min(size) <= max(size) < 1e5
     ):
-        raise ValueError(f'has run lengths of "size" {size!r:.40}; it takes the height and the width')
+        raise ValueError(f'has run lengths of "size" {quote(size, 40)}; it takes the height and the width')
     if isinstance(counts, list):
         if not set(map(type, counts)) <= {int} or min(counts, default=0) < 0 or sum(counts) != math.prod(size):
             raise ValueError(f"has run lengths that do not add up to its {size[0]} x {size[1]} pixels")
@@ -92,7 +92,7 @@ class Shapes:
     def of(file: str, ids: Sequence[object], packed: Sequence[bytes]) -> "Shapes":
         return Shapes(
             file,
-            np.array([str(number).encode() for number in ids], np.bytes_),
+            np.array([quote(number, 40).encode() for number in ids], np.bytes_),
             np.frombuffer(b"".join(packed), np.uint8),
             np.concatenate([[0], np.cumsum([len(one) for one in packed], dtype=np.int64)]),
         )

@@ -1,5 +1,6 @@
 """Boxes and the classes present, from Pascal VOC XML, one file an image; `Masks` reads VOC's segmentation."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +13,14 @@ import numpy as np
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.datasets.images import SUFFIXES
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote, shorten
+from mnv2_tasks.foreign import read_bytes, read_text
 
 ANNOTATIONS = ("Annotations", "annotations", "annotations/xmls", "xml", ".")
 IMAGES = ("JPEGImages", "images", ".")
 LISTS = ("ImageSets/Main/{split}.txt", "{split}.txt")
+MOST_BYTES = 2**24  # of one image's XML: 40,000 objects have less
+_DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -143,17 +147,16 @@ def _find_sides(root: Path, annotations: Path, given: str | None) -> dict[str, l
 
 def _read_list(file: Path, stems: set[str]) -> list[str]:
     """The image names of a list: the first word of each line, as some lists go on with labels."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as text: {error}; give a list of image names, one a line") from error
+    lines = read_text(file, fix="give a list of image names, one a line").splitlines()
     names = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if line:
             word = line.split()[0]
             name = next((name for name in (line, word, Path(word).stem) if name in stems), None)
             if name is None:
-                raise InputError(f"{file}: line {number}: there is no {word}.xml; add it, or remove the line")
+                raise InputError(
+                    f"{file}: line {number}: there is no {shorten(word, 150)}.xml; add it, or remove the line"
+                )
             names.append(name)
     if not names:
         raise InputError(f"{file}: no images are listed; list some, or remove the file")
@@ -165,15 +168,16 @@ def _read_list(file: Path, stems: set[str]) -> list[str]:
 
 def _read_page(file: Path) -> Page:
     from defusedxml import DefusedXmlException
-    from defusedxml.ElementTree import parse
+    from defusedxml.ElementTree import fromstring
 
+    content = read_bytes(file, fix="correct or remove the file", most=MOST_BYTES)
     try:
-        top = parse(file).getroot()
+        top = fromstring(content)
     except ParseError as error:
         raise InputError(f"{file}: not XML: {error}; correct or remove the file") from error
     except DefusedXmlException as error:
         raise InputError(f"{file}: it declares XML entities, which are refused as unsafe; remove them") from error
-    except (OSError, ValueError, LookupError) as error:
+    except (ValueError, LookupError) as error:
         raise InputError(f"{file}: cannot be read as XML: {error}; correct or remove the file") from error
     things = []
     for number, entry in enumerate(top.findall("object"), 1):
@@ -184,14 +188,32 @@ def _read_page(file: Path) -> Page:
         try:
             box = tuple(float(text) for text in texts)  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            told = ", ".join(f"{corner}={text!r:.20}" for corner, text in zip(CORNERS, texts, strict=True))
+            told = ", ".join(f"{corner}={quote(text, 30)}" for corner, text in zip(CORNERS, texts, strict=True))
             raise InputError(
                 f"{file}: object {number}: <bndbox> needs 4 numbers, but has {told}; correct or remove the object"
             ) from None
-        things.append(Thing(name, box, (entry.findtext("difficult") or "").strip() == "1"))
-    height, width = (top.findtext(f"size/{side}") or "" for side in ("height", "width"))
-    size = (int(height), int(width)) if height.strip().isdecimal() and width.strip().isdecimal() else (0, 0)
+        things.append(Thing(name, box, _is_difficult(file, number, entry.findtext("difficult"))))
+    height, width = (_pixels(file, side, top.findtext(f"size/{side}")) for side in ("height", "width"))
+    size = (height, width) if height and width else (0, 0)
     return Page(file, (top.findtext("filename") or "").strip(), size, things)
+
+
+def _pixels(file: Path, side: str, text: str | None) -> int:
+    """A size's side in pixels; 0 where it is not told."""
+    try:
+        number = float(text or 0)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1e6 or number != int(number):
+        raise InputError(f"{file}: <size>: <{side}> is {quote(text)}; correct it to a number of pixels, or remove it")
+    return int(number)
+
+
+def _is_difficult(file: Path, number: int, text: str | None) -> bool:
+    word = (text or "").strip().lower()
+    if word not in _DIFFICULT:
+        raise InputError(f"{file}: object {number}: <difficult> is {quote(text)}; write 0 or 1")
+    return _DIFFICULT[word]
 
 
 def _check_names(pages: Sequence[Page], classes: tuple[str, ...]) -> None:
@@ -200,8 +222,8 @@ def _check_names(pages: Sequence[Page], classes: tuple[str, ...]) -> None:
         for number, thing in enumerate(page.things, 1):
             if thing.name not in known:
                 raise InputError(
-                    f"{page.file}: object {number}: {thing.name!r} is not among data.classes={list(classes)}; "
-                    "correct the name, or add it to the classes"
+                    f"{page.file}: object {number}: {quote(thing.name)} is not among "
+                    f"data.classes={quote(list(classes), 200)}; correct the name, or add it to the classes"
                 )
 
 
