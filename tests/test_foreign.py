@@ -222,3 +222,22 @@ def test_hurt_exif_counts_as_upright(tmp_path):
     Image.fromarray(PIXELS).save(memory, "JPEG", exif=b"Exif\0\0MM\0*" + bytes(range(200)))
     (tmp_path / "a.jpg").write_bytes(memory.getvalue())
     assert read_image(tmp_path / "a.jpg").shape == (3, 20, 30)
+
+
+def test_files_out_of_the_data_set_are_read_on_request_alone(tmp_path):
+    far = picture(tmp_path / "far.png")
+
+    def move(content: dict) -> None:
+        content["images"][0]["file_name"] = "../../far.png"
+
+    root = coco(tmp_path / "coco", move)
+    refused(lambda: Coco(root).split("train"), "train.json", "'../../far.png' leads out of", "data.outside=true")
+    assert len(Coco(root, val_fraction=0, outside=True).split("train")) == 3
+    root = table(tmp_path / "table", f"file,label\n0.jpg,a\n{far},b\n")
+    refused(lambda: ImageFolder(root, labels="labels.csv"), "line 3", "far.png' leads out of", "data.outside=true")
+    assert len(ImageFolder(root, labels="labels.csv", val_fraction=0, outside=True).split("train")) == 2
+    root = tmp_path / "masks"
+    Image.fromarray(PIXELS[..., 0] % 2).save(picture(root / "m.png"))
+    (root / "train.txt").write_text("../far.png m.png\n")
+    refused(lambda: Masks(root, images=".", masks="."), "line 1", "far.png' leads out of", "data.outside=true")
+    assert len(Masks(root, images=".", masks=".", val_fraction=0, outside=True).split("train")) == 1

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from mnv2_tasks.datasets.listing import LeftOut, subfolders, walk
-from mnv2_tasks.datasets.names import FileNames
+from mnv2_tasks.datasets.names import FileNames, check_inside
 from mnv2_tasks.datasets.sides import by_side, side_of
 from mnv2_tasks.errors import InputError
 
@@ -92,3 +92,32 @@ def test_a_written_name_finds_its_file(tmp_path):
     assert names.find("twice.jpg") is None
     assert names.find(r"odd\name.jpg") == r"odd\name.jpg" and names.find("5%25.jpg") == "5%25.jpg"
     assert names.find_all(["none.jpg", "", "a\0b.jpg"]) == [None] * 3
+
+
+def test_names_do_not_lead_out_of_the_data_set(tmp_path):
+    root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    (root / "images").mkdir(parents=True)
+    (elsewhere / "deep").mkdir(parents=True)
+    (root / "images" / "link").symlink_to(elsewhere / "deep")
+    (tmp_path / "alias").symlink_to(root)
+    inside = [
+        "a.jpg",
+        "b/../a.jpg",
+        "../a.jpg",
+        f"{root}/images/a.jpg",
+        f"{tmp_path}/alias/a.jpg",
+        "a..b/c.jpg",
+        "...jpg",
+    ]
+    inside += [
+        "link/a.jpg",
+        "link/b/../a.jpg",
+        "~/a.jpg",
+        r"b\..\a.jpg",
+    ]  # a link is the user's own; ~ is a folder's name
+    check_inside(inside, root / "images", root=root, where="a.json")
+    check_inside(["a.jpg", f"{elsewhere}/a.jpg"], elsewhere, root=root, where="a.json")  # images elsewhere, as set
+    for name in ("../../a.jpg", "/etc/p", f"{root}2/a.jpg", "b/../../../a.jpg", r"..\..\a.jpg", r"b\..\..\..\a.jpg",
+                 r"C:\a.jpg", "c:/a.jpg", r"\\host\a.jpg", "link/../a.jpg", "../..", f"{root}/../a.jpg"):  # fmt: skip
+        with pytest.raises(InputError, match="a.json: .* leads out of .*data.outside=true"):
+            check_inside([name], root / "images", root=root, where="a.json")

@@ -1,5 +1,6 @@
 """Boxes, masks and the classes present, from COCO JSON with a folder of images."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.datasets.legend import MOST_CLASSES
+from mnv2_tasks.datasets.names import check_inside
 from mnv2_tasks.datasets.shapes import Shapes, bad_outline, pack
 from mnv2_tasks.errors import InputError, quote, shorten
 from mnv2_tasks.foreign import read_json
@@ -38,6 +40,7 @@ class Coco:
         bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
         outlines: whether to read `segmentation` (polygons, run lengths), where there is any, and give masks. Boxes
             alone load faster without.
+        outside: whether file names may lead out of root.
         max_side: an image whose long side is over this is reduced when it is read.
 
     Classes are the categories in the order of their ids; masks have "background" before them. An `iscrowd` object
@@ -55,10 +58,11 @@ class Coco:
         val_fraction: float = 0.2,
         bad_boxes: str = "error",
         outlines: bool = True,
+        outside: bool = False,
         max_side: int | None = detection.MAX_SIDE,
     ) -> None:
         self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
-        self.images, self.val_fraction = images, val_fraction
+        self.images, self.val_fraction, self.outside = images, val_fraction, outside
         self.bad_boxes, self.max_side = bad_boxes, max_side
         self.files = _find_files(self.root, annotations)
         contents = _read(self.files["train"], outlines=outlines)
@@ -90,6 +94,8 @@ class Coco:
 
     def _make(self, side: str, parsed: Parsed) -> DetectionSplit:
         folder = _find_images(self.root, self.images, side, parsed)
+        if not self.outside:
+            check_inside(parsed.names, folder, root=self.root, where=parsed.where)
         return detection.make_split(
             parsed, folder, class_names=self._classes, bad_boxes=self.bad_boxes, max_side=self.max_side
         )
@@ -119,11 +125,11 @@ def _find_images(root: Path, given: str | None, side: str, parsed: Parsed) -> Pa
     folders = [root / pattern.replace("{split}", s) for pattern in patterns for s in SPELLINGS[side]]
     for name in parsed.names[:10]:  # one missing image must not hide the folder
         for folder in folders:
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):  # False for what no path can be
                 return folder
     raise InputError(
-        f"{parsed.where}: its images are missing: {parsed.names[0]} (the first of {len(parsed.names)}) is not "
-        f"in {' or '.join(map(str, dict.fromkeys(folders)))}; put them there, or name their folder, below "
+        f"{parsed.where}: its images are missing: {shorten(parsed.names[0], 150)} (the first of {len(parsed.names)}) "
+        f"is not in {' or '.join(map(str, dict.fromkeys(folders)))}; put them there, or name their folder, below "
         "data.root, as data.images"
     )
 

@@ -99,6 +99,7 @@ class ImageFolder:
         classes: names in the order of the class indices, all others being left out; None: every class of train, sorted.
         val_fraction: where there is no val side, the part of train's images held out, class by class, by a hash of
             their names. With 0, the test side, where there is one, serves as val.
+        outside: whether file names may lead out of root.
         max_side: an image whose long side is over this is reduced when it is read.
 
     A test folder without class folders, such as an unlabelled competition's, counts as none. Raises InputError for
@@ -113,6 +114,7 @@ class ImageFolder:
         separator: str | None = None,
         classes: Sequence[str] | None = None,
         val_fraction: float = 0.2,
+        outside: bool = False,
         max_side: int | None = MAX_SIDE,
     ) -> None:
         self.root = check_root(root, val_fraction=val_fraction)
@@ -123,7 +125,7 @@ class ImageFolder:
         if labels is None:
             names, found = _read_folders(self.root, classes)
         else:
-            names, found = read_table(self.root / labels, separator, classes)
+            names, found = read_table(self.root / labels, separator, classes, root=self.root, outside=outside)
         if separator is None and len(names) < 2:
             raise InputError(f"{self.root}: {names[0]} is the only class: give two or more to tell apart")
         self.provides = {"classification" if separator is None else "multilabel": names}

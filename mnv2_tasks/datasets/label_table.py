@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_tasks.datasets.names import check_inside
 from mnv2_tasks.errors import InputError, quote, shorten
 from mnv2_tasks.foreign import read_text
 
@@ -31,13 +32,18 @@ def choose_classes(where: Path, there: Sequence[str], given: Sequence[str] | Non
     return tuple(alike.values())
 
 
-def read_table(file: Path, separator: str | None, given: Sequence[str] | None) -> tuple[tuple[str, ...], Found]:
+def read_table(
+    file: Path, separator: str | None, given: Sequence[str] | None, *, root: Path, outside: bool = False
+) -> tuple[tuple[str, ...], Found]:
     """Class names, and the images and targets of each side, of a table that `ImageFolder` describes.
 
     Targets are (I,) int64 class indices or, with a separator, (I, K) bool. With `given`, rows of other classes are left
     out. Raises InputError for what is wrong, with the line.
     """
     rows = _read_rows(file, separator)
+    if not outside:
+        for line, name, _, _ in rows:
+            check_inside([name], root, root=root, where=f"{file}: line {line}")
     seen: dict[str, int] = {}
     for line, name, _, _ in rows:
         if (first := seen.setdefault(os.path.normpath(name), line)) != line:

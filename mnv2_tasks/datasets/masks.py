@@ -11,6 +11,7 @@ from mnv2_tasks.datasets.coco import SPELLINGS
 from mnv2_tasks.datasets.files import check_root, held_out, part
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.legend import ClassTable, class_table, make_legend
+from mnv2_tasks.datasets.names import check_inside
 from mnv2_tasks.datasets.segmentation import MaskSplit, largest_value, make_split
 from mnv2_tasks.errors import InputError, shorten
 from mnv2_tasks.foreign import read_text
@@ -35,6 +36,7 @@ class Masks:
         colours: {class: [r, g, b]}, for masks that are told by colour.
         ignore: more that is to count as 255: values, colours [r, g, b], or names of classes, which are left out.
         val_fraction: the part of train held out where there is no val side.
+        outside: whether file names may lead out of root.
         max_side: an image whose long side is over this is reduced when it is read.
 
     Masks of 16-bit, palette and black-and-white files count by their values, RGB masks by colour. Raises InputError
@@ -53,11 +55,12 @@ class Masks:
         colours: Mapping[str, Sequence[int]] | None = None,
         ignore: Sequence[int | str | Sequence[int]] = (),
         val_fraction: float = 0.2,
+        outside: bool = False,
         max_side: int | None = None,
     ) -> None:
         self.root = check_root(root, val_fraction=val_fraction)
         self.val_fraction, self.max_side = val_fraction, max_side
-        self._sides = _find_sides(self.root, images, masks, suffix=mask_suffix, lists=lists)
+        self._sides = _find_sides(self.root, images, masks, suffix=mask_suffix, lists=lists, outside=outside)
         table = class_table(self.root, classes, colours)
         if not table.where:
             values = [one for one in ignore if isinstance(one, int)]
@@ -91,7 +94,9 @@ class Masks:
         self._splits["train"], self._splits["val"] = part(train, held)
 
 
-def _find_sides(root: Path, images: str, masks: str, *, suffix: str, lists: str | None) -> dict[str, Pairs]:
+def _find_sides(
+    root: Path, images: str, masks: str, *, suffix: str, lists: str | None, outside: bool
+) -> dict[str, Pairs]:
     """The pairs of each side; all of them are train where there are neither lists nor sub-folders."""
     if lists or ("{split}" not in images + masks and (root / "train.txt").is_file()):
         files = {side: root / (lists or LISTS).replace("{split}", side) for side in SPELLINGS}
@@ -101,7 +106,9 @@ def _find_sides(root: Path, images: str, masks: str, *, suffix: str, lists: str 
                 "{split} where train, val or test stands"
             )
         return {
-            side: _read_list(file, root, images, masks, suffix=suffix) for side, file in files.items() if file.is_file()
+            side: _read_list(file, root, images, masks, suffix=suffix, outside=outside)
+            for side, file in files.items()
+            if file.is_file()
         }
     if "{split}" not in images and "{split}" not in masks:
         if not (root / images / "train").is_dir():
@@ -171,14 +178,16 @@ def _stem(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _read_list(file: Path, root: Path, images: str, masks: str, *, suffix: str) -> Pairs:
+def _read_list(file: Path, root: Path, images: str, masks: str, *, suffix: str, outside: bool) -> Pairs:
     lines = read_text(file, fix="give a list of image names, one a line").splitlines()
     pairs: Pairs = []
     found: dict[str, Path] = {}
     their: dict[str, Path] = {}
     for number, line in enumerate(map(str.strip, lines), 1):
         words = line.split()
-        if len(words) == 2 and all((root / word).is_file() for word in words):
+        if len(words) == 2 and all(os.path.isfile(root / word) for word in words):
+            if not outside:
+                check_inside(words, root, root=root, where=f"{file}: line {number}")
             pairs.append((root / words[0], root / words[1]))
         elif line:
             if not found:

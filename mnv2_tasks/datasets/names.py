@@ -1,16 +1,46 @@
 """How a file name as it is written in annotations finds its file, whatever program and system wrote it."""
 
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
+
+from mnv2_tasks.errors import InputError, quote
 
 
 def plain_form(part: str) -> str:
     """The one form in which the parts of a path are compared: %20 as a space, Unicode composed (NFC), suffix lower."""
     stem, suffix = os.path.splitext(unicodedata.normalize("NFC", unquote(part)))
     return stem + suffix.lower()
+
+
+def check_inside(names: Iterable[str], folder: Path, *, root: Path, where: object) -> None:
+    """Refuse names, read from `folder`, that lead out of it and of the data set's root: ../x, /x, C:\\x, ..\\x.
+
+    The names alone tell: a link that somebody put into the folder may lead anywhere. Raises InputError.
+    """
+    for name in names:
+        forms = (name, name.replace("\\", "/"))
+        if _SUSPECT.search(name) and not all(_is_inside(form, folder, root) for form in forms):
+            fix = "correct the name, or allow such with data.outside=true"
+            raise InputError(f"{where}: {quote(name, 150)} leads out of {root}; {fix}")
+
+
+_SUSPECT = re.compile(r"(^|[/\\])\.\.($|[/\\])|^[/\\]|^\w:")
+
+
+def _is_inside(name: str, folder: Path, root: Path) -> bool:
+    if re.match(r"\w:", name):  # a drive of Windows
+        return False
+    path = os.path.abspath(folder / name)
+    real = os.path.realpath(folder / name)
+    if ".." in name and real != os.path.realpath(path):
+        return False  # through a link and back: not where its words say
+    pairs = [(path, os.path.abspath(place)) for place in (folder, root)]
+    pairs += [(real, os.path.realpath(place)) for place in (folder, root)]
+    return any(os.path.commonpath(pair) == pair[1] for pair in pairs)
 
 
 class FileNames:
