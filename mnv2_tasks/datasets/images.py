@@ -40,7 +40,10 @@ _TURNS = {  # EXIF orientation -> what puts the image upright
 }
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 # What PIL's decoders raise on broken files, besides OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+_BROKEN = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error),
+)
 _UNREADABLE = (*_BROKEN, Image.DecompressionBombError)
 
 

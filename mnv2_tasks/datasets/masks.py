@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -193,9 +193,7 @@ def _read_list(file: Path, root: Path, images: str, masks: str, *, suffix: str, 
             if not found:
                 found, their = _named(*_folders(root, images, masks), suffix=suffix)
             relative = line.removeprefix(f"{images}/")
-            name = next(
-                (name for name in (line, relative, str(PurePosixPath(relative).with_suffix(""))) if name in found), ""
-            )
+            name = next((name for name in (line, relative, os.path.splitext(relative)[0]) if name in found), "")
             if name not in found or name not in their:
                 what = (
                     f"image {shorten(line, 150)}.* in {root / images}"
