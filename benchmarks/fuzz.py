@@ -100,7 +100,7 @@ def annotations(root: Path) -> list[Format]:
             }
             table["annotations"].append(box | ({"segmentation": outlines[i % 3]} if name == "coco_outlines" else {}))
         file = root / name / "train.json"
-        file.write_text(json.dumps(table, indent=1))
+        file.write_text(json.dumps(table, indent=1), encoding="utf-8")
         forms.append(Format(name, "json", file, lambda home=file.parent: every_sample(Coco(home))))
     home = root / "voc"
     for i in range(6):
@@ -110,9 +110,9 @@ def annotations(root: Path) -> list[Format]:
             box = "<xmin>3</xmin>\n<ymin>3</ymin>\n<xmax>20</xmax>\n<ymax>20.5</ymax>\n"
             text += f"<object>\n<name>{name}</name>\n<difficult>0</difficult>\n<bndbox>\n{box}</bndbox>\n</object>\n"
         (home / "Annotations").mkdir(exist_ok=True)
-        (home / "Annotations" / f"{i}.xml").write_text(text + "</annotation>\n")
-    (home / "train.txt").write_text("0\n1\n2\n3\n")
-    (home / "val.txt").write_text("4\n5\n")
+        (home / "Annotations" / f"{i}.xml").write_text(text + "</annotation>\n", encoding="utf-8")
+    (home / "train.txt").write_text("0\n1\n2\n3\n", encoding="utf-8")
+    (home / "val.txt").write_text("4\n5\n", encoding="utf-8")
     forms.append(Format("voc_xml", "text", home / "Annotations" / "1.xml", lambda: every_sample(Voc(home))))
     forms.append(Format("voc_list", "text", home / "train.txt", lambda: every_sample(Voc(home))))
     return forms
@@ -128,7 +128,7 @@ def tables(root: Path) -> list[Format]:
         rows = [f"{i}.jpg,{label.format(CLASSES[i % 2])},{'val' if i > 3 else 'train'}\n" for i in range(6)]
         for i in range(6):
             picture(root / name / f"{i}.jpg", i)
-        (root / name / "labels.csv").write_text("file,label,split\n" + "".join(rows))
+        (root / name / "labels.csv").write_text("file,label,split\n" + "".join(rows), encoding="utf-8")
         read = lambda home=root / name, separator=separator: every_sample(  # noqa: E731
             ImageFolder(home, labels="labels.csv", separator=separator)
         )
@@ -148,7 +148,7 @@ def tables(root: Path) -> list[Format]:
             (Image.merge("RGB", (mask, *[Image.new("L", SIZE)] * 2)) if "csv" in name else mask).save(
                 home / "masks" / f"{i}.png"
             )
-        (home / name).write_text(text)
+        (home / name).write_text(text, encoding="utf-8")
         how = "json" if name.endswith("json") else "text"
         forms.append(Format(f"masks_{name}", how, home / name, lambda home=home: every_sample(Masks(home))))
     return forms
@@ -221,7 +221,7 @@ def runs(root: Path, *, export: bool = True) -> list[Format]:
     folder = root / "classifier" / "a"
     checkpoint = folder / "checkpoints" / "best.ckpt"
     image = picture(root / "a.png")
-    classes = json.loads((folder / "metrics.json").read_text())["classes"]
+    classes = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["classes"]
 
     def resume() -> None:
         settings = run.resumed_config(folder, [])
@@ -311,7 +311,7 @@ def work(form: Format, numbers: range, limits: tuple[float, float], channel: Any
     if sys.platform == "linux":
         import resource
 
-        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        now = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + int(gigabytes * 2**30),) * 2)
 
     def stop(*_: Any) -> None:

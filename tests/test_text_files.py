@@ -17,7 +17,7 @@ def opens_text(call):
     """Whether a call opens a file as text: path.read_text(), path.write_text(), path.open(), open(), without a b."""
     name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     if name in ("read_text", "write_text"):
-        return True
+        return isinstance(call.func, ast.Attribute)  # a function of ours knows the encodings itself
     if name != "open" or getattr(getattr(call.func, "value", None), "id", None) in OTHERS:
         return False
     modes = [a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant)]
