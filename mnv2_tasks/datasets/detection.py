@@ -52,6 +52,7 @@ class DetectionSplit(FileSplit):
         sizes: (I, 2) int, the (H, W) that the annotations declare for each image.
         objects: the boxes, in pixels of those sizes.
         shapes: the outlines of the objects, for samples with a mask: 0 is the background, then come the classes.
+        background: False makes 0 the first class, and ignores the pixels that no outline covers.
         max_side: a longer image is reduced when it is read, and its boxes with it.
     """
 
@@ -64,10 +65,11 @@ class DetectionSplit(FileSplit):
         objects: Objects,
         class_names: tuple[str, ...],
         shapes: Shapes | None = None,
+        background: bool = True,
         max_side: int | None = MAX_SIDE,
     ) -> None:
         super().__init__(max_side=max_side)
-        self.folder, self.class_names, self.shapes = folder, class_names, shapes
+        self.folder, self.class_names, self.shapes, self.background = folder, class_names, shapes, background
         # Bytes in one array: a list of strings would be copied page by page into every loader process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self._sizes = sizes
@@ -116,29 +118,35 @@ class DetectionSplit(FileSplit):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """(H, W) in pixels of the original, painted from the outlines: 0 background, class + 1, 255 ignored.
 
+        Without a background 255 is where no outline is, and a class has its own number.
+
         A smaller object lies on top of a larger one. Crowds are ignored, and so is what is left of the box of an
         object that has no outline.
         """
         assert self.shapes is not None
         here, size = self._objects_of(index), self.declared(index)
         assert here.shape is not None
-        columns, hidden = np.zeros(size[::-1], np.uint8), []  # (W, H), as outlines go down the columns
+        empty = 0 if self.background else IGNORED
+        columns, hidden = np.full(size[::-1], empty, np.uint8), []  # (W, H), as outlines go down the columns
         flat = columns.reshape(-1)
         for row in np.lexsort((-here.area, ~here.crowd)).tolist():  # crowds first, then large to small
             stretches = self.shapes.stretches(int(here.shape[row]), size)
             if stretches is None:
                 hidden.append(here.boxes[row].round().astype(int).tolist())
             for start, stop in stretches or ():
-                flat[start:stop] = IGNORED if here.crowd[row] else here.labels[row] + 1
+                flat[start:stop] = IGNORED if here.crowd[row] else here.labels[row] + self.background
         for x1, y1, x2, y2 in hidden:
             inside = columns[x1:x2, y1:y2]
-            inside[inside == 0] = IGNORED
+            inside[inside == empty] = IGNORED
         return np.ascontiguousarray(columns.T)
 
     def pixel_counts(self) -> Tensor:
-        """(1 + K,) int64: the pixels of the background and each class, in at most 5,000 masks, evenly spread."""
+        """(1 + K,) int64: the pixels of the background and each class, in at most 5,000 masks, evenly spread.
+
+        (K,) without a background.
+        """
         if self._counts is None:
-            _, rows = count_pixels(self.mask, len(self), classes=1 + len(self.class_names))
+            _, rows = count_pixels(self.mask, len(self), classes=self.background + len(self.class_names))
             self._counts = torch.from_numpy(rows.sum(0))
         return self._counts
 
@@ -169,6 +177,7 @@ class DetectionSplit(FileSplit):
             objects=replace(kept, image=position[kept.image]),
             class_names=self.class_names,
             shapes=self.shapes,
+            background=self.background,
             max_side=self.max_side,
         )
 
@@ -186,7 +195,13 @@ class Parsed:
 
 
 def make_split(
-    parsed: Parsed, folder: Path, *, class_names: tuple[str, ...], bad_boxes: str, max_side: int | None
+    parsed: Parsed,
+    folder: Path,
+    *,
+    class_names: tuple[str, ...],
+    bad_boxes: str,
+    background: bool = True,
+    max_side: int | None,
 ) -> DetectionSplit:
     """Check images and boxes, and fill in what was not told: sizes from the images, areas from the boxes."""
     sizes, objects = parsed.sizes.copy(), parsed.objects
@@ -209,6 +224,7 @@ def make_split(
         objects=objects,
         class_names=class_names,
         shapes=parsed.shapes,
+        background=background,
         max_side=max_side,
     )
 

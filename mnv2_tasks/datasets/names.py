@@ -61,13 +61,22 @@ class FileNames:
         # A file system that ignores case finds names that its listing spells differently.
         if base in self._listing(place) or self._is_file(name):
             return name
+        entry = self._alike_name(name)
+        return entry if entry is not None and self._is_file(entry) else None
+
+    def find_folder(self, name: str) -> str | None:
+        """As `find` does for a file; "" is the folder itself."""
+        entry = name if (self.folder / name).is_dir() else self._alike_name(name)
+        return entry if entry is not None and (self.folder / entry).is_dir() else None
+
+    def _alike_name(self, name: str) -> str | None:
         place = ""
         for part in os.path.normpath(name.replace("\\", "/")).split("/"):
             entry = self._entry(place, part)
             if entry is None:
                 return None
             place = os.path.join(place, entry)
-        return place if self._is_file(place) else None
+        return place
 
     def find_all(self, names: Sequence[str]) -> list[str | None]:
         return [self.find(name) for name in names]

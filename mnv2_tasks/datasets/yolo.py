@@ -1,0 +1,192 @@
+"""Boxes, outlines and the classes present, from YOLO's text files, one an image."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnv2_tasks.datasets import detection
+from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
+from mnv2_tasks.datasets.images import check_images, image_size
+from mnv2_tasks.datasets.legend import MOST_CLASSES
+from mnv2_tasks.datasets.shapes import Shapes, pack
+from mnv2_tasks.datasets.yolo_labels import Line, class_names, label_files, label_folders, read_labels, stray_labels
+from mnv2_tasks.datasets.yolo_layout import read_layout
+from mnv2_tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One side, as its files have it."""
+
+    images: list[str]  # relative to the root
+    files: list[str | None]  # their label files
+    lines: list[list[Line]]
+    notes: list[str]
+
+
+class Yolo:
+    """YOLO: a text file an image, a line an object: its class, and a box or an outline in fractions of the image.
+
+    Args:
+        root: the data set's folder.
+        file: the data.yaml, or darknet's .data file, below root. None: the one that is there; without one the sides
+            are train.txt and val.txt, or folders such as images/train or train/images.
+        val_fraction: where there is no val side, the part of train held out by a hash of the file name.
+        bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
+        outlines: whether to give masks where there are outlines.
+        background: whether what no outline covers is a class of its own; False leaves it out of training and metrics,
+            for scenes that are labelled throughout.
+        outside: whether data.yaml and lists may lead out of root.
+        max_side: an image whose long side is over this is reduced when it is read.
+
+    Labels are for the upright image, its EXIF rotation applied. A line of 9 numbers, an oriented box, is an outline of
+    4 corners; keypoints are left alone. An image without a label file, or with an empty one, has no objects. Numbers
+    come to hundredths of a pixel, as COCO's files hold them, which undoes their rounding. Raises InputError for what is
+    wrong: in sides, names and train's labels at once; in images and the other sides' labels once these are asked for.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        file: str | None = None,
+        val_fraction: float = 0.2,
+        bad_boxes: str = "error",
+        outlines: bool = True,
+        background: bool = True,
+        outside: bool = False,
+        max_side: int | None = detection.MAX_SIDE,
+    ) -> None:
+        self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
+        self.val_fraction, self.bad_boxes = val_fraction, bad_boxes
+        self.background, self.max_side = background, max_side
+        self.layout = read_layout(self.root, file, outside=outside)
+        self._files = {side: label_files(names, self.layout.names) for side, names in self.layout.sides.items()}
+        self._check_files()
+        labels = [file for files in self._files.values() for file in files.values()]
+        if stray := stray_labels(labels, self.layout.names):
+            self.layout.left_out["label file without an image"] = stray
+        self._classes: tuple[str, ...] = class_names(self.layout, labels)
+        self._classes = names = self._classes or self._numbers()
+        self.provides = {"detection": names, "multilabel": names}
+        self._train: Labelled | None = self._read("train")
+        drawn = any(line.outline for lines in self._train.lines for line in lines)
+        self.outlines = outlines and drawn and len(names) < MOST_CLASSES
+        if self.outlines:
+            self.provides["segmentation"] = ("background", *names) if background else names
+        self._splits: dict[str, DetectionSplit | None] = {}
+
+    def split(self, name: str) -> DetectionSplit | None:
+        """The images of "train", "val" or "test", checked, with their objects; None where there are none."""
+        if name not in self._splits:
+            if name == "train" or (name == "val" and "val" not in self.layout.sides):
+                assert self._train is not None
+                train = self._make(self._train)
+                train.left_out = self.layout.left_out
+                train.notes = [*self.layout.notes, *train.notes]
+                if "val" not in self.layout.sides:
+                    train, self._splits["val"] = detection.hold_out(train, self.val_fraction)
+                self._splits["train"], self._train = train, None
+            elif name in self.layout.sides:
+                self._splits[name] = self._make(self._read(name))
+        return self._splits.get(name)
+
+    def _check_files(self) -> None:
+        """Every side has labels; a test side without is left out."""
+        for side, files in self._files.items():
+            if not files and side != "test":
+                first = self.layout.sides[side][0]
+                folder = Path(first).parent
+                places = label_folders("" if str(folder) == "." else str(folder), self.layout.names)
+                raise InputError(
+                    f"{self.root}: none of the {len(self.layout.sides[side]):,} {side} images has a label file: for "
+                    f"{first} there is no {Path(first).stem}.txt in {' or '.join(place or '.' for place in places)}; "
+                    "put them into labels/ where the images' path has images/, or beside the images"
+                )
+        if "test" in self._files and not self._files["test"]:
+            count = len(self.layout.sides.pop("test"))
+            self.layout.left_out["test image without labels"] += count
+            del self._files["test"]
+
+    def _numbers(self) -> tuple[str, ...]:
+        """Numbers as class names: as many as data.yaml says, or as the labels of all sides use."""
+        told = self.layout.description
+        if told and told.count is not None:
+            count, who = told.count, f"{told.file.name} says how many"
+        else:
+            sides = [self._read(side) for side in self.layout.sides]
+            count = 1 + max((line.label for side in sides for lines in side.lines for line in lines), default=-1)
+            who = "as many as the labels use"
+        if not count:
+            raise InputError(f"{self.layout.where}: no class is named, and no label file has an object; add some")
+        self.layout.notes.append(f"no file names the classes: they are 0 to {count - 1}, {who}")
+        return tuple(map(str, range(count)))
+
+    def _read(self, side: str) -> Labelled:
+        told = self.layout.description
+        images, files = self.layout.sides[side], self._files[side]
+        lines: list[list[Line]] = []
+        repeats = 0
+        for image in images:
+            its: list[Line] = []
+            again = 0
+            if image in files:
+                its, again = read_labels(
+                    self.root / files[image], names=self._classes, keypoints=told.keypoints if told else 0
+                )
+            lines.append(its)
+            repeats += again
+        notes = [f"{repeats:,} lines that repeat another are left out"] if repeats else []
+        if side == "train" and told and told.keypoints:
+            notes.append("keypoints are left alone")
+        return Labelled(images, [files.get(image) for image in images], lines, notes)
+
+    def _make(self, side: Labelled) -> DetectionSplit:
+        paths = [self.root / name for name in side.images]
+        check_images(paths)
+        with ThreadPoolExecutor(8) as pool:
+            sizes = np.array(list(pool.map(image_size, paths)), np.int64)
+        split = detection.make_split(
+            self._parsed(side, sizes),
+            self.root,
+            class_names=self._classes,
+            bad_boxes=self.bad_boxes,
+            background=self.background,
+            max_side=self.max_side,
+        )
+        split.notes = side.notes
+        return split
+
+    def _parsed(self, side: Labelled, sizes: np.ndarray) -> Parsed:
+        rows = [(i, line) for i, lines in enumerate(side.lines) for line in lines]
+        image = np.array([i for i, _ in rows], np.int64)
+        scale = np.tile(sizes[image][:, ::-1], 2)  # (N, 4): W, H, W, H
+        boxes = np.rint(np.array([line.box for _, line in rows]).reshape(-1, 4) * scale * 100) / 100
+        outlines, areas = [], []
+        for (_, line), (width, height) in zip(rows, scale[:, :2].tolist(), strict=True):
+            corners = np.rint(np.array(line.outline).reshape(-1, 2) * (width, height) * 100) / 100
+            outlines.append(pack([corners.ravel().tolist()]) if self.outlines and line.outline else b"")
+            areas.append(_area(corners) if line.outline else np.nan)
+
+        def describe(row: int) -> str:
+            i, line = rows[row]
+            return f"{self.root / str(side.files[i])}: line {line.number}"
+
+        objects = Objects(
+            image=image,
+            boxes=boxes,
+            labels=np.array([line.label for _, line in rows], np.int64),
+            crowd=np.zeros(len(rows), np.bool_),
+            area=np.array(areas, np.float64),
+            shape=np.arange(len(rows)) if self.outlines else None,
+        )
+        shapes = Shapes.of(str(self.root), [line.number for _, line in rows], outlines) if self.outlines else None
+        return Parsed(str(self.layout.where), side.images, sizes, objects, describe, shapes)
+
+
+def _area(corners: np.ndarray) -> float:
+    """Of a polygon (C, 2), by the shoelace formula."""
+    x, y = corners.T
+    return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
