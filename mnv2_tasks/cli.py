@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
+from mnv2_tasks import children
 from mnv2_tasks.errors import InputError, line
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -36,6 +37,7 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
+    children.end_with_parent()
     for stream in (sys.stdout, sys.stderr):  # names of files and classes are printed whatever the locale
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

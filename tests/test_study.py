@@ -133,7 +133,11 @@ def test_a_study_killed_in_the_middle_is_finished_without_repeating_a_run(tmp_pa
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("metrics.json"))}
-    time.sleep(0.5)  # its runs end with it
+    for _ in range(600):
+        if not _running(folder):  # its runs end with it
+            break
+        time.sleep(0.1)
+    assert not _running(folder)
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stdout[-3000:] + out.stderr[-2000:]
     assert f"{len(before)} of 4 are finished already" in out.stdout
@@ -174,6 +178,17 @@ def test_a_head_of_ones_own_can_be_studied(tmp_path):
     assert out.returncode == 0, out.stdout[-2000:] + out.stderr[-2000:]
     found = json.loads((tmp_path / "study" / "width_resolution" / "lraspp" / "study.json").read_text())
     assert [v["name"] for v in found["variants"]] == ["channels=16", "channels=24"]
+
+
+def _running(folder):
+    """The processes that this folder was named to, on Linux."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError:  # it has just ended
+            pass
+    return [line for line in lines if str(folder) in line]
 
 
 def _metrics(folder, name):

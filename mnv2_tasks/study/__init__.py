@@ -1,14 +1,14 @@
 """A study: one setting varied over seeds, as runs of their own, then a table and plots; `train.py -m study=blocks`.
 
-The runs are processes of `train.py`, several at a time. Hydra's launchers would hold them in one process or end them
-all with the first that fails; these go on, and a study that was stopped does only what is left when started again.
+The runs are processes of `train.py`, several at a time, that end with this one. Hydra's launchers would hold them in
+one process or end them all with the first that fails; these go on, and a study that was stopped does only what is left
+when started again.
 """
 
 import itertools
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mnv2_tasks import children
 from mnv2_tasks.cli import CONFIGS, fail, quoted
 from mnv2_tasks.datasets.datamodule import cores
 from mnv2_tasks.errors import InputError
@@ -54,7 +55,12 @@ def run(config: Mapping[str, Any]) -> None:
     jobs, devices = _room(config["study"]["jobs"], len(runs))
     print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
     shared = [*given, f"runs={quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
-    failed = execute(runs, lambda one: _command(one, shared), folder=folder, jobs=jobs, devices=devices)
+    try:
+        failed = execute(runs, lambda one: _command(one, shared), folder=folder, jobs=jobs, devices=devices)
+    except KeyboardInterrupt:
+        done = sum(one.finished for one in runs)
+        print(f"stopped: {done} of {len(runs)} runs are finished; the same command does the others", file=sys.stderr)
+        raise SystemExit(130) from None
     write(config, runs, folder)
     if failed:
         fail(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
@@ -107,13 +113,11 @@ def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devic
                 one, device = waiting.pop(0), free.pop(0)
                 log = logs / f"{one.folder.name}.txt"
                 with log.open("w", encoding="utf-8") as output:
-                    process = subprocess.Popen(
-                        command(one), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                        env=_environment(jobs, device), preexec_fn=_end_with_parent if os.name == "posix" else None,
-                    )  # fmt: skip
+                    process = children.start(command(one), output=output, env=_environment(jobs, device))
                 active[process] = one, device, log, time.monotonic()
             time.sleep(0.1)
             for process in [p for p in active if p.poll() is not None]:
+                children.stop(process)
                 one, device, log, started = active.pop(process)
                 free.append(device)
                 done += 1
@@ -125,7 +129,7 @@ def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devic
                 print(f"[{done}/{total}] {one.variant}, seed {one.seed}: {said} ({_clock(took)}){end}", flush=True)
     finally:
         for process in active:
-            process.terminate()
+            children.stop(process)
     return failed
 
 
@@ -182,16 +186,6 @@ def _environment(jobs: int, device: str | None) -> dict[str, str]:
     else:
         found["CUDA_VISIBLE_DEVICES"] = device
     return found
-
-
-def _end_with_parent() -> None:
-    """On Linux: a run ends when the study is killed, so that nothing writes to its folder when it is taken up again."""
-    import ctypes
-
-    try:
-        ctypes.CDLL("libc.so.6").prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
-    except (OSError, AttributeError):
-        pass
 
 
 def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any], runs: Sequence[Run]) -> None:

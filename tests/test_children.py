@@ -1,0 +1,71 @@
+"""Children end with their parent, and their own children with them, whatever ends the parent."""
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# The grandchild stands for a loader's worker. Both hold the pipe open as long as they live.
+GRANDCHILD = "import signal, sys; pipe = open(sys.argv[1], 'w'); pipe.write('g'); pipe.flush(); signal.pause()"
+CHILD = f"""
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Lightning's handler does in effect
+pipe = open(sys.argv[1], "w")
+subprocess.Popen([sys.executable, "-c", {GRANDCHILD!r}, sys.argv[1]])
+from mnv2_tasks import children
+children.end_with_parent()
+pipe.write("c")
+pipe.flush()
+signal.pause()
+"""
+PARENT = f"""
+import os, signal, subprocess, sys
+from mnv2_tasks import children
+process = children.start([sys.executable, "-c", {CHILD!r}, sys.argv[1]], output=subprocess.DEVNULL, env=os.environ)
+if sys.argv[2] == "stops":
+    sys.stdin.read(1)
+    children.stop(process)
+    print(process.returncode)
+else:
+    process.wait()
+"""
+
+
+def read(pipe: int, selector: selectors.BaseSelector) -> bytes:
+    """What was written to a pipe, b"" once nobody holds it open any more."""
+    assert selector.select(timeout=60), "a child goes on"
+    return os.read(pipe, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, None])
+def test_children_end_with_their_parent(tmp_path, end):
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "pipe"), "stops" if end is None else "waits"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        pipe = os.open(tmp_path / "pipe", os.O_RDONLY)  # waits for the child
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            heard = b""
+            while len(heard) < 2:
+                heard += read(pipe, selector)
+            if end is None:
+                assert parent.communicate(b"x")[0].strip() == b"-9"
+            else:
+                parent.send_signal(end)
+            assert sorted(heard) == sorted(b"cg") and read(pipe, selector) == b""
+        os.close(pipe)
+
+
+def test_others_are_left_alone(monkeypatch):
+    from mnv2_tasks import children
+
+    monkeypatch.delenv(children.VARIABLE, raising=False)
+    monkeypatch.setattr("threading.Thread", None)
+    children.end_with_parent()
