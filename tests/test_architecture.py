@@ -12,22 +12,33 @@ SHOWN = ("metrics", "draw", "plots")
 # What a module of the package may import from the package.
 ALLOWED = {
     "errors": set(),
+    "foreign": {"errors"},
+    "children": set(),
     "blocks": {"errors"},
     "backbone": {"blocks", "errors"},
-    "weights": {"backbone", "errors"},
+    "weights": {"backbone", "errors", "foreign"},
     **dict.fromkeys(SHOWN, {"errors", "segmentation", *SHOWN}),
     "segmentation": {"errors"},
     "heads": {"backbone", "blocks", "errors", "heads", "segmentation", *SHOWN},
     "adapters": {"backbone", "errors"},
     "balance": {"errors"},
-    "joint": {"errors"},
-    "model": {"backbone", "errors", "heads", "weights"},
+    "joint": {"errors", "foreign"},
+    "model": {"backbone", "errors", "foreign", "heads", "weights"},
     "cost": {"backbone", "blocks", "heads"},
-    "datasets": {"datasets", "errors"},
+    "datasets": {"datasets", "errors", "foreign"},
     "schedules": set(),
     "tasks": {"model", "balance", "errors"},
 }
-PURE = ("errors", "blocks", "backbone", "weights", "heads", "model", "cost")  # no Lightning: for export and inference
+PURE = (
+    "errors",
+    "foreign",
+    "blocks",
+    "backbone",
+    "weights",
+    "heads",
+    "model",
+    "cost",
+)  # no Lightning: for export and inference
 
 
 def imports(path: Path) -> set[str]:
