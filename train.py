@@ -3,34 +3,36 @@
 import sys
 import time
 
-from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.cli import command, one_line, settle, tune_for_cpu
+from mnv2_tasks.errors import InputError, reason_of
 
 
 def main(config) -> None:  # type: ignore[no-untyped-def]
     began = time.monotonic()
     tune_for_cpu()
+    from omegaconf import OmegaConf
     from pytorch_lightning import seed_everything
 
-    from mnv2_tasks import joint, run, study, wiring
+    from mnv2_tasks import run, study
 
     if config.resume:
         changes = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("resume=", "hydra."))]
-        settings = run.resumed_config(config.resume, changes)
+        settings = run.resumed_config(
+            config.resume, changes, settle(OmegaConf.masked_copy(config, [key for key in config if key != "given"]))
+        )
     else:
         settings = settle(config)
     if study.wanted(settings):
         return study.run(settings)
-    seed_everything(settings["seed"], verbose=False)
-    wiring.agree_on_stride(settings)
-    data = wiring.make_data(settings)
-    data.tell(("train", "val", "test"))
-    for side in ("train", "val"):  # everything wrong with the input is said before the run has a folder
-        data.loaders(side)
-    wiring.match_cost(settings, data.classes, data.passes)
-    if settings["baselines"]:
-        joint.read_baselines(settings["baselines"], data.classes)
-    task = wiring.make_task(settings, data)
-    run.make_trainer(settings, None)
+    try:
+        seed_everything(settings["seed"], verbose=False)
+        data, task = prepare(settings)
+    except Exception as error:
+        if not settings["resume"] or one_line(error):
+            raise
+        raise InputError(
+            f"{settings['resume']}/config.yaml: it makes no run ({reason_of(error)}); correct it"
+        ) from error
     folder = run.open_folder(settings)
     trainer = run.make_trainer(settings, folder)
     for logger in trainer.loggers:
@@ -38,6 +40,25 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     last = folder / "checkpoints" / "last.ckpt" if settings["resume"] else None
     trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     run.finish(task, data, settings, folder, began)
+
+
+def prepare(settings):  # type: ignore[no-untyped-def]
+    """Data and LightningModule: everything wrong with the input is said before the run has a folder."""
+    from mnv2_tasks import joint, model, run, wiring
+
+    if settings["resume"]:
+        model.read_checkpoint(f"{settings['resume']}/checkpoints/last.ckpt")
+    wiring.agree_on_stride(settings)
+    data = wiring.make_data(settings)
+    data.tell(("train", "val", "test"))
+    for side in ("train", "val"):
+        data.loaders(side)
+    wiring.match_cost(settings, data.classes, data.passes)
+    if settings["baselines"]:
+        joint.read_baselines(settings["baselines"], data.classes)
+    task = wiring.make_task(settings, data)
+    run.make_trainer(settings, None)
+    return data, task
 
 
 if __name__ == "__main__":

@@ -43,6 +43,13 @@ def quote(value: Any, most: int = 60) -> str:
         return f"<{type(value).__name__}, too long to tell>"
 
 
+def reason_of(error: BaseException) -> str:
+    """The first cause of an error, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _printable(character: str) -> str:
     if character.isprintable() or "\ud800" <= character <= "\udfff":  # a file name's bytes that are no UTF-8 stay
         return character

@@ -1,5 +1,6 @@
 """Evaluate a checkpoint, or a model of foreign weights: `python -m mnv2_tasks.evaluate ckpt=<file> data=...`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
     `given` are the keys of the command line. Without `data`, a checkpoint does without its data set: it is None.
     """
     from mnv2_tasks import wiring
-    from mnv2_tasks.model import build_model, read_trusted
-    from mnv2_tasks.weights import load_exactly, load_model
+    from mnv2_tasks.model import fill_model, read_trusted
+    from mnv2_tasks.weights import load_model
 
     if config.ckpt:
         checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
@@ -85,10 +86,7 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
         found = wiring.make_data(settings) if data else None
         for task, names in checkpoint["classes"].items() if found else ():
             _same_classes(config.ckpt, task, names, found.classes[task])  # type: ignore[union-attr]
-        model = build_model(settings, checkpoint["classes"]).eval()
-        hint = "use the backbone and the heads that it was trained with"
-        load_exactly(model, checkpoint["state"], str(config.ckpt), hint=hint)
-        return settings, found, model, checkpoint["classes"]
+        return settings, found, fill_model(settings, checkpoint, config.ckpt), checkpoint["classes"]
     settings = settle(config)
     wiring.agree_on_stride(settings)
     if not config.weights:
@@ -104,6 +102,8 @@ def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> Non
     """What the checkpoint was trained with, but for what is given on the command line."""
     from omegaconf import OmegaConf
 
+    from mnv2_tasks.trust import without_downloads
+
     OmegaConf.set_struct(config, False)
     asked = {key: OmegaConf.select(config, key) for key in given if key.startswith("backbone.")}
     for key in ("heads", "backbone"):
@@ -111,9 +111,11 @@ def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> Non
     for key, value in asked.items():
         OmegaConf.update(config, key, value)
     if "data" not in given:
-        config.data = trained["data"]
+        if not isinstance(trained.get("data"), Mapping):
+            raise InputError(f"{config.ckpt}: it does not tell its data set; give data=<data set>")
+        config.data = without_downloads(trained["data"])
     for key in ("size", "fit", "assign"):
-        if key not in given and not (key == "size" and isinstance(trained["size"], dict) and "data" in given):
+        if key not in given and not (key == "size" and isinstance(trained.get("size"), Mapping) and "data" in given):
             config[key] = trained[key]
 
 

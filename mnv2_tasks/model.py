@@ -1,6 +1,6 @@
 """The whole network in pure PyTorch: plain RGB in, every head's outputs out; and how it is built from a config."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote, reason_of
 from mnv2_tasks.heads import Prediction
+from mnv2_tasks.trust import refuse_foreign
+from mnv2_tasks.weights import check_fit, load_exactly, read_file
 
 Classes = dict[str, tuple[str, ...]]  # task -> its class names
+# What versions worked with whose checkpoints do not tell it.
+OLD_BACKBONE = {"in_channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+OLD_CONFIG = {"fit": "stretch", "assign": {}}
 
 
 class Model(nn.Module):
@@ -77,60 +82,121 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch"}.
+    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "version"}.
 
-    Raises InputError where it is cut short or is not one of ours.
+    Settings that its version did not have yet get the values that it worked with. Raises InputError where the file is
+    cut short, damaged, or not one of ours.
     """
-    from mnv2_tasks.weights import read_file
-
     held = read_file(path)
-    if "mnv2_tasks" not in held:
-        raise InputError(f"{path}: not a checkpoint of mnv2_tasks; a bare state dict goes to backbone.weights")
-    about = held["mnv2_tasks"]
-    classes = {task: tuple(names) for task, names in about["classes"].items()}
-    state = {n.removeprefix("model."): value for n, value in held["state_dict"].items() if n.startswith("model.")}
-    return {"config": about["config"], "classes": classes, "state": state, "epoch": held.get("epoch")}
+    about = held.get("mnv2_tasks")
+    if about is None:
+        lightning = "; it is another Lightning project's" if "pytorch-lightning_version" in held else ""
+        raise InputError(f"{path}: not a checkpoint of mnv2_tasks{lightning}; weights alone go to backbone.weights")
+    version = about.get("version") if isinstance(about, Mapping) else None
+    writer = f"written by mnv2_tasks {version}" if isinstance(version, str) else "of an early version of mnv2_tasks"
+    try:
+        config, classes = checked_config(about)
+        config["size"]  # has to be there
+        tensors = held["state_dict"]
+        if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise InputError("state_dict holds no named tensors")
+    except InputError as error:
+        raise InputError(
+            f"{path} ({writer}): {error}; train or export the model again, or copy the file again"
+        ) from error
+    except KeyError as error:
+        raise InputError(f"{path} ({writer}): it has no {error.args[0]}; copy the whole file again") from error
+    state = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
+    epoch = held.get("epoch") if isinstance(held.get("epoch"), int) else None
+    return {"config": config, "classes": classes, "state": state, "epoch": epoch, "version": version, "writer": writer}
+
+
+def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
+    """The "config" and "classes" that a file tells of a model, of the form that a model is built from.
+
+    Raises InputError, without the file's name, for what is of another form; KeyError for what is missing.
+    """
+    if not isinstance(about, Mapping) or not isinstance(about["config"], Mapping):
+        raise InputError("its config is no dictionary")
+    config = {str(key): value for key, value in about["config"].items()}
+    for section in ("backbone", "heads"):
+        if not isinstance(config[section], Mapping) or not config[section]:
+            raise InputError(f"its {section} section is {quote(config[section])}")
+    backbone, heads, classes = config["backbone"], config["heads"], about["classes"]
+    for name, part in {"backbone": backbone, **heads}.items():
+        if not isinstance(name, str) or not isinstance(part, Mapping) or not isinstance(part.get("_target_"), str):
+            raise InputError(f"its {quote(name)} section does not say what to build")
+    if not isinstance(classes, Mapping) or set(classes) != set(heads):
+        raise InputError("its classes are not those of its heads")
+    for task, names in classes.items():
+        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+            raise InputError(f"its classes of {task} are {quote(names)}, not a list of names")
+    config["backbone"] = {**OLD_BACKBONE, **backbone}
+    config = {**OLD_CONFIG, **config}
+    for number in _numbers([config["backbone"], heads]):
+        if not abs(number) <= 1e6:  # nor NaN
+            raise InputError(f"its backbone or heads hold the number {quote(number)}")
+    if "size" in config and not all(map(_is_size, _each_size(config["size"]))):
+        raise InputError(f"its size is {quote(config['size'])}")
+    if config["fit"] not in ("stretch", "pad", "crop"):
+        raise InputError(f"its fit is {quote(config['fit'])}")
+    return config, {task: tuple(names) for task, names in classes.items()}
+
+
+def _numbers(node: Any) -> Iterator[float]:
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _numbers(child)
+    elif isinstance(node, (int, float)):
+        yield node
+
+
+def _each_size(size: Any) -> list[Any]:
+    return list(size.values()) if isinstance(size, Mapping) else [size]
+
+
+def _is_size(size: Any) -> bool:
+    sides = [size, size] if isinstance(size, int) else size
+    return (
+        isinstance(sides, (list, tuple))
+        and len(sides) == 2
+        and all(isinstance(side, int) and 32 <= side <= 2**14 for side in sides)
+    )
 
 
 def read_trusted(path: str | Path, *, trust: Collection[str] = ()) -> dict[str, Any]:
     """`read_checkpoint`, for a model to be built from it.
 
-    Raises InputError where the checkpoint asks for anything but networks of this package and torch's, and of the
-    modules named in `trust`.
+    Raises InputError where a section of the checkpoint asks for anything but what belongs there and is of this package
+    or of the modules named in `trust`.
     """
     checkpoint = read_checkpoint(path)
-    asked = {key: checkpoint["config"][key] for key in ("backbone", "heads")}
-    refuse_foreign_targets(asked, path, ("mnv2_tasks", "torch.nn", *trust))
+    refuse_foreign(checkpoint["config"], f"{path} ({checkpoint['writer']})", trust=trust)
     return checkpoint
 
 
 def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model, dict[str, Any]]:
     """The model of a checkpoint, in eval mode, and the checkpoint as `read_trusted` gives it."""
-    from mnv2_tasks.weights import load_exactly
-
     checkpoint = read_trusted(path, trust=trust)
-    model = build_model(checkpoint["config"], checkpoint["classes"])
-    load_exactly(model, checkpoint["state"], str(path), hint="the checkpoint's config and weights disagree")
-    return model.eval(), checkpoint
+    return fill_model(checkpoint["config"], checkpoint, path), checkpoint
 
 
-def refuse_foreign_targets(node: Any, path: str | Path, trusted: tuple[str, ...]) -> None:
-    """Every `_target_` in a checkpoint must name an nn.Module class, where it is defined, in a trusted module."""
-    from hydra.utils import get_class
+def fill_model(config: Mapping[str, Any], checkpoint: Mapping[str, Any], path: str | Path) -> Model:
+    """The model that `config` describes, in eval mode, with the tensors of a checkpoint that was read from `path`.
 
-    def within(module: str) -> bool:
-        return any(module == one or module.startswith(f"{one}.") for one in trusted)
-
-    if isinstance(node, Mapping):
-        target = node.get("_target_")
-        if target is not None:
-            found = get_class(target) if within(str(target).rpartition(".")[0]) else None
-            if not (found and issubclass(found, nn.Module) and within(found.__module__)):
-                raise InputError(
-                    f"{path}: its config asks to build {target!r}, which is not of this package; if you trust the "
-                    f"file, say so with trust=[{str(target).rpartition('.')[0]}]"
-                )
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            refuse_foreign_targets(child, path, trusted)
+    It is built without memory first, so that a damaged config costs none. Raises InputError where the two disagree.
+    """
+    where, classes, state = f"{path} ({checkpoint['writer']})", checkpoint["classes"], checkpoint["state"]
+    hint = "its config and its tensors disagree: use the settings that it was trained with, or copy the file again"
+    try:
+        with torch.device("meta"):
+            check_fit(build_model(config, classes), state, where, hint=hint)
+        model = build_model(config, classes)
+    except InputError as error:
+        raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from error
+    except Exception as error:  # whatever a damaged setting leads to
+        raise InputError(f"{where}: its config builds no model ({reason_of(error)}); {hint}") from error
+    load_exactly(model, state, where, hint=hint)
+    return model.eval()

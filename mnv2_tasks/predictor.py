@@ -52,15 +52,19 @@ class Predictor:
             fitted, self.fit, self.channels = sizes, config["fit"], config["backbone"]["in_channels"]
         else:
             from mnv2_tasks.export.exported import Exported
-            from mnv2_tasks.model import refuse_foreign_targets
+            from mnv2_tasks.model import checked_config
+            from mnv2_tasks.trust import refuse_foreign
 
             self.exported = Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
             about = self.exported.about
             if set(about["outputs"]) <= set(about["taps"]):
                 raise InputError(f"{path}: it gives taps ({', '.join(about['outputs'])}); export it with what=model")
-            refuse_foreign_targets(about["config"], path, ("mnv2_tasks", "torch.nn", *trust))
-            self.classes = {task: tuple(names) for task, names in about["classes"].items()}
-            self.model = build_model(about["config"], self.classes).eval()  # for what its heads do with results
+            try:
+                config, self.classes = checked_config(about)
+            except (InputError, KeyError) as error:
+                raise InputError(f"{path}: its metadata is damaged: {error}; export it again") from error
+            refuse_foreign(config, path, trust=trust)
+            self.model = build_model(config, self.classes).eval()  # for what its heads do with results
             fitted, self.fit, self.channels = tuple(about["size"]), about["fit"], len(about["preprocessing"]["mean"])
         self.size: tuple[int, int] = size or fitted
 

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from statistics import median_high
@@ -18,10 +19,14 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from mnv2_tasks import joint, report
 from mnv2_tasks.callbacks import EMA, Best, EpochLog, Examples, Last, Progress, read_rows
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.foreign import read_text
 from mnv2_tasks.tasks import MultiTask
+from mnv2_tasks.trust import refuse_foreign
 
 Config = dict[str, Any]
+PLAIN_SECTIONS = ("loader", "optim", "trainer")  # whose keys are the same in every run
+MOST_CONFIG = 1 << 20  # bytes of a config.yaml
 RUN_VARIABLE = "MNV2_TASKS_RUN"  # tells the processes of one run its folder
 
 
@@ -56,8 +61,12 @@ def open_folder(config: Config) -> Path:
     return folder
 
 
-def resumed_config(folder: str | Path, changes: list[str]) -> Config:
-    """The config of a run to be continued, with `key=value` changes such as trainer.max_epochs=40."""
+def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> Config:
+    """The config of a run to be continued, with `key=value` changes such as trainer.max_epochs=40.
+
+    What its version did not have yet is as `defaults`, the config of a new run, says. Raises InputError where the file
+    is damaged, or asks for anything but this package's parts and those of the modules that `trust=[...]` names.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -66,15 +75,40 @@ def resumed_config(folder: str | Path, changes: list[str]) -> Config:
         raise InputError(
             f"resume={folder}: no run to continue there (config.yaml and checkpoints/last.ckpt are needed)"
         )
-    config = OmegaConf.create(path.read_text(encoding="utf-8"))
-    OmegaConf.set_struct(config, True)
+    fix = "correct it, or take the config.yaml of a copy"
     try:
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(changes))
+        own = yaml.safe_load(read_text(path, fix=fix, most=MOST_CONFIG))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}; {fix}") from error
+    if not isinstance(own, dict):
+        raise InputError(f"{path}: holds no settings; {fix}")
+    _fill(own, {**defaults, "trust": []}, path, "")
+    own["trust"] = []  # what is trusted is said now
+    try:
+        asked = OmegaConf.from_dotlist(changes)
+        refuse_foreign(own, path, trust=tuple(asked.get("trust") or ()))
+        config = OmegaConf.create(own)
+        OmegaConf.set_struct(config, True)
+        plain = OmegaConf.to_container(OmegaConf.merge(config, asked), resolve=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"resume={folder}: cannot change {' '.join(changes)}: {str(error).splitlines()[0]}") from error
-    plain = OmegaConf.to_container(config, resolve=True)
+        reason = str(error).splitlines()[0]
+        raise InputError(f"resume={folder}: cannot change {' '.join(changes)}: {reason}") from error
     assert isinstance(plain, dict)
     return {**{str(k): v for k, v in plain.items()}, "resume": str(folder)}
+
+
+def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: str) -> None:
+    """Put the defaults where `own` lacks a setting. Raises InputError for one of another type than its default."""
+    for key, default in defaults.items():
+        name, value = f"{prefix}{key}", own.setdefault(key, default)
+        if isinstance(default, Mapping) and not isinstance(value, dict):
+            raise InputError(f"{path}: {name} is {quote(value)}, not a section of settings; correct it")
+        if isinstance(default, Mapping) and key in PLAIN_SECTIONS:
+            _fill(value, default, path, f"{name}.")
+        elif isinstance(default, (int, float)) and isinstance(value, (str, list, dict)) and key != "size":
+            raise InputError(f"{path}: {name} is {quote(value)}, not a number or true or false; correct it")
 
 
 def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:

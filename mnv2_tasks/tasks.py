@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from mnv2_tasks import __version__
 from mnv2_tasks.balance import Balance, Fixed
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import Classes, Model
@@ -141,7 +142,7 @@ class MultiTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         classes = {task: list(names) for task, names in self.classes.items()}
-        checkpoint["mnv2_tasks"] = {"config": self.config, "classes": classes}
+        checkpoint["mnv2_tasks"] = {"version": __version__, "config": self.config, "classes": classes}
 
 
 class ClassifierTask(MultiTask):

@@ -1,48 +1,68 @@
 """Pretrained weights in: from torchvision, timm, TensorFlow ports and our own runs, without executing code."""
 
+import os
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.foreign import open_regular
 
 State = dict[str, Tensor]
+MOST_UNPACKED = 50  # times its own size that a file may unpack to
 PUBLISHED_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
     """What a `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.npz` file holds. Nothing in the file is executed."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such weights file; check the path")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            if path.suffix == ".safetensors":
+                return dict(load_file(path))
+            _refuse_bomb(file)
+            if path.suffix == ".npz":
+                with np.load(file, allow_pickle=False) as arrays:
+                    return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            held = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: not a file of plain tensors (cut short, or holding code, which is never run); "
             "download it again, or save its state dict anew"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, BadZipFile, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file leads readers anywhere
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}); it may be cut short: copy it again") from error
     if not isinstance(held, dict):
         raise InputError(f"{path}: holds a {type(held).__name__}, not named tensors; save a state dict")
+    if not all(isinstance(name, str) for name in held):
+        raise InputError(f"{path}: its tensors have no names; save a state dict")
     return held
+
+
+def _refuse_bomb(file: IO[bytes]) -> None:
+    """ValueError for a zip, as .npz and .pth files are, that unpacks to far more than weights can."""
+    size = os.fstat(file.fileno()).st_size
+    if is_zipfile(file):
+        file.seek(0)
+        with ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MOST_UNPACKED * max(size, 1 << 16):  # of trained weights, compressing saves a tenth
+            raise ValueError(f"its {size:,} bytes unpack to {unpacked:,}")
+    file.seek(0)
 
 
 def read_state(path: str | Path) -> State:
@@ -51,7 +71,7 @@ def read_state(path: str | Path) -> State:
     for key in ("state_dict", "model", "state_dict_ema"):
         if isinstance(held.get(key), dict):
             held = held[key]
-    state = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not state:
         raise InputError(f"{path}: holds no tensors; expected a state dict")
     return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): value for name, value in state.items()}
@@ -165,6 +185,12 @@ def _backbone_hint(backbone: MobileNetV2, state: State) -> str:
 
 def load_exactly(module: nn.Module, state: State, source: str, *, hint: str) -> None:
     """`load_state_dict(strict=True)` with an error that a person can act on; changes nothing when it fails."""
+    check_fit(module, state, source, hint=hint)
+    module.load_state_dict({**module.state_dict(), **state})
+
+
+def check_fit(module: nn.Module, state: State, source: str, *, hint: str) -> None:
+    """Refuse tensors that are not, by name and shape, those of the module, which may lie on the meta device."""
     own = module.state_dict()
     # Counters of batches are bookkeeping that many files leave out.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
@@ -175,7 +201,6 @@ def load_exactly(module: nn.Module, state: State, source: str, *, hint: str) -> 
         if n in own and v.shape != own[n].shape
     ]
     if not (missing or surplus or wrong):
-        module.load_state_dict({**own, **state})
         return
     found = [(missing, "missing"), (surplus, "not known here"), (wrong, "of another shape")]
     parts = [
@@ -241,8 +266,8 @@ def load_model(model: nn.Module, path: str | Path) -> None:
     state = read_state(path)
     for key, convert in FOREIGN.items():
         if any(name.startswith(key) for name in state):
-            own = model.state_dict().items()
-            computed = {n: v for n, v in own if n.endswith((".shapes", ".class_weights", "mean", "std"))}
+            buffers = {"mean", "std"} | {f"heads.{h}.{b}" for h in model.heads for b in ("shapes", "class_weights")}  # type: ignore[union-attr]
+            computed = {name: value for name, value in model.state_dict().items() if name in buffers}
             state = computed | convert(state)  # not learned: they come from the configuration
             break
     else:

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.blocks import InvertedResidual
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, reason_of
+from mnv2_tasks.foreign import read_json
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.weights import State, from_timm, from_torchvision
 
@@ -153,8 +155,8 @@ def read_hub(where: str) -> MobileNetV2:
     """
     from hydra.utils import instantiate
 
-    from mnv2_tasks.model import refuse_foreign_targets
-    from mnv2_tasks.weights import load_exactly, read_state
+    from mnv2_tasks.trust import refuse_foreign
+    from mnv2_tasks.weights import check_fit, load_exactly, read_state
 
     folder = Path(where)
     if not folder.is_dir():
@@ -162,18 +164,28 @@ def read_hub(where: str) -> MobileNetV2:
     if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
         raise InputError(f"{folder}: no {missing[0]} there; give a folder that what=backbone as=hub wrote")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        section, kept = dict(config["backbone"]), config["kept"]
-    except (ValueError, KeyError, TypeError) as error:
+        config = read_json(folder / CONFIG, fix="copy it again")
+        section, kept = dict(config["backbone"]), list(config["kept"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{folder / CONFIG}: not the config of a backbone ({error})") from error
-    refuse_foreign_targets(section, folder / CONFIG, ("mnv2_tasks", "torch.nn"))
+    refuse_foreign({"backbone": section}, folder / CONFIG)
     for key in ("mean", "std"):
         section.pop(key, None)
-    backbone = instantiate(section)
-    backbone.keep(kept)
-    load_exactly(
-        backbone, read_state(folder / WEIGHTS), str(folder / WEIGHTS), hint=f"{CONFIG} tells of another network"
-    )
+    state, hint = read_state(folder / WEIGHTS), f"{CONFIG} tells of another network"
+    try:
+        with torch.device("meta"):  # a damaged config costs no memory
+            network = instantiate(section)
+            network.keep(kept)
+            check_fit(network, state, str(folder / WEIGHTS), hint=hint)
+        backbone: MobileNetV2 = instantiate(section)
+        backbone.keep(kept)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged setting leads to
+        raise InputError(f"{folder / CONFIG}: it builds no backbone ({reason_of(error)}); copy it again") from error
+    load_exactly(backbone, state, str(folder / WEIGHTS), hint=hint)
     return backbone.eval()
 
 

@@ -21,6 +21,7 @@ from mnv2_tasks import children
 from mnv2_tasks.cli import CONFIGS, fail, quoted
 from mnv2_tasks.datasets.datamodule import cores
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.trust import foreign_modules
 
 MEMORY = 2 << 30  # bytes that a run on the CPU may need
 
@@ -55,8 +56,9 @@ def run(config: Mapping[str, Any]) -> None:
     jobs, devices = _room(config["study"]["jobs"], len(runs))
     print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
     shared = [*given, f"runs={quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
+    trust = foreign_modules(config)
     try:
-        failed = execute(runs, lambda one: _command(one, shared), folder=folder, jobs=jobs, devices=devices)
+        failed = execute(runs, lambda one: _command(one, shared, trust), folder=folder, jobs=jobs, devices=devices)
     except KeyboardInterrupt:
         done = sum(one.finished for one in runs)
         print(f"stopped: {done} of {len(runs)} runs are finished; the same command does the others", file=sys.stderr)
@@ -152,10 +154,10 @@ def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, job
     return told
 
 
-def _command(one: Run, shared: Sequence[str]) -> list[str]:
+def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]:
     start = [sys.executable, str(CONFIGS.parent / "train.py")]
     if (one.folder / "checkpoints" / "last.ckpt").exists():
-        return [*start, f"resume={one.folder}"]
+        return [*start, f"resume={one.folder}", f"trust=[{','.join(trust)}]"]
     if one.folder.exists():  # stopped before its first epoch was over
         shutil.rmtree(one.folder)
     varied = [f"{key}={_plain(value)}" for key, value in one.settings.items()]

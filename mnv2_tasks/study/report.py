@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -30,7 +29,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
     done.sort(key=lambda one: one.variant != baseline)
     results = {"study": config["study"]["name"], **summarise(done)}
     for variant in results["variants"]:
-        variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]))
+        variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]), config)
     report.write_json(folder / "study.json", results)
     _write_csv(folder / "study.csv", results)
     table = markdown(results)
@@ -150,14 +149,14 @@ def _curve(tables: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
     return [{"epoch": epoch, "mean": mean(each), "low": min(each), "high": max(each)} for epoch, each in points]
 
 
-def _latency(one: "Run") -> float:
+def _latency(one: "Run", config: Mapping[str, Any]) -> float:
     """Milliseconds an image of a run's model, measured here and now: the runs themselves had company."""
     from mnv2_tasks import report
     from mnv2_tasks.model import load_model
+    from mnv2_tasks.trust import foreign_modules
 
-    # The study made this checkpoint: it may build what the run's own config names, such as a head of one's own.
-    trust = re.findall(r"_target_: ([\w.]+)\.\w+", (one.folder / "config.yaml").read_text(encoding="utf-8"))
-    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
+    # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
+    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=foreign_modules(config))
     passes = json.loads((one.folder / "metrics.json").read_text(encoding="utf-8"))["passes"]
     return report.latency(model, [(tuple(size), tasks) for size, tasks in passes])
 

@@ -1,0 +1,177 @@
+"""Files from elsewhere name what is to be built: only this package's own is, and modules that the person trusts.
+
+A checkpoint, a model.json, a run's config.yaml and a Hub folder hold a config, whose `_target_`s Hydra would import and
+call, whatever they are. Here each is looked up, and what may be called is told by the section that it stands in.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, get_type_hints
+
+from torch import nn, optim
+
+from mnv2_tasks import __version__
+from mnv2_tasks.errors import InputError, quote
+
+Check = Callable[[Any], bool]
+
+
+def _is_class(base: type, *modules: str) -> Check:
+    return lambda thing: inspect.isclass(thing) and issubclass(thing, base) and _within(thing.__module__, modules)
+
+
+def _is_public(*modules: str) -> Check:
+    """A public class or function that a module defines, for it to be built from."""
+    return lambda thing: (
+        (inspect.isclass(thing) or inspect.isfunction(thing))
+        and _within(thing.__module__, modules)
+        and not thing.__name__.startswith("_")
+    )
+
+
+def _is_data(thing: Any) -> bool:
+    """A data set of this package, or a function that is annotated to return one."""
+    if not _is_public("mnv2_tasks.datasets")(thing):
+        return False
+    made = thing if inspect.isclass(thing) else get_type_hints(thing).get("return")
+    return inspect.isclass(made) and callable(getattr(made, "split", None))
+
+
+def _is_logger(thing: Any) -> bool:
+    return inspect.isfunction(thing) and thing.__name__ in ("wandb", "tensorboard") and _is_public(_LOGGERS)(thing)
+
+
+def _is_trainer(thing: Any) -> bool:
+    """Lightning's Trainer, or a strategy that it takes."""
+    return inspect.isclass(thing) and (
+        thing.__module__ == "pytorch_lightning.trainer.trainer" or _within(thing.__module__, (_STRATEGIES,))
+    )
+
+
+_STRATEGIES = "pytorch_lightning.strategies"
+_LOGGERS = "mnv2_tasks.loggers"
+_NETWORK = _is_class(nn.Module, "mnv2_tasks", "torch.nn")
+# Section of a config -> the modules that a target may be looked up in, and what it has to be.
+ALLOWED: dict[str, tuple[tuple[str, ...], Check]] = {
+    "backbone": (("mnv2_tasks", "torch.nn"), _NETWORK),
+    "heads": (("mnv2_tasks", "torch.nn"), _NETWORK),
+    "data": (("mnv2_tasks.datasets",), _is_data),
+    "augment": (("mnv2_tasks.datasets.transforms",), _is_public("mnv2_tasks.datasets.transforms")),
+    "optimizer": (("torch.optim", "timm.optim"), _is_class(optim.Optimizer, "torch.optim", "timm.optim")),
+    "schedule": (("mnv2_tasks.schedules",), _is_public("mnv2_tasks.schedules")),
+    "balance": (("mnv2_tasks.balance", "torchjd.aggregation"), _is_class(nn.Module, "mnv2_tasks.balance", "torchjd")),
+    "logger": ((_LOGGERS,), _is_logger),
+    "trainer": (("pytorch_lightning",), _is_trainer),
+}
+MOST_NESTED = 50
+
+
+def refuse_foreign(config: Mapping[str, Any], where: object, *, trust: Collection[str] = ()) -> None:
+    """Refuse a config, read from the file `where`, that names anything but what its sections may be built from.
+
+    Names count where they are defined, not where they can be reached. Interpolations, which read the environment, are
+    refused as well. Nothing is called, and no module but this package's, PyTorch's and trusted ones is imported.
+    Raises InputError.
+    """
+    for section, node in _sections(config):
+        for target in _targets(node, where, section):
+            if not _may(str(target), ALLOWED.get(section), trust):
+                if _is_plain(str(target)) and _within(str(target), ("mnv2_tasks",)) and look_up(str(target)) is None:
+                    raise InputError(
+                        f"{where}: its {section} section asks for {quote(target)}, which this version "
+                        f"({__version__}) does not have; use the version that wrote the file"
+                    )
+                module = str(target).rpartition(".")[0]
+                raise InputError(
+                    f"{where}: its {section} section asks to build {quote(target)}, which is not of this package"
+                    + (f"; if you trust the file, say so with trust=[{module}]" if _is_plain(module) else "")
+                )
+
+
+def foreign_modules(config: Mapping[str, Any]) -> list[str]:
+    """The modules, beyond what `refuse_foreign` allows, that a config of the person's own names: what it trusts."""
+    targets = {
+        (section, str(target))
+        for section, node in _sections(config)
+        for target in _targets(node, "the config", section)
+    }
+    return sorted(
+        {target.rpartition(".")[0] for section, target in targets if not _may(target, ALLOWED.get(section), ())}
+    )
+
+
+def without_downloads(node: Any) -> Any:
+    """A file's `data` section: it may tell where data lies, but not have any brought there."""
+    if isinstance(node, Mapping):
+        node = {key: without_downloads(child) for key, child in node.items()}
+        target = look_up(str(node["_target_"])) if "_target_" in node else None
+        if target is not None and "download" in inspect.signature(target).parameters:
+            node["download"] = False
+        return node
+    return [without_downloads(child) for child in node] if isinstance(node, (list, tuple)) else node
+
+
+def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The sections of a config; of `optim`, its parts."""
+    for section, node in config.items():
+        if section == "optim" and isinstance(node, Mapping) and "_target_" not in node:
+            yield from ((str(part), child) for part, child in node.items())
+        else:
+            yield str(section), node
+
+
+def _targets(node: Any, where: object, section: object, depth: int = 0) -> Iterator[Any]:
+    """Every `_target_` in a node, at any depth."""
+    if depth > MOST_NESTED:
+        raise InputError(f"{where}: its {section} section is nested too deep; export or train the model again")
+    if isinstance(node, str) and "${" in node:
+        raise InputError(f"{where}: its {section} section holds {quote(node)}: write the value in place of ${{...}}")
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node["_target_"]
+        for key, child in node.items():
+            yield from _targets(str(key), where, section, depth + 1)
+            yield from _targets(child, where, section, depth + 1)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _targets(child, where, section, depth + 1)
+
+
+def _may(target: str, place: tuple[tuple[str, ...], Check] | None, trust: Collection[str]) -> bool:
+    if not _is_plain(target):
+        return False
+    if _within(target.rpartition(".")[0], tuple(trust)):
+        thing = look_up(target)
+        if thing is None:
+            raise InputError(f"{target}: there is no such class; correct trust, or put its folder on PYTHONPATH")
+        return _within(str(getattr(thing, "__module__", "")), tuple(trust))
+    if place is None or not _within(target, place[0]):
+        return False
+    return place[1](look_up(target))
+
+
+def look_up(target: str) -> Any:
+    """What a dotted name means, or None: its longest part that is a module is imported, the rest are attributes."""
+    from importlib import import_module
+
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:length])
+        try:
+            thing: Any = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+                continue
+            raise InputError(f"{target}: {name} needs {error.name}, which is not installed; install it") from error
+        for part in parts[length:]:
+            thing = getattr(thing, part, None)
+        return thing
+    return None
+
+
+def _within(name: str, modules: Collection[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _is_plain(target: str) -> bool:
+    return all(part.isidentifier() for part in target.split("."))

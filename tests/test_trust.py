@@ -1,0 +1,247 @@
+"""Files from elsewhere run nothing: every kind that is loaded, every section of it, with targets that leave a trace."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import mnv2_tasks
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.export import need
+from mnv2_tasks.export.about import describe
+from mnv2_tasks.export.backbone import write_hub
+from mnv2_tasks.export.graph import Graph
+from mnv2_tasks.model import build_model, load_model, read_trusted
+from mnv2_tasks.trust import refuse_foreign
+
+OWN = Path(__file__).with_name("new_head")
+CONFIG = {
+    "backbone": {
+        "_target_": "mnv2_tasks.backbone.MobileNetV2",
+        "width": 0.35,
+        "output_stride": 32,
+        "in_channels": 3,
+        "block": {"_target_": "mnv2_tasks.blocks.InvertedResidual", "_partial_": True},
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+    },
+    "heads": {"classifier": {"_target_": "mnv2_tasks.heads.classifier.Classifier", "_partial_": True}},
+    "data": {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes", "size": 64, "train": 8, "val": 4}},
+    "size": [64, 64],
+    "fit": "stretch",
+    "assign": {},
+}
+CLASSES = {"classifier": ["circle", "square", "triangle"]}
+SECTIONS = {  # where in a config of a model a target may stand
+    "the backbone": ("backbone",),
+    "its block": ("backbone", "block"),
+    "deep in it": ("backbone", "block", "norm", "layers"),
+    "a head": ("heads", "classifier"),
+    "deep in a head": ("heads", "classifier", "sources"),
+    "the data": ("data", "scenes"),
+    "deep in the data": ("data", "scenes", "parts", "one"),
+    "a section of its own": ("extra",),
+    "augment": ("augment", "classification"),
+}
+RUN_SECTIONS = {  # and in that of a run
+    "the optimizer": ("optim", "optimizer"),
+    "the schedule": ("optim", "schedule"),
+    "optim": ("optim",),
+    "the balance": ("balance",),
+    "deep in the balance": ("balance", "aggregator"),
+    "a logger": ("logger", "wandb"),
+    "the trainer": ("trainer",),
+    "a callback": ("trainer", "callbacks", "one"),
+}
+
+
+def evil(trace: Path) -> dict[str, dict]:
+    """Targets that would write `trace`: of others, reached through our modules, and our own that are no such part."""
+    source = trace.with_name("source")
+    source.write_text("x")
+    text = f"open({str(trace)!r}, 'w')"
+    return {
+        "numpy.save": {"_target_": "numpy.save", "file": str(trace), "arr": [1]},
+        "shutil": {"_target_": "shutil.copyfile", "src": str(source), "dst": str(trace)},
+        "open": {"_target_": "builtins.open", "file": str(trace), "mode": "w"},
+        "path": {"_target_": "pathlib.Path.touch", "_args_": [str(trace)]},
+        "text": {"_target_": "numpy.testing._private.utils.runstring", "astr": text, "dict": {}},
+        "eval": {"_target_": "builtins.eval", "_args_": [text]},
+        "through ours": {"_target_": "mnv2_tasks.model.torch.save", "obj": [1], "f": str(trace)},
+        "through a data set": {"_target_": "mnv2_tasks.datasets.scenes.np.save", "file": str(trace), "arr": [1]},
+        "ours": {"_target_": "mnv2_tasks.report.write_json", "_args_": [str(trace), {}]},
+        "called within": {
+            "_target_": "mnv2_tasks.datasets.torchvision_sets.read",
+            "make": {"_target_": "builtins.open", "file": str(trace), "mode": "w"},
+        },
+        "a module": {"_target_": "mnv2_tasks.errors"},
+        "no text": {"_target_": ["numpy.save"]},
+    }
+
+
+EVIL = (
+    *("numpy.save", "shutil", "open", "path", "text", "eval", "through ours", "through a data set", "ours"),
+    *("called within", "a module", "no text"),
+)
+
+
+def planted(config: dict, place: tuple[str, ...], target: dict) -> dict:
+    """The config with a target in that place, beside what is there."""
+    config = copy.deepcopy(config)
+    node = config
+    for key in place:
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node = node[key]
+    node |= target
+    return config
+
+
+def save(path: Path, config: dict) -> Path:
+    model = build_model(CONFIG, {task: tuple(names) for task, names in CLASSES.items()})
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "mnv2_tasks": {"config": config, "classes": CLASSES}, "epoch": 0}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", EVIL)
+@pytest.mark.parametrize("place", SECTIONS | RUN_SECTIONS)
+def test_no_section_of_a_checkpoint_is_called(tmp_path, place, name):
+    trace = tmp_path / "trace"
+    config = planted(CONFIG, (SECTIONS | RUN_SECTIONS)[place], evil(trace)[name])
+    path = save(tmp_path / "evil.ckpt", config)
+    for load in (read_trusted, load_model, mnv2_tasks.load):
+        with pytest.raises(InputError, match=r"evil\.ckpt.*(not of this package|does not say what to build)"):
+            load(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("place", ["data", "heads", "backbone"])
+@pytest.mark.parametrize(
+    ("program", "settings"),
+    [
+        ("evaluate", ()),
+        ("export", ("to=[torch_export]",)),
+        ("export", ("what=backbone",)),
+        ("analysis", ("what=figure7",)),
+        ("predict", ()),
+    ],
+)
+def test_no_command_calls_what_a_checkpoint_names(cli, tmp_path, program, settings, place):
+    trace = tmp_path / "trace"
+    where = {"data": ("data", "scenes"), "heads": ("heads", "classifier"), "backbone": ("backbone", "block")}[place]
+    path = save(tmp_path / "evil.ckpt", planted(CONFIG, where, evil(trace)["numpy.save"]))
+    if program == "predict":
+        Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+        settings = (f"model={path}", f"source={tmp_path / 'a.png'}")
+    else:
+        settings = (f"ckpt={path}", *settings)
+    _, err = cli(program, *settings, f"runs={tmp_path}", fails=True)
+    assert len(err.strip().splitlines()) == 1 and "numpy.save" in err and not trace.exists(), err
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_no_metadata_of_an_exported_file_is_called(cli, tmp_path, inside):
+    pytest.importorskip("onnx")
+    trace, target = tmp_path / "trace", need("onnx")
+    model = build_model(CONFIG, {task: tuple(names) for task, names in CLASSES.items()}).eval()
+    settings = {**CONFIG, "license": None, "ckpt": None}
+    about = describe(model, settings, {"classifier": tuple(CLASSES["classifier"])}, (64, 64))
+    about |= {"outputs": ["classifier_scores"], "dynamic": ["batch"]}
+    about["input"] = {"layout": "nchw", "dtype": "uint8", "shape": [2, 3, 64, 64]}
+    target.write(Graph(model), torch.zeros(2, 3, 64, 64, dtype=torch.uint8), tmp_path / "model.onnx",
+                 precision="fp32", calibration=(), about=dict(about))  # fmt: skip
+    clean = (tmp_path / "model.onnx").read_bytes()
+    for place, name in [(place, name) for place in SECTIONS for name in EVIL]:
+        told = {**about, "config": planted(about["config"], SECTIONS[place], evil(trace)[name])}
+        (tmp_path / "model.onnx").write_bytes(clean)
+        if inside:
+            import onnx
+
+            graph = onnx.load(str(tmp_path / "model.onnx"))
+            onnx.helper.set_model_props(graph, {"mnv2_tasks": json.dumps(told)})
+            onnx.save(graph, str(tmp_path / "model.onnx"))
+        else:
+            (tmp_path / "model.json").write_text(json.dumps({**told, "files": {"model.onnx": {}}}))
+        with pytest.raises(InputError, match=r"model\.onnx.*(not of this package|does not say what to build)"):
+            mnv2_tasks.load(tmp_path / "model.onnx")
+        assert not trace.exists(), (place, name)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    for program, *settings in (("evaluate", "ckpt"), ("predict", f"source={tmp_path / 'a.png'}", "model")):
+        *more, key = settings
+        _, err = cli(program, f"{key}={tmp_path / 'model.onnx'}", *more, f"runs={tmp_path}", fails=True)
+        assert len(err.strip().splitlines()) == 1 and not trace.exists(), err
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_no_part_of_a_hub_folder_is_called(tmp_path, name):
+    trace = tmp_path / "trace"
+    model = build_model(CONFIG, {task: tuple(names) for task, names in CLASSES.items()})
+    write_hub(model, {**CONFIG, "license": None, "ckpt": None}, {"classifier": ("a", "b")}, tmp_path)
+    mnv2_tasks.load_backbone(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for place in ("the backbone", "its block", "deep in it"):
+        (tmp_path / "config.json").write_text(json.dumps(planted(config, SECTIONS[place], evil(trace)[name])))
+        with pytest.raises(InputError, match=r"config\.json.*not of this package"):
+            mnv2_tasks.load_backbone(tmp_path)
+        assert not trace.exists()
+
+
+@pytest.fixture(scope="module")
+def run_config(tmp_path_factory) -> dict:
+    """The settings of a new run, as its config.yaml holds them."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from mnv2_tasks.cli import CONFIGS, settle
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return settle(compose("train", ["task=classifier", "backbone.width=0.35", "size=64"]))
+
+
+def test_no_section_of_a_runs_config_is_called(cli, tmp_path, run_config):
+    trace = tmp_path / "trace"
+    (tmp_path / "checkpoints").mkdir()
+    save(tmp_path / "checkpoints" / "last.ckpt", CONFIG)
+    places = {**SECTIONS, **RUN_SECTIONS, "scenes": ("data", "scenes")}
+    pairs = [(place, EVIL[i % len(EVIL)]) for i, place in enumerate(places.values())]
+    pairs += [(("data", "scenes"), "ours"), (("optim", "optimizer"), "through ours"), (("trainer",), "eval")]
+    for place, name in pairs:
+        config = planted(run_config, place, evil(trace)[name]) | {"trust": ["numpy", "shutil", "builtins"]}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        _, err = cli("train", f"resume={tmp_path}", fails=True)
+        assert "not of this package" in err and len(err.strip().splitlines()) == 1, (place, name, err)
+        assert not trace.exists(), (place, name)
+
+
+def test_what_is_named_in_trust_may_be_built(monkeypatch):
+    monkeypatch.syspath_prepend(OWN)
+    config = {"heads": {"lraspp": {"_target_": "lraspp.LRASPP", "_partial_": True}}}
+    with pytest.raises(InputError, match=r"trust=\[lraspp\]"):
+        refuse_foreign(config, "a.ckpt")
+    refuse_foreign(config, "a.ckpt", trust=["lraspp"])
+    with pytest.raises(InputError, match="not of this package"):  # reached through it, but defined elsewhere
+        refuse_foreign({"heads": {"x": {"_target_": "lraspp.LRASPPHead"}}}, "a.ckpt", trust=["lraspp"])
+
+
+def test_every_config_of_ours_is_ours(run_config):
+    refuse_foreign(run_config, "config.yaml")
+
+
+def test_interpolations_are_refused():
+    with pytest.raises(InputError, match="write the value in place"):
+        refuse_foreign({"data": {"x": {"root": "${oc.env:HOME}"}}}, "a.ckpt")
+
+
+def test_a_checkpoint_has_no_data_downloaded(tmp_path):
+    from mnv2_tasks.trust import without_downloads
+
+    data = {"mnist": {"_target_": "mnv2_tasks.datasets.torchvision_sets.mnist", "root": str(tmp_path)}}
+    assert without_downloads(data)["mnist"]["download"] is False
+    scenes = {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes"}}
+    assert without_downloads(scenes) == scenes
