@@ -1,6 +1,7 @@
 """COCO and VOC data: samples, layouts, splits, and one clear line for everything that can be wrong."""
 
 import json
+import os
 import pickle
 import random
 import warnings
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.mask import encode
 from refusal import refused
 
 from mnv2_tasks.datasets.boxes import check_boxes
@@ -446,15 +448,15 @@ def test_voc_given_folders_lists_and_classes(tmp_path: Path) -> None:
         (tmp_path / "labels").mkdir(exist_ok=True)
         (tmp_path / "labels" / f"{stem}.xml").write_text(page(CAT if i else page()))
     (tmp_path / "train.txt").write_text("\ufeffone two\nphotos/x.y.PNG\n")
-    (tmp_path / "my_test.txt").write_text("z\n")
-    (tmp_path / "my_train.txt").write_text("z\n")
+    (tmp_path / "other_test.txt").write_text("z\n")
+    (tmp_path / "other_train.txt").write_text("z\n")
     where = {"annotations": "labels", "images": "photos"}
     source = Voc(tmp_path, **where, classes=["dog", "cat"], val_fraction=0)
     assert source.provides["detection"] == ("dog", "cat") and source.split("test") is None
     train = load(source)
     assert names_of(train) == ["one two.PNG", "x.y.PNG"]
     assert train[0]["labels"].tolist() == [] and train[1]["labels"].tolist() == [1]
-    mine = Voc(tmp_path, **where, lists="my_{split}.txt", val_fraction=0)
+    mine = Voc(tmp_path, **where, lists="other_{split}.txt", val_fraction=0)
     assert mine.provides["detection"] == ("cat",)
     assert [names_of(mine.split(side)) for side in ("train", "val", "test")] == [["z.PNG"], [], ["z.PNG"]]
 
@@ -553,3 +555,120 @@ def test_pets_heads() -> None:
 def test_pennfudan() -> None:
     source = Coco(SHARED / "pennfudan")
     assert [len(load(source, side).box_sizes()) for side in ("train", "val")] == [333, 90]
+
+
+# Other programs' files
+
+
+def coco_file(path: Path, images: list[str], annotations: list[dict], categories: list[dict] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(images)]
+    annotations = [{"id": i, "category_id": 1, "image_id": i % len(images), **a} for i, a in enumerate(annotations)]
+    contents = {"images": rows, "annotations": annotations, "categories": categories or [{"id": 1, "name": "cat"}]}
+    path.write_text(json.dumps(contents))
+
+
+@pytest.mark.parametrize("written", [r"in\a b.jpg", "in/a%20b.JPG", "./in/a b.jpg"])
+def test_coco_names_find_their_files(tmp_path: Path, written: str) -> None:
+    picture(tmp_path / "images" / "in" / "a b.jpg", (40, 30))
+    coco_file(tmp_path / "all.json", [written], [{"bbox": [1, 2, 10, 10]}])
+    split = Coco(tmp_path, annotations="all.json", val_fraction=0).split("train")
+    assert split is not None and os.path.samefile(split.path(0), tmp_path / "images" / "in" / "a b.jpg")
+
+
+def test_coco_takes_the_box_of_an_outline_without_one(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (40, 30))
+    mask = np.zeros((30, 40), np.uint8, order="F")
+    mask[5:9, 10:20] = 1
+    runs = {"size": [30, 40], "counts": encode(mask)["counts"].decode()}
+    polygon = [[3, 4, 13, 4, 13, 24, 3, 24]]
+    outlines = [
+        {"segmentation": polygon},
+        {"segmentation": runs, "bbox": []},
+        {"segmentation": polygon, "bbox": [0] * 4},
+    ]
+    coco_file(tmp_path / "train.json", ["a.png"], outlines)
+    boxes = Coco(tmp_path, val_fraction=0).split("train")[0]["boxes"].tolist()
+    assert boxes == [[3, 4, 13, 24], [10, 5, 20, 9], [3, 4, 13, 24]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        ([[0.1, 0.2, 0.5, 0.6], [0, 0, 1, 1]], ("within 0..1", "multiply")),
+        ([[10, 10, 39, 29], [20, 5, 38, 28], [5, 20, 9, 30]], ("x1, y1, x2, y2", "write width and height")),
+    ],
+)
+def test_boxes_that_cannot_be_meant_are_refused_as_a_whole(tmp_path: Path, boxes: list, words: tuple) -> None:
+    picture(tmp_path / "a.png", (40, 30))
+    coco_file(tmp_path / "train.json", ["a.png"], [{"bbox": box} for box in boxes])
+    for bad_boxes in ("error", "fix"):
+        refused(lambda bad_boxes=bad_boxes: Coco(tmp_path, bad_boxes=bad_boxes).split("train"), "train.json", *words)
+
+
+def test_roboflows_dummy_of_its_classs_name(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (40, 30))
+    categories = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "cat"},
+    ]
+    coco_file(tmp_path / "train.json", ["a.png"], [{"bbox": [1, 1, 5, 5]}], categories)
+    assert Coco(tmp_path).provides["detection"] == ("cat",)
+    both = [{"bbox": [1, 1, 5, 5], "category_id": i} for i in (0, 1)]
+    coco_file(tmp_path / "train.json", ["a.png"], both, categories)
+    refused(lambda: Coco(tmp_path), "2 categories are named 'cat'")
+    alike = [{"id": 1, "name": "cat"}, {"id": 2, "name": "Cat "}]
+    coco_file(tmp_path / "train.json", ["a.png"], [], alike)
+    refused(lambda: Coco(tmp_path), "duplicate names of one class")
+
+
+@pytest.mark.parametrize("names", [("training", "validation"), ("pets_train", "pets_dev"), ("train", "my_val")])
+def test_coco_files_are_sides_in_any_spelling(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, image in zip((*names, "captions_train"), "abc", strict=True):
+        picture(tmp_path / f"{image}.png", (40, 30))
+        coco_file(tmp_path / "annotations" / f"{name}.json", [f"{image}.png"], [{"bbox": [1, 1, 5, 5]}])
+    source = Coco(tmp_path)
+    assert [names_of(source.split(side)) for side in ("train", "val")] == [["a.png"], ["b.png"]]
+
+
+def voc_files(root: Path, names: list[str], suffix: str = ".xml", beside: bool = False) -> None:
+    for name in names:
+        picture((root if beside else root / "JPEGImages") / f"{name}.jpg", (40, 30))
+        path = (root if beside else root / "Annotations") / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(CAT))
+
+
+def test_voc_lists_that_exist_are_obeyed(tmp_path: Path) -> None:
+    voc_files(tmp_path, list("abcdef"))
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "test.txt").write_text("e\n")
+    refused(lambda: Voc(tmp_path), "test.txt", "no list of the training images")
+    (lists / "trainval.txt").write_text("a\nb\nc\nd\n")
+    (lists / "cat_train.txt").write_text("f 1\n")
+    source = Voc(tmp_path, val_fraction=0.5)
+    train, val, test = (names_of(source.split(side)) for side in ("train", "val", "test"))
+    assert sorted(train + val) == [f"{name}.jpg" for name in "abcd"] and train and val and test == ["e.jpg"]
+    assert str(source.split("train").left_out) == "1 file left out: 1 XML on no list"
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b\n")
+    source = Voc(tmp_path)
+    assert [names_of(source.split(side)) for side in ("train", "val")] == [["a.jpg"], ["b.jpg"]]
+    one = Voc(tmp_path, lists="ImageSets/Main/trainval.txt", val_fraction=0.5)
+    assert one.split("test") is None and not set(names_of(one.split("train"))) & set(names_of(one.split("val")))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_voc_in_sub_folders(tmp_path: Path, beside: bool) -> None:
+    """XML at any depth with any suffix; folders named for sides are sides, as Roboflow writes them."""
+    voc_files(tmp_path, ["train/a", "train/in/b", "valid/a"], ".XML", beside)
+    source = Voc(tmp_path)
+    assert [len(source.split(side)) for side in ("train", "val")] == [2, 1]
+    assert source.split("val").path(0).parent.name == "valid"
+
+
+def test_voc_classes_alike_are_one_line(tmp_path: Path) -> None:
+    voc_files(tmp_path, ["a", "b"])
+    (tmp_path / "Annotations" / "b.xml").write_text(page(CAT.replace("cat", "Cat")))
+    refused(lambda: Voc(tmp_path), "'Cat' and 'cat' are duplicate names of one class")

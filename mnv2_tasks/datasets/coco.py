@@ -1,8 +1,8 @@
 """Boxes, masks and the classes present, from COCO JSON with a folder of images."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
+from mnv2_tasks.datasets.label_table import choose_classes
 from mnv2_tasks.datasets.legend import MOST_CLASSES
-from mnv2_tasks.datasets.names import check_inside
-from mnv2_tasks.datasets.shapes import Shapes, bad_outline, pack
+from mnv2_tasks.datasets.names import FileNames, check_inside
+from mnv2_tasks.datasets.shapes import Shapes, bad_outline, outline_box, pack
+from mnv2_tasks.datasets.sides import BOTH, SPELLINGS, by_side, side_of
 from mnv2_tasks.errors import InputError, quote, shorten
 from mnv2_tasks.foreign import read_json
 
@@ -25,7 +27,7 @@ ANNOTATIONS = (
 )
 IMAGES = ("images/{split}", "images/{split}2017", "{split}2017", "{split}", "images", ".")
 LARGEST = 1e12  # of numbers that are pixels, also square ones
-SPELLINGS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}  # Roboflow says "valid"
+OTHER_KINDS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")  # of COCO's own annotation files
 
 
 class Coco:
@@ -96,6 +98,8 @@ class Coco:
         folder = _find_images(self.root, self.images, side, parsed)
         if not self.outside:
             check_inside(parsed.names, folder, root=self.root, where=parsed.where)
+        files = FileNames(folder)
+        parsed = replace(parsed, names=[files.find(name) or name for name in parsed.names])
         return detection.make_split(
             parsed, folder, class_names=self._classes, bad_boxes=self.bad_boxes, max_side=self.max_side
         )
@@ -111,7 +115,11 @@ def _find_files(root: Path, given: str | None) -> dict[str, Path]:
             if file := next(filter(Path.is_file, files), None):
                 found[side] = file
         if "train" in found:
-            return found
+            return found if given else {**_by_name(found["train"].parent, set(SPELLINGS) - set(found)), **found}
+    if not given:
+        for place in (root / "annotations", root):
+            if "train" in (found := _by_name(place, set(SPELLINGS))):
+                return found
     there = [str(file.relative_to(root)) for glob in ("*.json", "annotations/*.json") for file in root.glob(glob)]
     raise InputError(
         f"{root}: no training annotations: there is no {' or '.join(patterns).replace('{split}', 'train')}"
@@ -120,12 +128,23 @@ def _find_files(root: Path, given: str | None) -> dict[str, Path]:
     )
 
 
+def _by_name(folder: Path, wanted: set[str]) -> dict[str, Path]:
+    """The JSON files of a folder that are named for the `wanted` sides, in any words: "pets_validation.json"."""
+    if not folder.is_dir():
+        return {}
+    files = {file.stem: file for file in folder.glob("*.json") if not file.name.startswith((".", *OTHER_KINDS))}
+    stems = [stem for stem in files if side_of(stem, among_others=True) in (*wanted, BOTH)]
+    sides = by_side(stems, folder, among_others=True, plainest=True)
+    return {side: files[stem] for side, stem in sides.items() if side in wanted}
+
+
 def _find_images(root: Path, given: str | None, side: str, parsed: Parsed) -> Path:
     patterns = (given,) if given else IMAGES
     folders = [root / pattern.replace("{split}", s) for pattern in patterns for s in SPELLINGS[side]]
+    files = {folder: FileNames(folder) for folder in folders if folder.is_dir()}
     for name in parsed.names[:10]:  # one missing image must not hide the folder
-        for folder in folders:
-            if os.path.isfile(folder / name):  # False for what no path can be
+        for folder, there in files.items():
+            if there.find(name):
                 return folder
     raise InputError(
         f"{parsed.where}: its images are missing: {shorten(parsed.names[0], 150)} (the first of {len(parsed.names)}) "
@@ -141,6 +160,8 @@ def _read(file: Path, *, outlines: bool) -> dict[str, Any]:
         entry.pop("packed", None)
         if "segmentation" in entry:  # most of a large file: packed or dropped while it is parsed
             outline = entry.pop("segmentation")
+            if "image_id" in entry and entry.get("bbox") in (None, [], [0, 0, 0, 0]):
+                entry["bbox"] = outline_box(outline)
             if outlines:
                 try:
                     entry["packed"] = pack(outline)
@@ -202,38 +223,45 @@ def _unique(file: Path, what: str, values: list[Any]) -> list[Any]:
 
 
 def _categories(file: Path, contents: dict[str, Any]) -> dict[int, str]:
-    """{id: name} in the order of the ids."""
+    """{id: name} in the order of the ids, without a dummy that Roboflow writes."""
     ids = _unique(file, "categories have the id", _column(file, contents, "categories", "id", int))
-    names = _unique(file, "categories are named", _column(file, contents, "categories", "name", str))
-    return dict(sorted(zip(ids, names, strict=True)))
+    names, dummies = _column(file, contents, "categories", "name", str), _dummies(file, contents)
+    pairs = [(number, name) for number, name in zip(ids, names, strict=True) if number not in dummies]
+    _unique(file, "categories are named", [name for _, name in pairs])
+    return dict(sorted(pairs))
 
 
-def _annotated(file: Path, contents: dict[str, Any]) -> set[str]:
+def _dummies(file: Path, contents: dict[str, Any]) -> dict[int, str]:
+    """{id: name} of the categories without annotations that are another's supercategory."""
+    ids, names = (_column(file, contents, "categories", key, kind) for key, kind in (("id", int), ("name", str)))
+    parents = [entry.get("supercategory") for entry in contents["categories"]]
     used = set(_column(file, contents, "annotations", "category_id", int))
-    return {name for number, name in _categories(file, contents).items() if number in used}
-
-
-def _empty_parents(file: Path, contents: dict[str, Any]) -> set[str]:
-    """Categories without annotations that are another's supercategory: Roboflow writes such a dummy."""
-    pairs = [(entry.get("supercategory"), entry.get("name")) for entry in contents["categories"]]
-    return {parent for parent, name in pairs if isinstance(parent, str) and parent != name} - _annotated(file, contents)
+    return {
+        number: name
+        for number, name in zip(ids, names, strict=True)
+        if number not in used and any(p == name and other != number for other, p in zip(ids, parents, strict=True))
+    }
 
 
 def _class_names(files: dict[str, Path], contents: dict[str, Any]) -> tuple[str, ...]:
     train = files["train"]
-    names, dummies = _categories(train, contents).values(), _empty_parents(train, contents)
+    named, dummies = _categories(train, contents), _dummies(train, contents)
     for side, file in files.items():
-        if side != "train" and dummies.intersection(names):  # a rare case, so that one file is read mostly
-            dummies -= _annotated(file, _read(file, outlines=False))
-    classes = tuple(name for name in names if name not in dummies)
-    if not classes:
+        if side != "train" and dummies:  # a rare case, so that one file is read mostly
+            own = set(_categories(file, _read(file, outlines=False)).values())
+            missing = {number: name for number, name in dummies.items() if name in own and name not in named.values()}
+            named = dict(sorted({**named, **missing}.items()))
+    if not named:
         raise InputError(f'{train}: "categories" names no class; list the classes of the boxes there')
-    return classes
+    return choose_classes(train, list(named.values()), None)
 
 
 def _check_classes(file: Path, contents: dict[str, Any], train: Path, classes: tuple[str, ...]) -> None:
-    names = set(_categories(file, contents).values())
-    added = sorted(names - set(classes) - _empty_parents(file, contents))
+    names = {*_categories(file, contents).values(), *_dummies(file, contents).values()} & {
+        *_categories(file, contents).values(),
+        *classes,
+    }
+    added = sorted(names - set(classes))
     for verb, odd in (("lacks", sorted(set(classes) - names)), ("adds", added)):
         if odd:
             raise InputError(
@@ -289,4 +317,4 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
         shape=np.arange(len(image)) if has_outlines else None,
     )
     shapes = Shapes.of(str(file), numbers, outlines) if has_outlines else None
-    return Parsed(str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes)
+    return Parsed(str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes, xywh=True)

@@ -192,6 +192,7 @@ class Parsed:
     objects: Objects  # area NaN where not told
     describe: Callable[[int], str]  # row of `objects` -> the file and annotation that it comes from
     shapes: Shapes | None = None
+    xywh: bool = False  # whether the boxes were written as x, y, width, height
 
 
 def make_split(
@@ -210,7 +211,12 @@ def make_split(
     for index in np.flatnonzero((sizes <= 0).any(1)):
         sizes[index] = image_size(paths[index])
     boxes, keep = check_boxes(
-        objects.boxes, sizes[objects.image], bad_boxes=bad_boxes, where=parsed.where, describe=parsed.describe
+        objects.boxes,
+        sizes[objects.image],
+        bad_boxes=bad_boxes,
+        where=parsed.where,
+        xywh=parsed.xywh,
+        describe=parsed.describe,
     )
     sides = boxes[:, 2:] - boxes[:, :2]
     area = np.where(np.isfinite(objects.area), objects.area, sides.prod(1)).astype(np.float32)

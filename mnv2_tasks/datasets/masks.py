@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv2_tasks.datasets.coco import SPELLINGS
 from mnv2_tasks.datasets.files import check_root, held_out, part
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.legend import ClassTable, class_table, make_legend
 from mnv2_tasks.datasets.names import check_inside
 from mnv2_tasks.datasets.segmentation import MaskSplit, largest_value, make_split
+from mnv2_tasks.datasets.sides import SPELLINGS
 from mnv2_tasks.errors import InputError, shorten
 from mnv2_tasks.foreign import read_text
 

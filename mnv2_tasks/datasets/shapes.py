@@ -40,6 +40,32 @@ def pack(segmentation: Any) -> bytes:
     return b"Q" + flat.tobytes()
 
 
+def outline_box(segmentation: Any) -> list[float] | None:
+    """The box (x, y, width, height) around an outline; None where there is none, or it is damaged."""
+    try:
+        packed = pack(segmentation)
+    except (ValueError, OverflowError):
+        return None
+    if packed[:1] == b"R":
+        size = segmentation["size"]
+        lengths = run_lengths(packed[9:])
+        edges = np.cumsum(lengths)
+        starts, stops = edges[0::2][: len(edges) // 2], edges[1::2] - 1  # of the object's stretches, down the columns
+        if not len(stops) or edges[-1] != math.prod(size):
+            return None
+        columns = np.concatenate([starts, stops]) // size[0]
+        # A stretch over several columns has rows from the first to the last.
+        wraps = (starts // size[0] != stops // size[0]).any()
+        rows = np.array([0, size[0] - 1]) if wraps else np.concatenate([starts, stops]) % size[0]
+        low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
+    elif packed:
+        corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+        low, high = tuple(corners.min(0)), tuple(corners.max(0))
+    else:
+        return None
+    return [float(value) for value in (*low, high[0] - low[0], high[1] - low[1])]
+
+
 def run_lengths(counts: bytes) -> list[int]:
     """COCO's compressed run lengths as numbers.
 

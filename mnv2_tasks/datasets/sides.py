@@ -46,19 +46,20 @@ def _words(name: str) -> list[str]:
     return words
 
 
-def by_side(names: Iterable[str], where: Path, *, among_others: bool = False) -> dict[str, str]:
+def by_side(names: Iterable[str], where: Path, *, among_others: bool = False, plainest: bool = False) -> dict[str, str]:
     """{side: the one of `names` that is it}; train and val in one count as train where there is no other train.
 
-    Raises InputError where two names are the same side.
+    With `plainest`, "train" goes before "my_train". Raises InputError where two names are the same side.
     """
     sides: dict[str, str] = {}
-    for name in sorted(names):
+    for name in sorted(names, key=lambda name: (plainest and name.lower() not in _SIDE, name)):
         side = side_of(name, among_others=among_others)
         if side is None:
             continue
-        if side in sides:
+        if side not in sides:
+            sides[side] = name
+        elif not plainest or (name.lower() in _SIDE) == (sides[side].lower() in _SIDE):
             raise InputError(f"{where}: {sides[side]} and {name} both are its {side} side; keep one of them")
-        sides[side] = name
     both = sides.pop(BOTH, None)
     if both is not None:
         sides.setdefault("train", both)

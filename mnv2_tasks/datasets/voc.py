@@ -2,8 +2,9 @@
 
 import math
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
@@ -13,12 +14,15 @@ import numpy as np
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.datasets.images import SUFFIXES
+from mnv2_tasks.datasets.label_table import choose_classes
+from mnv2_tasks.datasets.listing import LeftOut, walk
+from mnv2_tasks.datasets.sides import SPELLINGS, by_side
 from mnv2_tasks.errors import InputError, quote, shorten
 from mnv2_tasks.foreign import read_bytes, read_text
 
 ANNOTATIONS = ("Annotations", "annotations", "annotations/xmls", "xml", ".")
 IMAGES = ("JPEGImages", "images", ".")
-LISTS = ("ImageSets/Main/{split}.txt", "{split}.txt")
+LISTS = ("ImageSets/Main", ".")  # folders of lists named for sides
 MOST_BYTES = 2**24  # of one image's XML: 40,000 objects have less
 _DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -47,7 +51,9 @@ class Voc:
     Args:
         root: the data set's folder.
         annotations, images: folders below root; None looks in the usual places.
-        lists: file below root, with "{split}" for train, val, test, an image a line; None: the usual places.
+        lists: file below root, an image a line, with "{split}" for train, val, test; without it, one list for all,
+            of which val is held out. None: the lists named for sides in ImageSets/Main or root, trainval.txt too, or
+            else folders named so among those of the XML files.
         classes: names in the order of the class indices; None: every name found, sorted.
         one_based: pixels count from 1, as in the official VOC: xmin and ymin become one less.
         val_fraction: where there is no val list, the part of train held out by a hash of the file name.
@@ -75,14 +81,18 @@ class Voc:
         self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
         self.images, self.val_fraction, self.bad_boxes = images, val_fraction, bad_boxes
         self.one_based, self.max_side = one_based, max_side
-        self.annotations = _find_annotations(self.root, annotations)
-        self._sides = _find_sides(self.root, self.annotations, lists)
+        self.annotations, files, self.left_out = _find_annotations(self.root, annotations)
+        self._sides = _find_sides(self.root, files, lists)
+        listed = {file for its in self._sides.values() for file in its}
+        if unlisted := len(files) - len(listed):
+            self.left_out["XML on no list"] = unlisted
         if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
             raise InputError(f"data.classes={classes}: give a list of different names, as in data.classes=[car,bus]")
         self._pages: dict[str, list[Page]] = {}
         if classes is None:
             pages = [page for side in self._sides for page in self._read(side)]
-            classes = sorted({thing.name for page in pages for thing in page.things})
+            there = sorted({thing.name for page in pages for thing in page.things})
+            classes = choose_classes(self.annotations, there, None)
         if not classes:
             raise InputError(f"{self.annotations}: its XML files hold no <object>: there is nothing to learn; add some")
         self._classes = tuple(classes)
@@ -102,68 +112,121 @@ class Voc:
 
     def _read(self, side: str) -> list[Page]:
         if side not in self._pages:
-            self._pages[side] = [_read_page(file) for file in self._sides[side]]
+            self._pages[side] = [_read_page(self.annotations / file) for file in self._sides[side]]
         return self._pages[side]
 
     def _make(self, side: str) -> DetectionSplit:
         pages = self._read(side)
         del self._pages[side]
         _check_names(pages, self._classes)
-        folder, names = _find_images(self.root, self.images, pages)
-        return detection.make_split(
+        folder, names = _find_images(self.root, self.images, self.annotations, pages)
+        split = detection.make_split(
             _parsed(pages, names, self._classes, one_based=self.one_based),
             folder,
             class_names=self._classes,
             bad_boxes=self.bad_boxes,
             max_side=self.max_side,
         )
+        if side == "train":
+            split.left_out = self.left_out
+        return split
 
 
-def _find_annotations(root: Path, given: str | None) -> Path:
+def _find_annotations(root: Path, given: str | None) -> tuple[Path, list[str], LeftOut]:
+    """The folder of the XML files, their names in it, at any depth, and what else is there."""
     places = (given,) if given else ANNOTATIONS
     for place in places:
-        if (root / place).is_dir() and any(name.endswith(".xml") for name in os.listdir(root / place)):
-            return root / place
+        if (root / place).is_dir():
+            names, left = walk(root / place, (".xml",), beside=(*SUFFIXES, ".txt", ".json", ".yaml", ".md"))
+            if names:
+                return root / place, names, left
     raise InputError(
         f"{root}: no XML files in {' or '.join(places)}; name their folder, below this one, as data.annotations"
     )
 
 
-def _find_sides(root: Path, annotations: Path, given: str | None) -> dict[str, list[Path]]:
-    """The XML files of each side; all of them are train where there are no lists."""
-    stems = {name.removesuffix(".xml") for name in os.listdir(annotations) if name.endswith(".xml")}
-    for pattern in (given,) if given else LISTS:
-        files = {side: root / pattern.replace("{split}", side) for side in ("train", "val", "test")}
-        if files["train"].is_file():
-            listed = {side: _read_list(file, stems) for side, file in files.items() if file.is_file()}
-            return {side: [annotations / f"{stem}.xml" for stem in names] for side, names in listed.items()}
+def _find_sides(root: Path, files: Sequence[str], given: str | None) -> dict[str, list[str]]:
+    """The XML files of each side: of lists, of folders named for sides, or all of them train's.
+
+    A list that is given without "{split}", or the only one of a data set, is train's alone.
+    """
+    lists = _find_lists(root, given)
+    if lists:
+        names = _by_stem(files)
+        return {side: _read_list(file, names) for side, file in lists.items()}
     if given:
         raise InputError(
             f"{root}: there is no list {given.replace('{split}', 'train')}; name the lists as "
             "data.lists=<file>, with {split} where train, val or test stands"
         )
-    return {"train": [annotations / f"{stem}.xml" for stem in sorted(stems)]}
+    folders = {part for file in files for part in Path(file).parts[:-1]}
+    sides = by_side(folders, root)
+    if not sides:
+        return {"train": list(files)}
+    if "train" not in sides:
+        raise InputError(f"{root}: {', '.join(sides.values())} but no train folder holds XML files; name it train")
+    found = {side: [f for f in files if folder in Path(f).parts[:-1]] for side, folder in sides.items()}
+    if rest := [file for file in files if not any(file in its for its in found.values())]:
+        raise InputError(
+            f"{root / rest[0]}: it lies beside the folders {', '.join(sides.values())}, on no side ({len(rest)} files "
+            "do); move it into one of them"
+        )
+    return found
 
 
-def _read_list(file: Path, stems: set[str]) -> list[str]:
-    """The image names of a list: the first word of each line, as some lists go on with labels."""
+def _find_lists(root: Path, given: str | None) -> dict[str, Path]:
+    """The list of each side that has one. Raises InputError for lists that leave train without one."""
+    if given:
+        spelt = SPELLINGS if "{split}" in given else {"train": ("train",)}
+        files = {
+            side: next((f for word in words if (f := root / given.replace("{split}", word)).is_file()), None)
+            for side, words in spelt.items()
+        }
+        found = {side: file for side, file in files.items() if file}
+        return found if "train" in found else {}
+    for place in LISTS:
+        stems = {file.stem: file for file in sorted((root / place).glob("*.[tT][xX][tT]"))}
+        sides = {side: stems[stem] for side, stem in by_side(stems, root / place, plainest=True).items()}
+        if not sides and place != "." and len(stems) == 1:  # CVAT's default.txt
+            return {"train": next(iter(stems.values()))}
+        if "train" in sides:
+            return sides
+        if sides:
+            names = ", ".join(str(file) for file in sides.values())
+            raise InputError(f"{names}: there is no list of the training images beside it; add train.txt there")
+    return {}
+
+
+def _by_stem(files: Sequence[str]) -> dict[str, str | None]:
+    """{what a list may call an XML file, by its path or its name alone: the file, None where several are so called}."""
+    names: dict[str, str | None] = {}
+    for file in files:
+        stem = unicodedata.normalize("NFC", os.path.splitext(file)[0])
+        for name in dict.fromkeys((stem, stem.rpartition("/")[2])):
+            names[name] = file if name not in names else None
+    return names
+
+
+def _read_list(file: Path, names: Mapping[str, str | None]) -> list[str]:
+    """The XML files of a list: the first word of each line, as some lists go on with labels."""
     lines = read_text(file, fix="give a list of image names, one a line").splitlines()
-    names = []
+    found = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if line:
             word = line.split()[0]
-            name = next((name for name in (line, word, Path(word).stem) if name in stems), None)
-            if name is None:
-                raise InputError(
-                    f"{file}: line {number}: there is no {shorten(word, 150)}.xml; add it, or remove the line"
-                )
-            names.append(name)
-    if not names:
+            forms = [unicodedata.normalize("NFC", form.replace("\\", "/")) for form in (line, word)]
+            forms += [os.path.splitext(form)[0] for form in forms] + [Path(form).stem for form in forms]
+            name = next((names[form] for form in forms if form in names), "")
+            if not name:
+                problem = f"there is no {shorten(word, 150)}.xml" if name == "" else f"several XML files are {word}"
+                raise InputError(f"{file}: line {number}: {problem}; correct or remove the line")
+            found.append(name)
+    if not found:
         raise InputError(f"{file}: no images are listed; list some, or remove the file")
-    if len(set(names)) < len(names):
-        name, count = Counter(names).most_common(1)[0]
-        raise InputError(f"{file}: {name} is listed {count} times; keep one line of it")
-    return names
+    if len(set(found)) < len(found):
+        name, count = Counter(found).most_common(1)[0]
+        raise InputError(f"{file}: {os.path.splitext(name)[0]} is listed {count} times; keep one line of it")
+    return found
 
 
 def _read_page(file: Path) -> Page:
@@ -227,20 +290,29 @@ def _check_names(pages: Sequence[Page], classes: tuple[str, ...]) -> None:
                 )
 
 
-def _find_images(root: Path, given: str | None, pages: Sequence[Page]) -> tuple[Path, list[str]]:
-    """The folder with the images, and the file name of each page's: its stem is the XML file's."""
-    beside = pages[0].file.parent
-    folders = [root / given] if given else list(dict.fromkeys([*(root / place for place in IMAGES), beside]))
+def _find_images(root: Path, given: str | None, annotations: Path, pages: Sequence[Page]) -> tuple[Path, list[str]]:
+    """The folder with the images, and the name in it of each page's image: it has the XML file's stem.
+
+    An image lies below the folder where the XML file lies below its own, or is the only one of that stem; else its
+    name is the <filename>, which often is out of date.
+    """
+    folders = [root / given] if given else list(dict.fromkeys([*(root / place for place in IMAGES), annotations]))
     for folder in filter(Path.is_dir, folders):
         files: dict[str, list[str]] = {}
-        for name in sorted(os.listdir(folder)):
-            if name.lower().endswith(SUFFIXES):
-                files.setdefault(os.path.splitext(name)[0], []).append(name)
+        for name in walk(folder, SUFFIXES)[0]:
+            stem = unicodedata.normalize("NFC", os.path.splitext(name)[0])
+            for key in dict.fromkeys((stem, f"/{stem.rpartition('/')[2]}")):
+                files.setdefault(key, []).append(name)
         names, missing = [], []
         for page in pages:
-            candidates = files.get(page.file.stem, [])
-            # <filename> only decides between two images: it often is out of date.
-            names += [page.image] if page.image in candidates else candidates[:1]
+            relative = unicodedata.normalize("NFC", os.path.splitext(page.file.relative_to(annotations).as_posix())[0])
+            written = unicodedata.normalize("NFC", os.path.splitext(page.image.replace("\\", "/"))[0])
+            keys = (relative, f"/{relative.rpartition('/')[2]}", written, f"/{written.rpartition('/')[2]}")
+            candidates = next(
+                (files[key] for key in keys if len({Path(n).parent for n in files.get(key, ())}) == 1), []
+            )
+            same = [name for name in candidates if Path(name).name == Path(page.image.replace("\\", "/")).name]
+            names += (same or candidates)[:1]
             missing += [] if candidates else [page.file]
         if missing and names:
             raise InputError(
