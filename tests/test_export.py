@@ -4,6 +4,7 @@ import json
 import os
 import zipfile
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,7 +163,27 @@ def written(name, model, folder, precision="fp32", size=(96, 128), layout=None):
     target.write(
         graph, as_input(example, about["input"]), path, precision=precision, calibration=calibration, about=about
     )
+    tells_no_folder(path)
+    if name == "onnx":
+        import onnx
+
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model, full_check=True)
+        assert not any(part.metadata_props or part.doc_string for part in (model.graph, *model.graph.node))
     return path, about
+
+
+def tells_no_folder(path):
+    """Neither the project's folder, nor the home, nor that of Python's packages stands in what was written."""
+    parts = [part for part in path.parent.rglob("*") if part.is_file() and part.name != "model.json"]
+    assert path in (*parts, *(folder for part in parts for folder in part.parents))
+    for part in parts:
+        content = part.read_bytes()
+        if zipfile.is_zipfile(part):
+            with zipfile.ZipFile(part) as archive:
+                content += b"".join(archive.read(name) for name in archive.namelist())
+        for folder in (Path(__file__).parents[1], Path.home(), Path(torch.__file__).parents[1]):
+            assert len(folder.parts) < 3 or str(folder).encode() not in content, (part.name, folder)
 
 
 @pytest.mark.slow
@@ -242,6 +263,34 @@ def test_fp16_is_half_as_large_and_close(name, tmp_path):
     images = batch(2)
     found = apart(eager(Graph(model).eval())(images)["classifier_scores"], Exported(path)(images)["classifier_scores"])
     assert 0 < found["relative"] < 0.05
+
+
+def test_half_of_a_graph_in_fp16_is_valid_onnx():
+    from mnv2_tasks.export.onnx import half
+
+    onnx = pytest.importorskip("onnx")
+    names = ["images", "inside", "outside", "out"]
+    infos = [onnx.helper.make_tensor_value_info(name, 1, [2]) for name in names]
+    nodes = [
+        onnx.helper.make_node("Relu", [before], [after], name=after)
+        for before, after in zip(names, names[1:], strict=False)
+    ]
+    graph = onnx.helper.make_graph(nodes, "graph", infos[:1], infos[3:], value_info=infos[1:3])
+    model = half(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), ["outside"])
+    assert [node.op_type for node in model.graph.node].count("Cast") == 4
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_an_onnx_file_that_is_not_valid_is_not_written(tmp_path):
+    from mnv2_tasks.export.onnx import save
+
+    helper = pytest.importorskip("onnx").helper
+    node = helper.make_node("Relu", ["nowhere"], ["out"])
+    out = helper.make_tensor_value_info("out", 1, [1])
+    model = helper.make_model(helper.make_graph([node], "graph", [], [out]))
+    with pytest.raises(InputError, match="model.onnx: not written, it is no valid ONNX .*precision="):
+        save(model, tmp_path / "model.onnx", {})
+    assert not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mnv2_tasks.errors import InputError
 from mnv2_tasks.export import Session
 
 suffix = ".onnx"
@@ -28,7 +29,19 @@ QUANTIZED = ("Conv", "Gemm", "MatMul", "Add", "Clip", "GlobalAveragePool", "Redu
 def write(
     graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
 ) -> None:
-    import onnx
+    model = convert(graph, images, about)
+    names = inside(model)
+    outside = [node.name for node in model.graph.node if node.name not in names]
+    strip(model)
+    if precision == "fp16":
+        model = half(model, outside)
+    elif precision == "int8":
+        model = _quantized(model, path, calibration, outside)
+    save(model, path, about)
+
+
+def convert(graph: Any, images: Tensor, about: dict) -> Any:
+    """The graph as an ONNX model that still tells where each node came from (see `inside` and `strip`)."""
     import torch
 
     from mnv2_tasks.export.torch_export import trace
@@ -46,18 +59,7 @@ def write(
     )
     assert program is not None
     about.pop("ranges", None)  # they are PyTorch's; ONNX takes any size
-    program.save(str(path), external_data=False)
-    model = onnx.load(str(path))
-    names = inside(model)
-    if precision == "fp16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        outside = [node.name for node in model.graph.node if node.name not in names]
-        model = convert_float_to_float16(model, keep_io_types=True, node_block_list=outside)
-    onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
-    onnx.save(model, str(path))
-    if precision == "int8":
-        _quantize(path, calibration, [node.name for node in model.graph.node if node.name not in names])
+    return program.model_proto
 
 
 def inside(model: Any) -> set[str]:
@@ -70,8 +72,45 @@ def inside(model: Any) -> set[str]:
     return found
 
 
-def _quantize(path: Path, calibration: Sequence[Tensor], outside: list[str]) -> None:
+def strip(model: Any) -> None:
+    """Take out what the exporter noted of its own work: modules, signatures, and any folders of this machine."""
+    for graph in (model.graph, *model.functions):
+        for part in (graph, *graph.node, *graph.value_info, *getattr(graph, "initializer", ())):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+
+
+def save(model: Any, path: Path, about: Mapping[str, Any]) -> None:
+    """Write a model with `about` inside. Raises InputError where it is none by ONNX's own rules."""
+    import onnx
+
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker's, and those of shape inference
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not written, it is no valid ONNX ({reason}); try another precision=") from error
+    onnx.save(model, str(path))
+
+
+def half(model: Any, outside: list[str]) -> Any:
+    """The model in float16, but for the named nodes, its inputs and its outputs."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=outside)
+    OnnxModel.graph_topological_sort(model.graph)  # it leaves its casts at the end
+    model.graph.ClearField("value_info")  # which still says float of what became half
+    return model
+
+
+def _quantized(model: Any, path: Path, calibration: Sequence[Tensor], outside: list[str]) -> Any:
     """Per-channel int8 weights and uint8 activations by ONNX Runtime's static quantiser, ranges by min and max."""
+    import tempfile
+
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
@@ -85,14 +124,14 @@ def _quantize(path: Path, calibration: Sequence[Tensor], outside: list[str]) -> 
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch.numpy()}
 
-    kept = {prop.key: prop.value for prop in onnx.load(str(path)).metadata_props}
-    prepared = path.with_suffix(".prepared.onnx")
-    try:
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-        there = {node.name for node in onnx.load(str(prepared)).graph.node}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        plain, prepared, quantized = (str(Path(folder) / f"{name}.onnx") for name in ("plain", "prepared", "quantized"))
+        onnx.save(model, plain)
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        there = {node.name for node in onnx.load(prepared).graph.node}
         quantize_static(
-            str(prepared),
-            str(path),
+            prepared,
+            quantized,
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
@@ -102,11 +141,7 @@ def _quantize(path: Path, calibration: Sequence[Tensor], outside: list[str]) -> 
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=[name for name in outside if name in there],
         )
-    finally:
-        prepared.unlink(missing_ok=True)
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, kept)
-    onnx.save(model, str(path))
+        return onnx.load(quantized)
 
 
 def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:

@@ -39,8 +39,10 @@ def write(
     openvino = _import()
     between = path.with_suffix(".between.onnx")
     try:
-        onnx.write(graph, images, between, precision="fp32", calibration=(), about=about)
-        inside = _names(between)
+        source = onnx.convert(graph, images, about)
+        inside = onnx.inside(source)
+        onnx.strip(source)
+        onnx.save(source, between, about)
         model = openvino.convert_model(str(between))
     finally:
         between.unlink(missing_ok=True)
@@ -48,14 +50,6 @@ def write(
         model = _quantized(model, calibration, inside)
     model.set_rt_info(json.dumps(about), KEY)
     openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")
-
-
-def _names(path: Path) -> set[str]:
-    import onnx
-
-    from mnv2_tasks.export.onnx import inside
-
-    return inside(onnx.load(str(path)))
 
 
 def _quantized(model: Any, calibration: Sequence[Tensor], inside: set[str]) -> Any:

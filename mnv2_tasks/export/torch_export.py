@@ -44,7 +44,7 @@ def trace(graph: Any, images: Tensor, about: dict) -> Any:
 
     axes = dimensions(about)
     if axes is None:
-        return torch.export.export(graph, (images,))
+        return _nameless(torch.export.export(graph, (images,)))
     batch = torch.export.Dim("batch", min=1, max=64)
     auto = torch.export.Dim.AUTO
     shapes = {axis: batch if name == "batch" else auto(min=32, max=2048) for axis, name in axes.items()}
@@ -57,6 +57,16 @@ def trace(graph: Any, images: Tensor, about: dict) -> Any:
             limits = program.range_constraints[size.node.expr]
             ranges[name] = [int(limits.lower), int(limits.upper)]
     about["ranges"], about["dynamic"] = ranges, list(ranges)
+    return _nameless(program)
+
+
+def _nameless(program: Any) -> Any:
+    """Without the lines of source that each node came from: they name folders of the machine that exports."""
+    import torch
+
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
     return program
 
 
