@@ -60,6 +60,11 @@ def read_json(path: str | Path, *, fix: str, hook: Callable[[dict[str, Any]], An
 
     Raises InputError that ends with `fix` where it cannot be read, and where an object has a key twice.
     """
+    return parse_json(read_text(path, fix=fix), path, fix=fix, hook=hook)
+
+
+def parse_json(text: str, path: str | Path, *, fix: str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """As `read_json`, of the text of a file."""
 
     def unique(pairs: list[tuple[str, Any]]) -> Any:
         entry = dict(pairs)
@@ -69,7 +74,6 @@ def read_json(path: str | Path, *, fix: str, hook: Callable[[dict[str, Any]], An
             raise InputError(f"{path}: an object has the key {quote(key)} twice; keep one of them")
         return hook(entry) if hook else entry
 
-    text = read_text(path, fix=fix)
     try:
         return json.loads(text, object_pairs_hook=unique)
     except InputError:

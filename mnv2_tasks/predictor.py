@@ -55,8 +55,12 @@ class Predictor:
             from mnv2_tasks.model import checked_config
             from mnv2_tasks.trust import refuse_foreign
 
+            if device != "cpu":
+                raise InputError(f"device={device}: {path} runs in a runtime of its own, on the CPU; leave device out")
             self.exported = Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
             about = self.exported.about
+            if lacking := [key for key in ("taps", "fit", "preprocessing") if key not in about]:
+                raise InputError(f"{path}: what it tells of itself has no {lacking[0]}; export the model again")
             if set(about["outputs"]) <= set(about["taps"]):
                 raise InputError(f"{path}: it gives taps ({', '.join(about['outputs'])}); export it with what=model")
             try:

@@ -349,3 +349,49 @@ def test_formats_are_told_by_their_names(tmp_path):
         assert format_of(tmp_path / f"model.int8{get_format(name).suffix}") == name
     with pytest.raises(InputError, match="not an exported model"):
         format_of(tmp_path / "model.pkl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+def test_threads_share_one_loaded_model(name, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from mnv2_tasks.export.exported import Exported
+
+    path, _ = written(name, make("ssdlite", "classifier"), tmp_path)
+    network = Exported(path, trust=CODE)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8, generator=generator) for _ in range(8)]
+    wanted = [{key: value.copy() for key, value in network(image).items()} for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: (i % 8, network(images[i % 8])), range(80)))
+    for i, arrays in results:
+        for key, value in arrays.items():
+            np.testing.assert_allclose(value, wanted[i][key], rtol=1e-4, atol=1e-4, err_msg=f"{name}: {key}")
+
+
+def test_the_metadata_inside_a_file_counts(tmp_path):
+    from mnv2_tasks.export.exported import read_about
+
+    pytest.importorskip("onnx")
+    path, about = written("onnx", make("classifier"), tmp_path)
+    stale = {**about, "classes": {"classifier": ["x", "y", "z"]}, "files": {path.name: {"sha256": "0"}}}
+    (tmp_path / "model.json").write_text(json.dumps(stale))
+    with pytest.warns(UserWarning, match="what is inside the file counts"):
+        assert read_about(path)["classes"] == about["classes"]
+
+
+def test_metadata_beside_another_file_is_refused(tmp_path, monkeypatch):
+    from mnv2_tasks.export import ncnn
+    from mnv2_tasks.export.exported import digest, read_about
+
+    monkeypatch.setattr(ncnn, "packages", ())
+    for suffix in (".ncnn.param", ".ncnn.bin"):
+        (tmp_path / f"model{suffix}").write_bytes(b"1")
+    path = tmp_path / "model.ncnn.param"
+    entry = dict.fromkeys(("size", "outputs", "dynamic", "input"))
+    (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: {**entry, "sha256": digest(path)}}}))
+    assert read_about(path)["sha256"]
+    (tmp_path / "model.ncnn.bin").write_bytes(b"2")
+    with pytest.raises(InputError, match=r"model\.json: it was written with another model\.ncnn\.param"):
+        read_about(path)

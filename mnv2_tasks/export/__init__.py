@@ -26,6 +26,7 @@ class Format(Protocol):
     layout: str  # of the input where none is asked for: nchw or nhwc
     dtype: str  # of the input where none is asked for: uint8, or float32 in 0..1
     masks: str  # what segmenters give where nothing else is asked for: argmax, or logits where it lacks that
+    concurrent: bool  # whether one session serves several threads at once; if not, the calls of a format take turns
     nms: str  # suppression that it has: native, portable or app (see `graph.Graph`)
 
     def write(

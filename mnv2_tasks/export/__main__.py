@@ -109,7 +109,7 @@ def _export(
 
     from mnv2_tasks import export, report
     from mnv2_tasks.export.about import describe
-    from mnv2_tasks.export.exported import ABOUT, as_input
+    from mnv2_tasks.export.exported import ABOUT, as_input, digest
     from mnv2_tasks.export.graph import Graph
 
     size = _size(settings)
@@ -171,6 +171,7 @@ def _export(
             rows.append(row)
             if "error" not in row:
                 files[path.name] = {name: value for name, value in told.items() if name not in common}
+                files[path.name]["sha256"] = digest(path)
                 row |= files[path.name]
                 report.write_json(folder / ABOUT, {**common, "files": files})
     if any(row["nms"] == "app" for row in rows) and any(head.kind == "detection" for head in model.heads.values()):

@@ -22,6 +22,7 @@ dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
 nms = "native"
+concurrent = False  # a run sets PyTorch's threads, which are the process's
 masks = "argmax"
 
 

@@ -23,6 +23,7 @@ dynamic = ()
 layout = "nchw"
 dtype = "float32"
 nms = "portable"
+concurrent = False  # its documents do not say
 masks = "argmax"
 
 KEY = "mnv2_tasks"

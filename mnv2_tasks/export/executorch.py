@@ -19,6 +19,7 @@ dynamic = ()
 layout = "nchw"
 dtype = "uint8"
 nms = "app"  # in its portable kernels, which XNNPACK does not replace, suppression takes seconds an image
+concurrent = False  # a method holds its buffers, and the pool of threads is the process's
 masks = "argmax"
 
 

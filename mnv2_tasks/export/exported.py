@@ -1,6 +1,9 @@
 """An exported file as a network to call: what its metadata says, and images fed in the form that it wants."""
 
-import json
+import hashlib
+import threading
+import warnings
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -8,16 +11,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export import CODE, Session, format_of, need
+from mnv2_tasks.foreign import parse_json, read_json
 
 ABOUT = "model.json"  # beside the files
+KEYS = ("size", "outputs", "dynamic", "input")  # what a file must tell to be run
+_TURNS: dict[str, Any] = defaultdict(threading.RLock)  # of the formats whose calls take turns
 
 
 class Exported:
     """A file that `python -m mnv2_tasks.export` wrote, in its own runtime.
 
-    Call it with images (B, C, H, W) uint8 -> {output name: array}, as `about["outputs"]` names them.
+    Call it with images (B, C, H, W) uint8 -> {output name: array}, as `about["outputs"]` names them. Several threads
+    may call it at once, and several models of a format: they run at once where the format is `concurrent`, else in
+    turn. The arrays are the caller's own.
 
     Raises InputError where the file is none of ours, cut short, or its runtime is not installed; and where loading it
     runs code that it holds (`CODE`), unless its format is named in `trust`.
@@ -32,8 +40,9 @@ class Exported:
         if self.name in CODE and self.name not in trust:
             raise InputError(f"{path}: loading it runs code in it; if you trust the file, say so: trust=[{self.name}]")
         try:
-            self.about: dict[str, Any] = read_about(self.path)
-            self.session: Session = target.read(self.path, self.about, threads)
+            with _TURNS[self.name]:
+                self.about: dict[str, Any] = read_about(self.path)
+                session = target.read(self.path, self.about, threads)
         except InputError:
             raise
         except Exception as error:  # every runtime has its own
@@ -41,6 +50,15 @@ class Exported:
             raise InputError(
                 f"{path}: {self.name} cannot read it ({reason}); export it again, or copy it again"
             ) from error
+
+        self.session: Session = session if target.concurrent else self._in_turn(session)
+
+    def _in_turn(self, session: Session) -> Session:
+        def run(images: np.ndarray) -> list[np.ndarray]:
+            with _TURNS[self.name]:
+                return [np.array(value) for value in session(images)]  # a runtime may write into its own again
+
+        return run
 
     def feed(self, images: Tensor) -> np.ndarray:
         """(B, C, H, W) uint8 in the layout and type that the graph takes."""
@@ -77,16 +95,50 @@ def as_input(images: Tensor, form: dict[str, Any]) -> Tensor:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What model.json beside an exported file says of it, or else the file itself. Raises InputError."""
+    """What an exported file says of itself or, where its format has no place for that, model.json beside it.
+
+    Raises InputError where neither does, or model.json was written with another file.
+    """
     beside = path.parent / ABOUT
-    try:
-        if beside.is_file():
-            told = json.loads(beside.read_text(encoding="utf-8"))
-            if path.name in told.get("files", {}):
-                return {**told, **told["files"][path.name]}
-        text = need(format_of(path)).embedded(path)
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{beside}: cannot be read ({error}); export the model again") from error
-    if not text:
+    told: dict[str, Any] = {}
+    if beside.is_file():
+        told = read_json(beside, fix="export the model again")
+        if not isinstance(told, dict) or not isinstance(told.get("files", {}), dict):
+            raise InputError(f"{beside}: it does not tell of files; export the model again")
+    own = told.get("files", {}).get(path.name)
+    if own is not None and not isinstance(own, dict):
+        raise InputError(f"{beside}: what it tells of {path.name} is {quote(own)}; export the model again")
+    is_other = own is not None and "sha256" in own and own["sha256"] != digest(path)
+    text = need(format_of(path)).embedded(path)
+    if text:
+        if is_other:
+            warnings.warn(
+                f"{beside} was written with another {path.name}: what is inside the file counts", stacklevel=2
+            )
+        about = parse_json(text, path, fix="export the model again")
+    elif is_other:
+        raise InputError(f"{beside}: it was written with another {path.name}; put the model.json of this one there")
+    elif own is None:
         raise InputError(f"{path}: it does not say what it is: keep {ABOUT} beside it, as the export wrote it")
-    return json.loads(text)
+    else:
+        about = {**told, **own}
+    missing = [key for key in KEYS if not isinstance(about, dict) or key not in about]
+    if missing:
+        raise InputError(f"{path}: what it tells of itself has no {missing[0]}; export the model again")
+    return about
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files of an exported model: it, or those of its folder, and the weights beside it under the same name."""
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    partners = {".xml": (".bin",), ".param": (".bin",)}.get(path.suffix, ())
+    return [path, *(path.with_suffix(end) for end in partners)]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of an exported model's files, in hexadecimal."""
+    total = hashlib.sha256()
+    for part in parts_of(path):
+        total.update(part.read_bytes())
+    return total.hexdigest()

@@ -19,6 +19,7 @@ dynamic = ()
 layout = "nhwc"
 dtype = "uint8"
 nms = "portable"
+concurrent = False  # an interpreter holds its tensors
 masks = "argmax"
 
 NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)

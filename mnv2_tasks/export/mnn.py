@@ -20,6 +20,7 @@ dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "float32"
 nms = "portable"
+concurrent = False  # a module holds its tensors, and its executor is the process's
 masks = "argmax"
 
 # Not `MNN.tools`: importing that installs a package by pip, and holds code that reports to a remote host.

@@ -18,6 +18,7 @@ dynamic = ()
 layout = "nchw"
 dtype = "float32"
 nms = "app"
+concurrent = False  # its pool of threads is the process's
 masks = "logits"
 
 

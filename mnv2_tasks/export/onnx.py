@@ -19,6 +19,7 @@ dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
 nms = "native"
+concurrent = True  # ONNX Runtime's sessions are made for it
 masks = "argmax"
 
 KEY = "mnv2_tasks"  # of the metadata

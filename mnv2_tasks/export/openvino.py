@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mnv2_tasks.export import Session
@@ -18,6 +19,7 @@ dynamic = ("batch", "height", "width")
 layout = "nchw"
 dtype = "uint8"
 nms = "native"
+concurrent = True  # every call has an infer request of its own
 masks = "argmax"
 
 KEY = "mnv2_tasks"
@@ -74,8 +76,13 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
     openvino = _import()
     # f32, fp16 weights or not: else it calculates in bf16 where the processor has that.
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda images: list(request.infer([images], share_inputs=True).to_tuple())
+    model = openvino.Core().compile_model(str(path), "CPU", settings)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        request = model.create_infer_request()
+        return [np.array(value) for value in request.infer([images], share_inputs=True).to_tuple()]
+
+    return run
 
 
 def embedded(path: Path) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mnv2_tasks.export import results
+from mnv2_tasks.export.exported import parts_of
 from mnv2_tasks.export.graph import Graph
 from mnv2_tasks.model import Classes, Model
 
@@ -137,7 +138,4 @@ def latency(call: Callable[[], Any], *, seconds: float = 1.0, least: int = 7) ->
 
 def size_of(path: Path) -> int:
     """Bytes of an exported model: of its file, or folder, and of the weights that lie beside it under the same name."""
-    if path.is_dir():
-        return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
-    partners = {".xml": (".bin",), ".param": (".bin",)}.get(path.suffix, ())
-    return sum(part.stat().st_size for part in (path, *(path.with_suffix(end) for end in partners)))
+    return sum(part.stat().st_size for part in parts_of(path))
