@@ -52,6 +52,7 @@ class Graph(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.layout, self.masks, self.nms, self.taps = _Raw(model, taps), layout, masks, nms, taps
+        self.native = _native  # a format with an operator of its own puts another in its place
         self.candidates: dict[str, int] = {}
         self.outputs: list[str] = list(taps)
         heads: dict[str, Any] = {} if taps else dict(model.heads)
@@ -110,7 +111,7 @@ class Graph(nn.Module):
         boxes = decode(deltas.gather(1, rows), near)  # (B, K k, 4)
         pixels = _scaled(boxes, size)
         if self.nms == "native":
-            kept = _native(pixels, score, head.nms)
+            kept = self.native(pixels, score, head.nms, head.score_threshold)
         else:
             kept = suppress(pixels.reshape(-1, k, 4), head.nms).view(-1, head.num_classes, k)  # rank 3: LiteRT
         score = score * kept * (score > head.score_threshold).to(score.dtype)
@@ -148,8 +149,11 @@ def _scaled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([boxes[..., i] * side for i, side in enumerate((width, height, width, height))], -1)
 
 
-def _native(boxes: Tensor, score: Tensor, limit: float) -> Tensor:
-    """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept; each image and class lies apart."""
+def _native(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
+    """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept; each image and class lies apart.
+
+    One call of torchvision's operator, whose time grows with the square of B K k: it has no batches.
+    """
     flat = boxes.reshape(-1, 4)
     images, classes, k = score.shape[0], score.shape[1], score.shape[2]
     group = torch.arange(images * classes, device=boxes.device, dtype=boxes.dtype)[:, None].repeat(1, k).view(-1, 1)

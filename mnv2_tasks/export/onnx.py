@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,15 @@ def convert(graph: Any, images: Tensor, about: dict) -> Any:
     if {"height", "width"} & set(about["dynamic"]):  # large enough that no map is of one cell, which would stay so
         shape = (LARGE, LARGE, 3) if about["input"]["layout"] == "nhwc" else (images.shape[1], LARGE, LARGE)
         images = images.new_zeros((len(images), *shape))
+    table = {}
+    if graph.nms == "native":
+        table = {suppression(): _suppression_in_onnx()}
+        graph.native = suppress
     program = torch.onnx.export(
         trace(graph, images, about),
         (images,),
         dynamo=True,
+        custom_translation_table=table,
         input_names=["images"],
         output_names=list(about["outputs"]),
         verbose=False,
@@ -61,6 +67,61 @@ def convert(graph: Any, images: Tensor, about: dict) -> Any:
     assert program is not None
     about.pop("ranges", None)  # they are PyTorch's; ONNX takes any size
     return program.model_proto
+
+
+def suppress(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
+    """As `graph._native`, each image and class by itself, so that the time grows with their number alone."""
+    return suppression()(boxes.reshape(*score.shape, 4), score, limit, threshold)
+
+
+@cache
+def suppression() -> Any:
+    """The operator of PyTorch that stands for ONNX's NonMaxSuppression while a graph is traced."""
+    import torch
+    from torchvision.ops import nms
+
+    @torch.library.custom_op("mnv2_tasks::suppress", mutates_args=())
+    def run(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
+        """(B, K, k, 4) xyxy, (B, K, k) -> (B, K, k), 1 for the boxes kept of those with a score above the threshold."""
+        kept = torch.zeros_like(score)
+        for row, own, scores in zip(kept.flatten(0, 1), boxes.flatten(0, 1), score.flatten(0, 1), strict=True):
+            able = torch.nonzero(scores > threshold)[:, 0]
+            row[able[nms(own[able], scores[able], limit)]] = 1
+        return kept
+
+    @run.register_fake
+    def _(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
+        return torch.empty_like(score)
+
+    return torch.ops.mnv2_tasks.suppress.default
+
+
+def _suppression_in_onnx() -> Any:
+    """`suppression` as ONNX has it: every image and class is a batch entry of NonMaxSuppression."""
+    from onnxscript import opset18
+
+    op: Any = opset18  # its types know no constants
+
+    def translate(boxes, score, limit: float, threshold: float):  # type: ignore[no-untyped-def]
+        shape = op.Shape(score)  # B, K, k
+        most = op.Shape(score, start=2, end=3)
+        minus = op.Constant(value_ints=[-1])
+        rows = op.Reshape(score, op.Concat(minus, most, axis=0))  # (B K, k)
+        scores = op.Unsqueeze(rows, op.Constant(value_ints=[1]))
+        corners = op.Reshape(boxes, op.Concat(minus, most, op.Constant(value_ints=[4]), axis=0))  # (B K, k, 4)
+        best = op.NonMaxSuppression(
+            corners,
+            scores,
+            most,
+            op.Constant(value_floats=[limit]),
+            op.Constant(value_floats=[threshold]),
+        )  # (S, 3): entry, class, box
+        place = op.Gather(best, op.Constant(value_ints=[0, 2]), axis=1)
+        ones = op.Expand(op.Constant(value_float=1.0), op.Shape(best, start=0, end=1))
+        nothing = op.Expand(op.Constant(value_float=0.0), op.Shape(rows))
+        return op.Reshape(op.ScatterND(nothing, place, ones), shape)
+
+    return translate
 
 
 def inside(model: Any) -> set[str]:
