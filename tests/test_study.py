@@ -95,7 +95,7 @@ def test_variants_with_other_heads_are_compared_by_their_own_metric(tmp_path):
 
 
 def test_differences_are_from_the_first_variant_though_its_first_run_failed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mnv2_tasks.study.report._latency", lambda run: 1.0)
+    monkeypatch.setattr("mnv2_tasks.study.report._latency", lambda run, config: 1.0)
     runs = [Run("a", {"v": "a"}, 0, tmp_path / "a_0"), _finished(tmp_path, "b", 0, val={"classifier": 0.5})]
     config = {"study": {"name": "s"}}
     write(config, runs, tmp_path)
