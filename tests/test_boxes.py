@@ -3,9 +3,18 @@
 import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder, SSDMatcher
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import batched_nms, box_convert, box_iou
 
-from mnv2_tasks.heads.boxes import aligned_iou, decode, encode, fit_shapes, grid_boxes, match, original_shapes
+from mnv2_tasks.heads.boxes import (
+    aligned_iou,
+    decode,
+    encode,
+    fit_shapes,
+    grid_boxes,
+    match,
+    original_shapes,
+    suppress_groups,
+)
 
 GRIDS = [(19, 19), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
 
@@ -108,3 +117,17 @@ def test_few_boxes_keep_the_stock_shapes(count):
         torch.equal(a, b)
         for a, b in zip(fit_shapes(random_boxes(count)[:, 2:], original_shapes()), original_shapes(), strict=True)
     )
+
+
+def test_groups_are_suppressed_as_torchvision_does():
+    generator = torch.Generator().manual_seed(0)
+    for count, groups in ((0, 5), (300, 1), (300, 7), (3000, 40)):  # from 1000 on it loops over the groups
+        centre, half = (
+            torch.rand(count, 2, generator=generator) * 100,
+            2 + torch.rand(count, 2, generator=generator) * 20,
+        )
+        boxes = torch.cat([centre - half, centre + half], 1)
+        scores = (torch.rand(count, generator=generator) * 50).round() / 50  # many are equal
+        group = torch.randint(0, groups, (count,), generator=generator).sort().values
+        ours = suppress_groups(boxes, scores, group, 0.5)
+        assert torch.equal(ours.sort().values, batched_nms(boxes, scores, group, 0.5).sort().values)

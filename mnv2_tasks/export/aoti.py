@@ -1,6 +1,7 @@
 """AOTInductor: compiled ahead of time for this machine's processor, for servers that run PyTorch.
 
-Loading one runs its machine code. Its metadata is read without that.
+Loading one runs its machine code. Its metadata is read without that. It holds the folders of this machine that the
+compiler was called with.
 """
 
 import json

@@ -152,13 +152,16 @@ def _scaled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def _native(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
     """(B, K k, 4) and (B, K, k) -> (B, K, k) float, 1 for the boxes kept; each image and class lies apart.
 
-    One call of torchvision's operator, whose time grows with the square of B K k: it has no batches.
+    One call of torchvision's operator, which has no batches: its time grows with the square of the boxes whose score
+    is above the threshold.
     """
-    flat = boxes.reshape(-1, 4)
+    flat, rank = boxes.reshape(-1, 4), score.reshape(-1)
     images, classes, k = score.shape[0], score.shape[1], score.shape[2]
     group = torch.arange(images * classes, device=boxes.device, dtype=boxes.dtype)[:, None].repeat(1, k).view(-1, 1)
-    index = torch.ops.torchvision.nms(flat + group * (flat.max() + 1), score.reshape(-1), limit)
-    kept = torch.zeros_like(flat[:, 0])
+    able = torch.nonzero(rank > threshold)[:, 0]
+    apart = flat + group * (flat.max() + 1)
+    index = able[torch.ops.torchvision.nms(apart[able], rank[able], limit)]
+    kept = torch.zeros_like(rank)
     return torch.index_put(kept, (index,), torch.ones((), dtype=kept.dtype)).view(images, classes, k)
 
 

@@ -7,13 +7,22 @@ from typing import Literal, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_convert, sigmoid_focal_loss
+from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from mnv2_tasks.backbone import Tap, init_weights
 from mnv2_tasks.blocks import Padding, SamePadConv2d, conv_bn, separable_conv
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, detection
-from mnv2_tasks.heads.boxes import aligned_iou, decode, encode, fit_shapes, grid_boxes, match, original_shapes
+from mnv2_tasks.heads.boxes import (
+    aligned_iou,
+    decode,
+    encode,
+    fit_shapes,
+    grid_boxes,
+    match,
+    original_shapes,
+    suppress_groups,
+)
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 
@@ -184,15 +193,18 @@ class SSDLite(detection.Detector):
         batch, anchors, _ = scores.shape
         scores = scores.float()
         score = scores[..., 1:].sigmoid() if self.kind_of_loss == "focal" else scores.softmax(-1)[..., 1:]
-        score, anchor = score.topk(min(self.candidates, anchors), dim=1)  # (B, C, K): no class crowds another out
-        label = torch.arange(self.num_classes, device=score.device).expand_as(score)
+        score, anchor = score.transpose(1, 2).topk(
+            min(self.candidates, anchors)
+        )  # (B, C, K): no class crowds another out
+        label = torch.arange(self.num_classes, device=score.device)[:, None].expand_as(score)
         score, anchor, label = score.flatten(1), anchor.flatten(1), label.flatten(1)  # (B, C K)
         boxes = decode(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])
         boxes = boxes * boxes.new_tensor([width, height, width, height])  # (B, C, 4)
 
         image, rank = (score > self.score_threshold).nonzero(as_tuple=True)
         boxes, score, label = boxes[image, rank], score[image, rank], label[image, rank]
-        kept = batched_nms(boxes, score, image * self.num_classes + label, self.nms)
+        kept = suppress_groups(boxes, score, image * self.num_classes + label, self.nms)
+        kept = kept[score[kept].argsort(descending=True, stable=True)]
         kept = kept[image[kept].argsort(stable=True)]  # by image, and within an image by score
         counts = image[kept].bincount(minlength=batch).tolist()
         rows = zip(*(x[kept].split(counts) for x in (boxes, score, label)), strict=True)
