@@ -359,7 +359,7 @@ def test_threads_share_one_loaded_model(name, tmp_path):
 
     from mnv2_tasks.export.exported import Exported
 
-    path, _ = written(name, make("ssdlite", "classifier"), tmp_path)
+    path, _ = written(name, make("classifier"), tmp_path)
     network = Exported(path, trust=CODE)
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8, generator=generator) for _ in range(8)]
