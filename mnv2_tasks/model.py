@@ -1,8 +1,8 @@
 """The whole network in pure PyTorch: plain RGB in, every head's outputs out; and how it is built from a config."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from mnv2_tasks.heads import Prediction
 from mnv2_tasks.trust import refuse_foreign
 from mnv2_tasks.weights import check_fit, load_exactly, read_file
 
+Module = TypeVar("Module", bound=nn.Module)
 Classes = dict[str, tuple[str, ...]]  # task -> its class names
 # What versions worked with whose checkpoints do not tell it.
 OLD_BACKBONE = {"in_channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -184,19 +185,32 @@ def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model,
 
 
 def fill_model(config: Mapping[str, Any], checkpoint: Mapping[str, Any], path: str | Path) -> Model:
-    """The model that `config` describes, in eval mode, with the tensors of a checkpoint that was read from `path`.
+    """The model that `config` describes, in eval mode, with the tensors of a checkpoint that was read from `path`."""
+    where = f"{path} ({checkpoint['writer']})"
+    return build_and_fill(
+        lambda: build_model(config, checkpoint["classes"]),
+        checkpoint["state"],
+        config_at=where,
+        tensors_at=where,
+        hint="its config and its tensors disagree: use the settings that it was trained with, or copy the file again",
+    )
 
-    It is built without memory first, so that a damaged config costs none. Raises InputError where the two disagree.
+
+def build_and_fill(
+    build: Callable[[], Module], state: Mapping[str, Tensor], *, config_at: str, tensors_at: str, hint: str
+) -> Module:
+    """What `build` makes of the config of somebody's file, filled with the tensors `state`, in eval mode.
+
+    It is built without memory first, so that a damaged config costs none. Raises InputError, in which the two files
+    are called `config_at` and `tensors_at`, and that ends with `hint`, where they disagree.
     """
-    where, classes, state = f"{path} ({checkpoint['writer']})", checkpoint["classes"], checkpoint["state"]
-    hint = "its config and its tensors disagree: use the settings that it was trained with, or copy the file again"
     try:
         with torch.device("meta"):
-            check_fit(build_model(config, classes), state, where, hint=hint)
-        model = build_model(config, classes)
+            check_fit(build(), dict(state), tensors_at, hint=hint)
+        module = build()
     except InputError as error:
-        raise error if str(error).startswith(where) else InputError(f"{where}: {error}") from error
+        raise error if str(error).startswith(tensors_at) else InputError(f"{config_at}: {error}") from error
     except Exception as error:  # whatever a damaged setting leads to
-        raise InputError(f"{where}: its config builds no model ({reason_of(error)}); {hint}") from error
-    load_exactly(model, state, where, hint=hint)
-    return model.eval()
+        raise InputError(f"{config_at}: its config builds no model ({reason_of(error)}); {hint}") from error
+    load_exactly(module, dict(state), tensors_at, hint=hint)
+    return module.eval()

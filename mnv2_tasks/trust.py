@@ -14,6 +14,8 @@ from mnv2_tasks import __version__
 from mnv2_tasks.errors import InputError, quote
 
 Check = Callable[[Any], bool]
+_STRATEGIES = "pytorch_lightning.strategies"
+_LOGGERS = "mnv2_tasks.loggers"
 
 
 def _is_class(base: type, *modules: str) -> Check:
@@ -48,8 +50,6 @@ def _is_trainer(thing: Any) -> bool:
     )
 
 
-_STRATEGIES = "pytorch_lightning.strategies"
-_LOGGERS = "mnv2_tasks.loggers"
 _NETWORK = _is_class(nn.Module, "mnv2_tasks", "torch.nn")
 # Section of a config -> the modules that a target may be looked up in, and what it has to be.
 ALLOWED: dict[str, tuple[tuple[str, ...], Check]] = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, reason_of
 from mnv2_tasks.foreign import open_regular
 
 State = dict[str, Tensor]
@@ -44,8 +44,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:  # a damaged file leads readers anywhere
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: cannot be read ({reason}); it may be cut short: copy it again") from error
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); it may be cut short: copy it again") from error
     if not isinstance(held, dict):
         raise InputError(f"{path}: holds a {type(held).__name__}, not named tensors; save a state dict")
     if not all(isinstance(name, str) for name in held):

@@ -61,12 +61,10 @@ RUN_SECTIONS = {  # and in that of a run
 
 def evil(trace: Path) -> dict[str, dict]:
     """Targets that would write `trace`: of others, reached through our modules, and our own that are no such part."""
-    source = trace.with_name("source")
-    source.write_text("x")
     text = f"open({str(trace)!r}, 'w')"
     return {
         "numpy.save": {"_target_": "numpy.save", "file": str(trace), "arr": [1]},
-        "shutil": {"_target_": "shutil.copyfile", "src": str(source), "dst": str(trace)},
+        "shutil": {"_target_": "shutil.copyfile", "src": __file__, "dst": str(trace)},
         "open": {"_target_": "builtins.open", "file": str(trace), "mode": "w"},
         "path": {"_target_": "pathlib.Path.touch", "_args_": [str(trace)]},
         "text": {"_target_": "numpy.testing._private.utils.runstring", "astr": text, "dict": {}},
@@ -83,10 +81,7 @@ def evil(trace: Path) -> dict[str, dict]:
     }
 
 
-EVIL = (
-    *("numpy.save", "shutil", "open", "path", "text", "eval", "through ours", "through a data set", "ours"),
-    *("called within", "a module", "no text"),
-)
+EVIL = tuple(evil(Path("trace")))
 
 
 def planted(config: dict, place: tuple[str, ...], target: dict) -> dict:

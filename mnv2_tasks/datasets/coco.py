@@ -257,10 +257,8 @@ def _class_names(files: dict[str, Path], contents: dict[str, Any]) -> tuple[str,
 
 
 def _check_classes(file: Path, contents: dict[str, Any], train: Path, classes: tuple[str, ...]) -> None:
-    names = {*_categories(file, contents).values(), *_dummies(file, contents).values()} & {
-        *_categories(file, contents).values(),
-        *classes,
-    }
+    dummies = set(_dummies(file, contents).values())  # what is one here may be a class by another file
+    names = set(_categories(file, contents).values()) | dummies.intersection(classes)
     added = sorted(names - set(classes))
     for verb, odd in (("lacks", sorted(set(classes) - names)), ("adds", added)):
         if odd:

@@ -54,8 +54,6 @@ def main(config: Any) -> None:
         raise InputError(f"{folder}: an export of that name exists; choose another name=, or delete it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another runs=") from error
     if config.what == "backbone":

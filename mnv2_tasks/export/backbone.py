@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.blocks import InvertedResidual
-from mnv2_tasks.errors import InputError, reason_of
+from mnv2_tasks.errors import InputError
 from mnv2_tasks.foreign import read_json
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.weights import State, from_timm, from_torchvision
@@ -155,8 +154,9 @@ def read_hub(where: str) -> MobileNetV2:
     """
     from hydra.utils import instantiate
 
+    from mnv2_tasks.model import build_and_fill
     from mnv2_tasks.trust import refuse_foreign
-    from mnv2_tasks.weights import check_fit, load_exactly, read_state
+    from mnv2_tasks.weights import read_state
 
     folder = Path(where)
     if not folder.is_dir():
@@ -173,20 +173,19 @@ def read_hub(where: str) -> MobileNetV2:
     refuse_foreign({"backbone": section}, folder / CONFIG)
     for key in ("mean", "std"):
         section.pop(key, None)
-    state, hint = read_state(folder / WEIGHTS), f"{CONFIG} tells of another network"
-    try:
-        with torch.device("meta"):  # a damaged config costs no memory
-            network = instantiate(section)
-            network.keep(kept)
-            check_fit(network, state, str(folder / WEIGHTS), hint=hint)
+
+    def build() -> MobileNetV2:
         backbone: MobileNetV2 = instantiate(section)
         backbone.keep(kept)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged setting leads to
-        raise InputError(f"{folder / CONFIG}: it builds no backbone ({reason_of(error)}); copy it again") from error
-    load_exactly(backbone, state, str(folder / WEIGHTS), hint=hint)
-    return backbone.eval()
+        return backbone
+
+    return build_and_fill(
+        build,
+        read_state(folder / WEIGHTS),
+        config_at=str(folder / CONFIG),
+        tensors_at=str(folder / WEIGHTS),
+        hint=f"{CONFIG} tells of another network",
+    )
 
 
 def _download(where: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.errors import InputError, quote, reason_of
 from mnv2_tasks.export import CODE, Session, format_of, need
 from mnv2_tasks.foreign import parse_json, read_json
 
@@ -46,7 +46,7 @@ class Exported:
         except InputError:
             raise
         except Exception as error:  # every runtime has its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            reason = reason_of(error)[:200]
             raise InputError(
                 f"{path}: {self.name} cannot read it ({reason}); export it again, or copy it again"
             ) from error

@@ -193,9 +193,8 @@ class SSDLite(detection.Detector):
         batch, anchors, _ = scores.shape
         scores = scores.float()
         score = scores[..., 1:].sigmoid() if self.kind_of_loss == "focal" else scores.softmax(-1)[..., 1:]
-        score, anchor = score.transpose(1, 2).topk(
-            min(self.candidates, anchors)
-        )  # (B, C, K): no class crowds another out
+        # (B, C, K): no class crowds another out
+        score, anchor = score.transpose(1, 2).topk(min(self.candidates, anchors))
         label = torch.arange(self.num_classes, device=score.device)[:, None].expand_as(score)
         score, anchor, label = score.flatten(1), anchor.flatten(1), label.flatten(1)  # (B, C K)
         boxes = decode(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])

@@ -22,14 +22,17 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
     """Write the results of those of the planned runs that are finished, and print the table."""
     from mnv2_tasks import report
     from mnv2_tasks.plots.study import plot_curves, plot_pareto
+    from mnv2_tasks.trust import foreign_modules
 
     baseline, done = runs[0].variant, [one for one in runs if one.finished]
     if not any(one.variant == baseline for one in done):
         return print(f"no table: no run of {baseline}, which the others are compared with, is finished")
     done.sort(key=lambda one: one.variant != baseline)
     results = {"study": config["study"]["name"], **summarise(done)}
+    # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
+    trust = foreign_modules(config)
     for variant in results["variants"]:
-        variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]), config)
+        variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]), trust)
     report.write_json(folder / "study.json", results)
     _write_csv(folder / "study.csv", results)
     table = markdown(results)
@@ -149,14 +152,12 @@ def _curve(tables: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
     return [{"epoch": epoch, "mean": mean(each), "low": min(each), "high": max(each)} for epoch, each in points]
 
 
-def _latency(one: "Run", config: Mapping[str, Any]) -> float:
+def _latency(one: "Run", trust: Sequence[str]) -> float:
     """Milliseconds an image of a run's model, measured here and now: the runs themselves had company."""
     from mnv2_tasks import report
     from mnv2_tasks.model import load_model
-    from mnv2_tasks.trust import foreign_modules
 
-    # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
-    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=foreign_modules(config))
+    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
     passes = json.loads((one.folder / "metrics.json").read_text(encoding="utf-8"))["passes"]
     return report.latency(model, [(tuple(size), tasks) for size, tasks in passes])
 
