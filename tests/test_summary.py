@@ -2,13 +2,17 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
 from refusal import refused
 
+from mnv2_tasks.callbacks import Best
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages
 from mnv2_tasks.datasets.masks import Masks
@@ -105,4 +109,17 @@ def test_val_without_objects_is_said(tmp_path: Path) -> None:
     none = LabelledImages(tmp_path, ["a.jpg"], targets=np.zeros((1, 2), bool), class_names=("a", "b"))
     kinds = {"x": {"multilabel": ("a", "b")}}
     (line,) = check_labels({("x", "val"): none}, kinds)
-    assert line == "warning: x val: no image at all: of equal scores the newest checkpoint is the best"
+    assert (
+        line
+        == "warning: x val: no label at all: it tells no checkpoint from another, and the newest counts as the best"
+    )
+
+
+def test_of_equal_scores_the_newest_is_the_best(tmp_path: Path) -> None:
+    best = Best(tmp_path)
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=bool))
+    assert not best.check_monitor_top_k(trainer, None) and best.check_monitor_top_k(trainer, torch.tensor(0.0))
+    best.best_k_models, best.kth_best_model_path = {"best.ckpt": torch.tensor(0.5)}, "best.ckpt"
+    assert [best.check_monitor_top_k(trainer, torch.tensor(score)) for score in (0.4, 0.5, 0.6)] == [False, True, True]
+    before = ModelCheckpoint(tmp_path, filename="best", monitor="val/score", mode="max", enable_version_counter=False)
+    assert best.state_key == before.state_key  # runs begun with it go on

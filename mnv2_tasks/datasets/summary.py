@@ -12,7 +12,12 @@ from mnv2_tasks.datasets.files import FileSplit
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
 
-LABELS = {"classification": "image", "multilabel": "image", "detection": "object", "segmentation": "pixel"}
+LABELS = {"classification": "image", "multilabel": "label", "detection": "object", "segmentation": "pixel"}
+EMPTY = {  # what follows where a side has no label
+    "train": ": there is nothing to learn",
+    "val": ": it tells no checkpoint from another, and the newest counts as the best",
+    "test": ": it measures nothing",
+}
 Splits = Mapping[tuple[str, str], Any]  # (source, side) -> its samples
 
 
@@ -69,16 +74,11 @@ def check_labels(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]]
                 continue
             where, lacking = f"warning: {source} {side}", [n for n, c in zip(names, counts, strict=True) if not c]
             if len(lacking) == len(names):
-                then = {
-                    "train": "there is nothing to learn",
-                    "val": "of equal scores the newest checkpoint is the best",
-                }
-                warnings.append(f"{where}: no {LABELS[kind]} at all{among}: {then.get(side, 'it measures nothing')}")
+                warnings.append(f"{where}: no {LABELS[kind]} at all{among}{EMPTY[side]}")
             elif lacking:
                 shown = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
-                warnings.append(
-                    f"{where}: no {LABELS[kind]} of {shown} ({len(lacking)} of {len(names)} classes){among}"
-                )
+                share = f"{len(lacking)} of {len(names)} classes"
+                warnings.append(f"{where}: no {LABELS[kind]} of {shown} ({share}){among}")
     return warnings
 
 
