@@ -2,6 +2,7 @@
 
 import pickle
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from refusal import refused
 from mnv2_tasks.datasets import imagefolder
 from mnv2_tasks.datasets.files import held_out
 from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
+from mnv2_tasks.datasets.sides import side_of
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:
@@ -83,19 +85,21 @@ def test_class_folders_alone_are_split_by_name(tmp_path: Path) -> None:
     folders(tmp_path, "cat", "dog", "train", images=20)
     folders(tmp_path, "rare", images=2)
     folders(tmp_path, "single", images=1)
-    source = ImageFolder(tmp_path)
-    assert source.provides["classification"] == ("cat", "dog", "rare", "single", "train")
+    classes = ["cat", "dog", "rare", "single", "train"]
+    refused(lambda: ImageFolder(tmp_path), "train is called as a side is", "data.classes=[cat,dog,rare,single,train]")
+    source = ImageFolder(tmp_path, classes=classes)
+    assert source.provides["classification"] == tuple(classes)
     train, val = names_of(source, "train"), names_of(source, "val")
     assert load(source, "val").notes == [f"held out of train, {len(val)} of 63 by name"] and not load(source).notes
     assert source.split("test") is None and not set(train) & set(val) and len(train) + len(val) == 63
     assert load(source).label_counts()[3] == 1 and load(source, "val").label_counts().tolist()[2:4] == [1, 0]
-    assert names_of(ImageFolder(tmp_path), "val") == val
+    assert names_of(ImageFolder(tmp_path, classes=classes), "val") == val
     for name in ("cat", "dog"):
         own = [f"{name}/{i}.jpg" for i in range(20)]
         assert {file for file in val if file.startswith(name)} == set(np.array(own)[held_out(own, 0.2)])
     for i in range(20, 30):
         picture(tmp_path / "cat" / f"{i}.jpg")
-    assert {name for name in val if "cat" in name} <= set(names_of(ImageFolder(tmp_path), "val"))
+    assert {name for name in val if "cat" in name} <= set(names_of(ImageFolder(tmp_path, classes=classes), "val"))
 
 
 def test_hold_out_is_by_class() -> None:
@@ -124,6 +128,83 @@ def test_classes_choose_and_order(tmp_path: Path) -> None:
 def test_unlabelled_test_images_are_no_side(tmp_path: Path) -> None:
     folders(tmp_path, "train/a", "train/b", "test")
     assert ImageFolder(tmp_path).split("test") is None
+
+
+LAYOUTS: dict[str, tuple[list[str], list[str]]] = {  # class folders; notes of train
+    "Training Testing": (["Training/a", "Training/b", "Testing/a"], []),
+    "TrainingSet my_valid_set": (["TrainingSet/a", "TrainingSet/b", "my_valid_set/a"], []),
+    "prefix": (["pets_train/a", "pets_train/b", "pets_test/a"], []),
+    "0_train": (["0_train/a", "0_train/b", "1_val/a"], []),
+    "a folder more": (["data/set/train/a", "data/set/train/b", "data/set/dev/a"], ["all in data/set/"]),
+    "of the same name": (
+        ["seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/a"],
+        ["in seg_train/seg_train/"],
+    ),
+    "others": (["train/a", "train/b", "val/a", "pred"], ["not used: pred/"]),
+    "others beside": (["data/train/a", "data/train/b", "data/val/a", "docs"], ["all in data/", "not used: docs/"]),
+    "unlabelled test": (
+        ["train/a", "train/b", "val/a", "test/test"],
+        ["test/ is no side: its 2 images are in no class folders"],
+    ),
+    "trainval": (["trainval/a", "trainval/b", "test/b"], []),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sides_in_any_spelling(tmp_path: Path, layout: str) -> None:
+    names, notes = LAYOUTS[layout]
+    source = ImageFolder(folders(tmp_path, *names))
+    assert source.provides == {"classification": ("a", "b")} and load(source).notes == notes
+    other = next(name for name in names[2:] if side_of(Path(name).parts[-2], among_others=True) in ("val", "test"))
+    side = "val" if source.split("test") is None else "test"
+    assert names_of(source, side) == [f"{other}/0.jpg", f"{other}/1.jpg"]
+    assert len(load(source)) + len(load(source, "val")) == (6 if side == "val" else 4)
+
+
+def test_one_folder_around_class_folders(tmp_path: Path) -> None:
+    source = ImageFolder(folders(tmp_path, "archive/pets/cat", "archive/pets/dog"))
+    assert source.provides["classification"] == ("cat", "dog") and load(source).notes == ["all in archive/pets/"]
+
+
+def test_what_folders_hold_besides_is_counted(tmp_path: Path) -> None:
+    folders(tmp_path, "train/a", "train/b", "train/c", "val/a", "train/a/.ipynb_checkpoints", "train/b/@eaDir", "old")
+    picture(tmp_path / "train" / "loose.jpg"), picture(tmp_path / "cover.png")
+    (tmp_path / "train" / "a" / "phone.heic").touch(), (tmp_path / "train" / ".DS_Store").touch()
+    (tmp_path / "train" / "b" / "up").symlink_to(tmp_path)
+    left = load(ImageFolder(tmp_path, classes=["a", "b"])).left_out
+    assert left == {
+        **{"hidden": 5, ".heic": 1, "linked back": 1, "of other classes": 2, "in other folders": 2},
+        **{"beside the class folders": 1, "beside the folders": 1},
+    }
+
+
+def test_unicode_forms_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = "Café", unicodedata.normalize("NFD", "Café")
+    source = ImageFolder(folders(tmp_path, f"train/{decomposed}", "train/b", f"val/{composed}"))
+    assert source.provides["classification"] == ("Café", "b") and load(source, "val").label_counts().tolist() == [2, 0]
+    assert len(load(ImageFolder(tmp_path, classes=[decomposed, "b"]))) == 4
+    refused(lambda: ImageFolder(folders(tmp_path, f"train/{composed}")), "Café", "two forms of Unicode")
+
+
+def test_folders_that_can_be_meant_in_two_ways(tmp_path: Path) -> None:
+    make = lambda *names: lambda: ImageFolder(folders(tmp_path, *names))  # noqa: E731
+    refused(make("A/cat/train", "A/cat/test", "A/dog/train", "A/dog/test"), "cat and dog both hold train")
+    for odd, names in (("test", ["cat", "dog", "test"]), ("valid", ["invalid", "valid"])):
+        root = tmp_path / odd
+        refused(lambda root=root, names=names: ImageFolder(folders(root, *names)), f"{odd} is called as a side is")
+        assert ImageFolder(root, classes=names).provides["classification"] == tuple(names)
+    root = folders(tmp_path / "B", "train/bus", "train/train", "val/train", "test/bus")
+    refused(lambda: ImageFolder(root), "B/train: train is called as a side is", "data.classes=[bus,train]")
+    source = ImageFolder(root, classes=["bus", "train"])
+    assert [load(source, side).label_counts().tolist() for side in ("train", "val", "test")] == [[2, 2], [0, 2], [2, 0]]
+    refused(
+        lambda: ImageFolder(folders(tmp_path / "C", "val/a", "test/a")), "there is no train folder beside val, test"
+    )
+    root = folders(tmp_path / "D", "train/dogs ", "train/b", "val/Dogs")
+    refused(lambda: ImageFolder(root), "val/Dogs", "'dogs '", "one name")
+    root = folders(tmp_path / "E", "pets_train", "pets_test")
+    (root / "train.csv").touch()
+    refused(lambda: ImageFolder(root), "no class folders", "data.labels=train.csv")
 
 
 def test_folder_faults(tmp_path: Path) -> None:
@@ -215,6 +296,24 @@ def test_table_of_several_labels(tmp_path: Path) -> None:
     assert len(load(held)) + len(load(held, "val")) == 4 and len(load(held, "val"))
 
 
+def test_table_finds_files_as_others_write_them(tmp_path: Path) -> None:
+    root = table(tmp_path, "file,label,split", r"photos\0.jpg,a,Training", "photos/1.JPG,b,trn", "photos/2.jpg,a,dev")
+    picture(root / "photos" / "a b.jpg"), picture(root / "photos" / unicodedata.normalize("NFD", "é.jpg"))
+    with (root / "labels.csv").open("a", encoding="utf-8") as file:
+        file.write("photos/a%20b.jpg,b,testing\nphotos/é.jpg,b,test\n")
+    source = ImageFolder(root, labels="labels.csv")
+    assert names_of(source, "train") == ["photos/0.jpg", "photos/1.jpg"] and len(load(source, "val")) == 1
+    assert names_of(source, "test") == ["photos/a b.jpg", unicodedata.normalize("NFD", "photos/é.jpg")]
+    assert load(source).left_out == {"in no row of the table": 3}
+    (root / "labels.csv").write_text("file,label\nphotos/0.jpg,a\nphotos\\0.jpg,b\n")
+    refused(lambda: ImageFolder(root, labels="labels.csv"), "line 3", "line 2", "keep one")
+
+
+def test_table_of_names_in_a_folder(tmp_path: Path) -> None:
+    source = ImageFolder(table(tmp_path, "file,label", "0.jpg,a", "1.jpg,b", "2.jpg,b"), labels="labels.csv")
+    assert load(source).notes == ["files are in photos/"] and load(source).path(0).is_file()
+
+
 TABLE_FAULTS: dict[str, tuple[list[str], list[str]]] = {
     "no label column": (["file,class", "photos/0.jpg,a"], ["no column 'label'", "file, class"]),
     "empty": ([""], ["no column 'file'"]),
@@ -222,7 +321,8 @@ TABLE_FAULTS: dict[str, tuple[list[str], list[str]]] = {
     "no label": (["file,label", "photos/0.jpg,a", "photos/1.jpg,"], ["line 3", "the label is empty"]),
     "short row": (["file,label", "photos/0.jpg"], ["line 2", "the label is empty"]),
     "no file": (["file,label", ",a"], ["line 2", "the file is empty"]),
-    "split": (["file,label,split", "photos/0.jpg,a,dev"], ["line 2", "'dev'", "train, val or test"]),
+    "split": (["file,label,split", "photos/0.jpg,a,no"], ["line 2", "'no'", "train, val or test"]),
+    "no train": (["file,label,split", "photos/0.jpg,a,dev"], ["no training images", "but 1 image of val"]),
     "duplicate": (["file,label", "photos/0.jpg,a", "./photos/0.jpg,b"], ["line 3", "line 2"]),
     "alike": (["file,label", "photos/0.jpg,a", "photos/1.jpg,A"], ["'A' and 'a'", "duplicate names"]),
     "unknown in val": (

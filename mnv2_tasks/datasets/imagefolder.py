@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnv2_tasks.datasets.class_folders import read_folders
 from mnv2_tasks.datasets.files import MAX_SIDE, FileSplit, check_root, held_out, part
-from mnv2_tasks.datasets.images import MAX_CHECKED, SUFFIXES, check_images
-from mnv2_tasks.datasets.label_table import SIDES, Found, choose_classes, read_table
+from mnv2_tasks.datasets.images import MAX_CHECKED, check_images
+from mnv2_tasks.datasets.label_table import composed, read_table
 from mnv2_tasks.datasets.listing import amount, without_any
 from mnv2_tasks.errors import InputError
 
@@ -91,9 +92,10 @@ class ImageFolder:
     """root/{train,val,test}/<class>/ with images at any depth, or root/<class>/ alone.
 
     Args:
-        root: the data set's folder. The val side may be spelled valid or validation.
+        root: the data set's folder. Its sides may be spelled in other ways, as Training or my_valid_set, and lie in a
+            folder more.
         labels: a CSV file below root to read instead: columns "file" (relative to root), "label" and, if there is
-            one, "split" (train, val or test).
+            one, "split" (train, val or test, in any spelling).
         separator: between the labels of a file that has several, such as "|": the data is multi-label then, and a
             file without labels shows no class.
         classes: names in the order of the class indices, all others being left out; None: every class of train, sorted.
@@ -120,19 +122,22 @@ class ImageFolder:
         self.root = check_root(root, val_fraction=val_fraction)
         if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
             raise InputError(f"data.classes={classes}: give a list of different names, as in data.classes=[cat,dog]")
+        if classes is not None:  # data.classes=[0,1] are folders' names, too
+            classes = [composed(str(name)) for name in classes]
         if separator is not None and (labels is None or not separator):
             raise InputError(f"data.separator={separator!r} parts the labels in a table: name it as data.labels=<file>")
         if labels is None:
-            names, found = _read_folders(self.root, classes)
+            names, found = read_folders(self.root, classes)
         else:
             names, found = read_table(self.root / labels, separator, classes, root=self.root, outside=outside)
         if separator is None and len(names) < 2:
             raise InputError(f"{self.root}: {names[0]} is the only class: give two or more to tell apart")
         self.provides = {"classification" if separator is None else "multilabel": names}
-        self._sides = {
-            side: LabelledImages(self.root, files, targets=targets, class_names=names, max_side=max_side)
-            for side, (files, targets) in found.items()
-        }
+        self._sides: dict[str, LabelledImages] = {}
+        for side, one in found.items():
+            split = LabelledImages(self.root, one.files, targets=one.targets, class_names=names, max_side=max_side)
+            split.left_out, split.notes = one.left_out, one.notes
+            self._sides[side] = split
         if "val" not in self._sides:
             self._hold_out(val_fraction)
         self._listed, self._checked = labels is None, set[str]()
@@ -153,7 +158,8 @@ class ImageFolder:
         if val is not None:
             self._sides |= {"train": train, "val": val}
         elif "test" in self._sides:
-            self._sides["val"] = self._sides.pop("test")
+            val = self._sides["val"] = self._sides.pop("test")
+            val.notes = [*val.notes, "the test images serve as val"]
 
 
 def held_out_by_class(names: Sequence[str], targets: NDArray[Any], fraction: float) -> NDArray[np.bool_]:
@@ -168,64 +174,3 @@ def held_out_by_class(names: Sequence[str], targets: NDArray[Any], fraction: flo
         rows = np.flatnonzero(targets == label).tolist()
         mask[rows] = held_out([names[row] for row in rows], fraction)
     return mask
-
-
-def _read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ...], Found]:
-    sides = _find_sides(root)
-    there = {side: _folders(folder) for side, folder in sides.items()}
-    classes = choose_classes(sides["train"], there["train"], given)
-    found: Found = {}
-    for side, folder in sides.items():
-        if given is None and (odd := sorted(set(there[side]) - set(classes))):
-            raise InputError(
-                f"{folder / odd[0]}: {sides['train']} has no class of that name; rename the folder, give train images "
-                "of it, or choose the classes as data.classes"
-            )
-        names: list[str] = []
-        counts = []
-        for name in classes:
-            images = _images_below(folder / name, root) if name in there[side] else []
-            if name in there[side] and not images:
-                raise InputError(f"{folder / name}: this class folder holds no images; put some there, or remove it")
-            names += images
-            counts.append(len(images))
-        if not names:
-            raise InputError(f"{folder}: no images of data.classes={list(classes)} are here; add some, or remove it")
-        found[side] = names, np.repeat(np.arange(len(classes)), counts)
-    return classes, found
-
-
-def _find_sides(root: Path) -> dict[str, Path]:
-    """The folder of each side; where there are no sides, the root is train's."""
-    sides: dict[str, Path] = {}
-    for name in _folders(root):
-        side = SIDES.get(name.lower())
-        if side and (side == "val" or _folders(root / name)):
-            if side in sides:
-                raise InputError(f"{root}: {sides[side].name} and {name} both are its {side} side; keep one of them")
-            sides[side] = root / name
-    if "train" in sides:
-        if "val" in sides and not _folders(sides["val"]):
-            raise InputError(f"{sides['val']}: no class folders are here, as in train; sort the images into some")
-        return sides
-    if not set(map(str.lower, _folders(root))) - set(SIDES):
-        raise InputError(
-            f"{root}: no class folders; put the images into train/<class>/ (and val/<class>/), or into <class>/, or "
-            "name a table of files and labels as data.labels=<file>.csv"
-        )
-    return {"train": root}  # a class may be called "train" or "val", too
-
-
-def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        found = [entry.name for entry in entries if entry.is_dir()]
-    return sorted(name for name in found if not name.startswith(".") and name != "__MACOSX")
-
-
-def _images_below(folder: Path, root: Path) -> list[str]:
-    """Image files at any depth, sorted, relative to the root."""
-    found = []
-    for place, _, files in os.walk(folder, followlinks=True):
-        inner = os.path.relpath(place, root)
-        found += [f"{inner}/{file}" for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
-    return sorted(found)

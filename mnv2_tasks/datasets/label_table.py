@@ -3,28 +3,50 @@
 import csv
 import io
 import os
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_tasks.datasets.names import check_inside
+from mnv2_tasks.datasets.images import SUFFIXES
+from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
+from mnv2_tasks.datasets.names import FileNames, check_inside
+from mnv2_tasks.datasets.sides import BOTH, side_of
 from mnv2_tasks.errors import InputError, quote, shorten
 from mnv2_tasks.foreign import read_text
 
-SIDES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-Found = dict[str, tuple[list[str], NDArray[Any]]]  # side -> file names below the root, and their targets
+
+@dataclass
+class LabelledFiles:
+    """One side."""
+
+    files: list[str]  # below the root
+    targets: NDArray[Any]  # (I,) int64 class indices, or (I, K) bool
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: list[str] = field(default_factory=list)
+
+
+def composed(name: str) -> str:
+    """A class's name in the one form of Unicode, which some systems write decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
+def alike_form(name: str) -> str:
+    """The same for two names of one class, which differ in case, blanks or the form of Unicode."""
+    return " ".join(composed(name).casefold().split())
 
 
 def choose_classes(where: Path, there: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
-    """The class names: `given`, which must be there, or all that are; no two may differ in case or spaces alone."""
+    """The class names: `given`, which must be there, or all that are; no two may be alike but for case and blanks."""
     if given is not None and (missing := [name for name in given if name not in set(there)]):
         raise InputError(f"{where}: there are no training images of {missing[0]!r}, which data.classes names; add some")
     alike: dict[str, str] = {}
     for name in given if given is not None else there:
-        other = alike.setdefault(" ".join(name.casefold().split()), name)
+        other = alike.setdefault(alike_form(name), name)
         if other != name:
             raise InputError(
                 f"{where}: {quote(other)} and {quote(name)} are duplicate names of one class; make them one"
@@ -34,7 +56,7 @@ def choose_classes(where: Path, there: Sequence[str], given: Sequence[str] | Non
 
 def read_table(
     file: Path, separator: str | None, given: Sequence[str] | None, *, root: Path, outside: bool = False
-) -> tuple[tuple[str, ...], Found]:
+) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
     """Class names, and the images and targets of each side, of a table that `ImageFolder` describes.
 
     Targets are (I,) int64 class indices or, with a separator, (I, K) bool. With `given`, rows of other classes are left
@@ -44,17 +66,21 @@ def read_table(
     if not outside:
         for line, name, _, _ in rows:
             check_inside([name], root, root=root, where=f"{file}: line {line}")
+    rows, notes = _find_files(rows, root)
     seen: dict[str, int] = {}
     for line, name, _, _ in rows:
         if (first := seen.setdefault(os.path.normpath(name), line)) != line:
             raise InputError(f"{file}: line {line}: {shorten(name, 150)} is in line {first}, too; keep one of the two")
     train = {label for _, _, side, labels in rows if side == "train" for label in labels}
     if not train:
-        raise InputError(f"{file}: no training images with a label are listed; list some")
+        sides = sorted({side for _, _, side, _ in rows})
+        there = f", but {amount(len(rows), 'image')} of {' and '.join(sides)}" if rows else ""
+        raise InputError(f"{file}: no training images with a label are listed{there}; list some: they name the classes")
     classes = choose_classes(file, sorted(train), given)
     number = {name: index for index, name in enumerate(classes)}
     files: dict[str, list[str]] = {}
     shown: dict[str, list[list[int]]] = {}
+    left = LeftOut()
     for line, name, side, labels in rows:
         if given is None and (odd := [label for label in labels if label not in number]):
             raise InputError(
@@ -64,19 +90,46 @@ def read_table(
         if known or separator is not None:
             files.setdefault(side, []).append(name)
             shown.setdefault(side, []).append(known)
-    if separator is None:
-        return classes, {side: (files[side], np.array(shown[side], np.int64)[:, 0]) for side in files}
-    chosen: Found = {}
+        else:
+            left["of other classes"] += 1
+    images, hidden = walk(root, SUFFIXES, beside=(".csv", ".txt", ".md", ".json"))
+    left.update(hidden)
+    if unlisted := len(set(images) - {os.path.normpath(name) for _, name, _, _ in rows}):
+        left["in no row of the table"] = unlisted
+    chosen: dict[str, LabelledFiles] = {}
     for side, lists in shown.items():
-        presence = np.zeros((len(lists), len(classes)), np.bool_)
-        for row, known in enumerate(lists):
-            presence[row, known] = True
-        chosen[side] = files[side], presence
+        if separator is None:
+            targets = np.array(lists, np.int64)[:, 0]
+        else:
+            targets = np.zeros((len(lists), len(classes)), np.bool_)
+            for row, shows in enumerate(lists):
+                targets[row, shows] = True
+        chosen[side] = LabelledFiles(files[side], targets)
+    chosen["train"].left_out, chosen["train"].notes = left, notes
     return classes, chosen
 
 
-def _read_rows(file: Path, separator: str | None) -> list[tuple[int, str, str, list[str]]]:
-    """(line number, file, side, labels) of every row."""
+Row = tuple[int, str, str, list[str]]  # line number, file, side, labels
+
+
+def _find_files(rows: Sequence[Row], root: Path) -> tuple[list[Row], list[str]]:
+    """The rows with their files' names as they are on disk, and a note where all lie in one folder below the root.
+
+    A name without a file stays, to be told with the others.
+    """
+    written = [name for _, name, _, _ in rows]
+    names, notes = FileNames(root).find_all(written), []
+    if rows and not any(names):
+        for folder in subfolders(root):
+            if any(inside := FileNames(root / folder).find_all(written)):
+                names = [name and f"{folder}/{name}" for name in inside]
+                notes = [f"files are in {folder}/"]
+                break
+    found = [(line, name or old, side, labels) for (line, old, side, labels), name in zip(rows, names, strict=True)]
+    return found, notes
+
+
+def _read_rows(file: Path, separator: str | None) -> list[Row]:
     rows = []
     text = read_text(file, fix="correct data.labels, or the file")
     try:
@@ -94,8 +147,9 @@ def _read_rows(file: Path, separator: str | None) -> list[tuple[int, str, str, l
             for row in reader:
                 name, text = ((row[column] or "").strip() for column in ("file", "label"))
                 labels = [text] if separator is None else [part.strip() for part in text.split(separator)]
-                labels = [label for label in labels if label]
+                labels = [composed(label) for label in labels if label]
                 told = (row["split"] or "").strip() if "split" in columns else "train"
+                side = side_of(told)
                 where = f"{file}: line {reader.line_num}"
                 if None in row:
                     raise InputError(
@@ -105,9 +159,9 @@ def _read_rows(file: Path, separator: str | None) -> list[tuple[int, str, str, l
                     raise InputError(
                         f"{where}: the {'label' if name else 'file'} is empty; fill it in, or remove the line"
                     )
-                if told.lower() not in SIDES:
+                if side is None:
                     raise InputError(f"{where}: the split is {quote(told)}; write train, val or test")
-                rows.append((reader.line_num, name, SIDES[told.lower()], labels))
+                rows.append((reader.line_num, name, "train" if side == BOTH else side, labels))
     except csv.Error as error:
         raise InputError(
             f"{file}: line {reader.line_num}: cannot be read as a CSV table: {error}; correct data.labels, or the file"
