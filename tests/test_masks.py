@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +381,118 @@ def test_pets(shared: Path) -> None:
     assert source.provides == {"segmentation": ("background", "pet")}
     assert [len(load(source, side)) for side in ("train", "val")] == [300, 298] and source.split("test") is None
     assert load(source).path(0).name == "Abyssinian_1.jpg"
+
+
+# Other people's layouts
+
+
+def pair(root: Path, image_name: str, mask_name: str, values: np.ndarray = TWO) -> None:
+    image(root / image_name), mask(root / mask_name, values)
+
+
+@pytest.mark.parametrize("layout", ["sub-folders", "flat masks", "side first", "a folder more", "patterns", "trainval"])
+def test_sides_in_any_spelling(tmp_path: Path, layout: str) -> None:
+    settings: dict[str, Any] = {}
+    for i, (side, other) in enumerate((("training", "Train"), ("Validation", "val"), ("Test", "testing"))):
+        if layout == "sub-folders":
+            pair(tmp_path, f"images/{side}/{i}.jpg", f"masks/{other}/{i}.png")
+        elif layout == "flat masks":
+            pair(tmp_path, f"images/{side}/{i}.jpg", f"masks/{i}.png")
+        elif layout == "side first":
+            pair(tmp_path, f"my_{side}/images/{i}.jpg", f"my_{side}/masks/{i}.png")
+        elif layout == "a folder more":
+            pair(tmp_path, f"data/set/images/{side}/{i}.jpg", f"data/set/masks/{side}/{i}.png")
+        elif layout == "patterns":
+            settings = {"images": "{split}", "masks": "{split}_labels"}
+            pair(tmp_path, f"{side}/{i}.jpg", f"{other}_labels/{i}.png")
+        else:
+            pair(tmp_path, f"images/{i}.jpg", f"masks/{i}.png")
+            (tmp_path / f"{('trainval', 'dev', 'Test')[i]}.txt").write_text(f"{i}\n")
+    source = Masks(tmp_path, **settings)
+    assert [names_of(source, side) for side in ("train", "val", "test")] == [["0"], ["1"], ["2"]]
+    assert (load(source).notes[:1] == ["all in data/set/"]) == (layout == "a folder more")
+
+
+def test_one_list_is_trains(tmp_path: Path) -> None:
+    folder(tmp_path, "abcdefgh")
+    (tmp_path / "all.txt").write_text("\n".join("abcdef"))
+    source = Masks(tmp_path, lists="all.txt")
+    assert sorted(names_of(source, "train") + names_of(source, "val")) == list("abcdef") and names_of(source, "val")
+    assert load(source).left_out == {"on no list": 2}
+    (tmp_path / "val.txt").write_text("a\n")
+    refused(lambda: Masks(tmp_path), "val.txt list images", "add train.txt")
+
+
+def test_names_as_others_write_them(tmp_path: Path) -> None:
+    folder(tmp_path, ["a b", unicodedata.normalize("NFD", "é"), "c"])  # type: ignore[arg-type]
+    for old, new in (("a b", "a%20b"), (unicodedata.normalize("NFD", "é"), "é")):
+        (tmp_path / "masks" / f"{old}.png").rename(tmp_path / "masks" / f"{new}.PNG")
+    assert len(load(Masks(tmp_path, val_fraction=0))) == 3
+    (tmp_path / "train.txt").write_text("images\\a%20b.JPG\né\nimages\\c.jpg,masks\\c.png\n", encoding="utf-8")
+    split = load(Masks(tmp_path, val_fraction=0))
+    assert [unicodedata.normalize("NFC", split.path(i).stem) for i in range(3)] == ["a b", "é", "c"]
+    assert split.mask_path(0).name == "a%20b.PNG"
+
+
+def test_what_lies_beside_masks_is_counted(tmp_path: Path) -> None:
+    folder(tmp_path)
+    mask(tmp_path / "masks" / "z.png"), mask(tmp_path / "masks" / ".ipynb_checkpoints" / "a.png")
+    image(tmp_path / "images" / "@eaDir" / "a.jpg"), (tmp_path / "images" / "b.heic").touch()
+    left = load(Masks(tmp_path)).left_out
+    assert left == {"hidden": 2, ".heic": 1, "mask without an image": 1}
+    image(tmp_path / "images" / "q.jpg"), image(tmp_path / "masks" / "q.jpg")
+    refused(lambda: Masks(tmp_path), "q.jpg", "its mask q.jpg is a JPEG", "PNG", "1 of 6")
+
+
+def test_images_beside_the_sides_and_without_masks(tmp_path: Path) -> None:
+    pair(tmp_path, "images/train/a.jpg", "masks/train/a.png"), pair(tmp_path, "images/val/b.jpg", "masks/val/b.png")
+    image(tmp_path / "images" / "test" / "c.jpg"), image(tmp_path / "images" / "cover.jpg")
+    source = Masks(tmp_path)
+    assert source.split("test") is None and load(source).left_out == {"on no side": 1}
+    assert load(source).notes[0] == "test/ is no side: its 1 image have no masks"
+
+
+# Values that nobody named
+
+
+def levels(*values: int) -> np.ndarray:
+    """(24, 24) in stripes."""
+    return np.array(values, np.uint8).repeat(24 // len(values))[None].repeat(24, 0)
+
+
+@pytest.mark.parametrize("values", [(0, 127, 255), (0, 50, 100, 150), (0, 128), (10, 245)])
+def test_grey_levels_are_no_indices(tmp_path: Path, values: tuple[int, ...]) -> None:
+    for name in "ab":
+        image(tmp_path / "images" / f"{name}.jpg", (24, 24)), mask(tmp_path / "masks" / f"{name}.png", levels(*values))
+    first, last = (f"class{i}: [{values[i]},{values[i]},{values[i]}]" for i in (0, len(values) - 1))
+    refused(
+        lambda: Masks(tmp_path), str(tmp_path / "masks"), ", ".join(map(str, values)), "data.colours={", first, last
+    )
+    colours = {f"class{i}": [value] * 3 for i, value in enumerate(values)}
+    assert load(Masks(tmp_path, colours=colours, val_fraction=0)).pixel_counts().min() > 0
+
+
+def test_values_that_jpeg_made_are_no_classes(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 90, (24, 24)).astype(np.uint8)
+    for name in "ab":
+        image(tmp_path / "images" / f"{name}.jpg", (24, 24)), mask(tmp_path / "masks" / f"{name}.png", noise)
+    refused(lambda: Masks(tmp_path), "no classes but what JPEG", "PNG")
+
+
+def test_indices_with_gaps_are_indices(tmp_path: Path) -> None:
+    for name in "ab":
+        image(tmp_path / "images" / f"{name}.jpg", (24, 24)), mask(tmp_path / "masks" / f"{name}.png", levels(0, 3, 11))
+    assert len(Masks(tmp_path).classes) == 12
+
+
+def test_ignored_pixels_are_said(tmp_path: Path) -> None:
+    thin, wide = levels(0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1), levels(0, 255)
+    thin[:, 4:6] = 255
+    for values, words in (
+        (thin, "255, on 8.3% of the pixels, is ignored"),
+        (wide | thin, "it fills whole regions"),
+    ):
+        for name in "ab":
+            image(tmp_path / "images" / f"{name}.jpg", (24, 24)), mask(tmp_path / "masks" / f"{name}.png", values)
+        (note,) = load(Masks(tmp_path)).notes
+        assert words in note and ("regions" in note) == (values is not thin)

@@ -6,6 +6,7 @@ import numpy as np
 
 from mnv2_tasks.datasets.files import IGNORED, check_root
 from mnv2_tasks.datasets.legend import Legend, index_legend
+from mnv2_tasks.datasets.listing import LeftOut, amount, walk
 from mnv2_tasks.datasets.segmentation import MaskSplit, make_split
 from mnv2_tasks.errors import InputError
 
@@ -65,11 +66,15 @@ class Cityscapes:
         return self._splits[name]
 
     def _make(self, side: str) -> MaskSplit | None:
-        images = sorted((self.root / "leftImg8bit" / side).glob(f"*/*{IMAGE}"))
+        folder = self.root / "leftImg8bit" / side
+        files, left = walk(folder, (".png",)) if folder.is_dir() else ([], LeftOut())
+        images = [folder / file for file in files if file.endswith(IMAGE) and file.count("/") == 1]
+        if others := len(files) - len(images):
+            left[f"not <city>/*{IMAGE}"] += others
         if not images and side != "train":
             return None
         if not images:
-            raise InputError(f"{self.root / 'leftImg8bit' / side}: there are no <city>/*{IMAGE} in it; put them there")
+            raise InputError(f"{folder}: there are no <city>/*{IMAGE} in it; put them there")
         labels, masks = self._masks(side, images)
         split = make_split(
             images,
@@ -79,8 +84,12 @@ class Cityscapes:
             max_side=self.max_side,
             read=False,  # no value is refused, and they are large
         )
-        blank = side == "test" and (split.mask(0) == IGNORED).all()
-        return None if blank else split
+        split.left_out = left
+        if side == "test" and (split.mask(0) == IGNORED).all():
+            if train := self.split("train"):
+                train.notes.append(f"test/ is no side: the masks of its {amount(len(split), 'image')} are blank")
+            return None
+        return split
 
     def _masks(self, side: str, images: list[Path]) -> tuple[str, list[Path]]:
         """The kind of label files that there are, and the one of each image."""

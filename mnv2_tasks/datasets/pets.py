@@ -69,9 +69,10 @@ class Pets:
         """The images of "train", "val" or "test", checked, with what is known of each; None where there are none."""
         if name in self._listed and name not in self._splits:
             split = self._splits[name] = self._make(self._listed[name])
-            if name == "val" and "test" in self._listed:
+            if name == "val":
                 official = len(split) + len(self._listed["train"])
-                split.notes.append(f"held out of trainval, {len(split):,} of {official:,} by name")
+                held = f"held out of trainval, {len(split):,} of {official:,} by name"
+                split.notes.append(held if "test" in self._listed else "the test images serve as val")
         return self._splits.get(name)
 
     def _make(self, listed: dict[str, int]) -> MergedSplit:

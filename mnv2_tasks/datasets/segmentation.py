@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.files import IGNORED, FileSplit
 from mnv2_tasks.datasets.images import check_image, check_images, image_size, open_image
-from mnv2_tasks.datasets.legend import Legend, index_legend
+from mnv2_tasks.datasets.legend import Legend
 from mnv2_tasks.datasets.listing import amount, without_any
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.foreign import open_regular
@@ -57,17 +57,6 @@ def read_mask(path: Path, legend: Legend) -> Mask:
             + legend.advice.replace("{}", str(told))
         )
     return classes
-
-
-def largest_value(paths: Sequence[Path], *, ignore: Sequence[int] = ()) -> int:
-    """The largest class index in these mask files, 255 and `ignore` left out; -1 where there is none."""
-    legend = index_legend(256, ignore=ignore, advice="give what the colours mean as data.colours={name: [r,g,b]}")
-
-    def largest(path: Path) -> int:
-        return max((value for value in np.unique(read_mask(path, legend)).tolist() if value != IGNORED), default=-1)
-
-    with ThreadPoolExecutor(8) as pool:
-        return max(pool.map(largest, paths), default=-1)
 
 
 def mask_size(path: Path) -> tuple[int, int]:

@@ -181,4 +181,6 @@ def _in_memory(
     train_split, test = splits
     held = held_out_by_class([str(i) for i in range(len(train_split))], train_split.targets, val_fraction)
     rest, val = part(train_split, held)
+    if val is None:
+        test.notes = ["the test images serve as val"]
     return Ready(classes, {"train": rest, "val": test} if val is None else {"train": rest, "val": val, "test": test})
