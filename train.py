@@ -51,6 +51,7 @@ def prepare(settings):  # type: ignore[no-untyped-def]
     wiring.agree_on_stride(settings)
     data = wiring.make_data(settings)
     data.tell(("train", "val", "test"))
+    wiring.decide_on_depth(settings, data)
     for side in ("train", "val"):
         data.loaders(side)
     wiring.match_cost(settings, data.classes, data.passes)

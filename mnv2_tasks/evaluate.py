@@ -47,7 +47,8 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
 
     predictor = Predictor(config.ckpt, trust=tuple(config.trust))
     about = predictor.exported.about
-    take_settings(config, {**about["config"], "data": config.data, "assign": {}, **about}, given)
+    trained = {**about["config"], "data": config.data, "assign": {}, **about, "depth": predictor.depth}
+    take_settings(config, trained, given)
     settings = settle(config)
     data, split = wiring.make_data(settings), settings["split"]
     data.tell([split])
@@ -117,6 +118,8 @@ def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> Non
     for key in ("size", "fit", "assign"):
         if key not in given and not (key == "size" and isinstance(trained.get("size"), Mapping) and "data" in given):
             config[key] = trained[key]
+    if "depth" not in given:
+        config.depth = trained.get("depth") or 16
 
 
 def _same_classes(ckpt: str, task: str, trained: tuple[str, ...], found: tuple[str, ...]) -> None:

@@ -39,7 +39,7 @@ def main(config: Any) -> None:
     drawing: Any = None
     if settings["draw"]:
         drawing = Film(predictor, folder, video.name, video.rate) if video else Pictures(predictor, folder)
-    named = iter(video) if video else read_all(files)
+    named = iter(video) if video else read_all(files, depth=predictor.depth)
     count = video.count if video else len(files)
     batch = 1 if source.isdigit() or source.startswith(STREAMS) else settings["batch_size"]
     try:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from mnv2_tasks.datasets.depth import DEPTHS
 from mnv2_tasks.datasets.transforms import plain, seen_size
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export import results
 from mnv2_tasks.heads import Prediction
 from mnv2_tasks.model import build_model, load_model
@@ -50,6 +51,7 @@ class Predictor:
             config, self.classes = checkpoint["config"], checkpoint["classes"]
             sizes = _sizes(config["size"])
             fitted, self.fit, self.channels = sizes, config["fit"], config["backbone"]["in_channels"]
+            depth = config.get("depth")
         else:
             from mnv2_tasks.export.exported import Exported
             from mnv2_tasks.model import checked_config
@@ -70,7 +72,11 @@ class Predictor:
             refuse_foreign(config, path, trust=trust)
             self.model = build_model(config, self.classes).eval()  # for what its heads do with results
             fitted, self.fit, self.channels = tuple(about["size"]), about["fit"], len(about["preprocessing"]["mean"])
+            depth = about["preprocessing"].get("depth")
         self.size: tuple[int, int] = size or fitted
+        self.depth = 16 if depth is None else depth  # bits that the values of 16-bit files use
+        if self.depth not in DEPTHS:
+            raise InputError(f"{path}: 16-bit files use {quote(depth)} bits, it says; that is none of {DEPTHS}")
 
     @property
     def heads(self) -> dict[str, Any]:
@@ -94,7 +100,7 @@ class Predictor:
         pictures = [images] if isinstance(images, (str, Path)) or getattr(images, "ndim", 0) == 3 else list(images)  # type: ignore[arg-type]
         found: list[dict[str, Prediction]] = []
         for start in range(0, len(pictures), batch_size):
-            raw = [as_image(picture) for picture in pictures[start : start + batch_size]]  # type: ignore[arg-type]
+            raw = [as_image(picture, depth=self.depth) for picture in pictures[start : start + batch_size]]  # type: ignore[arg-type]
             outputs = self.run(torch.stack([self.prepare(image) for image in raw]))
             for i, image in enumerate(raw):
                 original = (image.shape[-2], image.shape[-1])
@@ -115,12 +121,12 @@ class Predictor:
         }
 
 
-def as_image(picture: Picture) -> Tensor:
+def as_image(picture: Picture, *, depth: int = 16) -> Tensor:
     """A file, an array (H, W, 3) or a tensor (3, H, W) -> uint8 (3, H, W). Raises InputError for anything else."""
     if isinstance(picture, (str, Path)):
         from mnv2_tasks.datasets.images import read_image
 
-        return read_image(picture).as_subclass(Tensor)
+        return read_image(picture, depth=depth).as_subclass(Tensor)
     if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3:
         picture = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
     if not (isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and len(picture) == 3):

@@ -47,10 +47,10 @@ def image_files(source: str) -> list[Path]:
     return sorted(found)
 
 
-def read_all(files: list[Path]) -> Iterator[Named]:
+def read_all(files: list[Path], *, depth: int = 16) -> Iterator[Named]:
     """The pictures of files, in order, read ahead in threads; a broken one comes as its error.
 
-    Stems are names without their endings, unless two pictures differ in that alone.
+    Stems are names without their endings, unless two pictures differ in that alone. `depth` is as in `read_image`.
     """
     folder = os.path.commonpath([file.parent for file in files])
     whole = len({file.with_suffix("") for file in files}) < len(files)
@@ -59,7 +59,7 @@ def read_all(files: list[Path]) -> Iterator[Named]:
         name = file.relative_to(folder)
         stem = str(name if whole else name.with_suffix(""))
         try:
-            return str(name), stem, read_image(file).as_subclass(Tensor)
+            return str(name), stem, read_image(file, depth=depth).as_subclass(Tensor)
         except InputError as error:
             return str(name), stem, error
 

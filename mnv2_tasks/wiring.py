@@ -54,9 +54,21 @@ def make_data(config: Config) -> DataModule:
         augment={kind: instantiate(node, _convert_="all") for kind, node in augment.items()},
         fit=config["fit"],
         channels=config["backbone"]["in_channels"],
+        depth=config.get("depth") or 16,
         seed=config["seed"],
         **config["loader"],
     )
+
+
+def decide_on_depth(config: Config, data: DataModule) -> None:
+    """Fill in `depth` where it is null: from the training images, so that all images, later ones too, count alike."""
+    if config.get("depth"):
+        return
+    depth = 16 if config["resume"] else data.find_depth() or 16  # runs from before there was a depth had 16
+    if depth < 16:
+        rank_zero_only(print)(f"16-bit files hold {depth}-bit values: scaled by {depth} bits")
+    config["depth"] = depth
+    data.scale_by(depth)
 
 
 def nameless_classes(config: Config) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,9 @@ from torchvision.transforms import v2
 
 from mnv2_tasks.datasets import summary
 from mnv2_tasks.datasets.batches import Batch, Collate, Transformed
+from mnv2_tasks.datasets.depth import DEPTHS
+from mnv2_tasks.datasets.files import FileSplit
+from mnv2_tasks.datasets.images import find_depth
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
 from mnv2_tasks.datasets.transforms import Fit
 from mnv2_tasks.errors import InputError
@@ -70,6 +73,7 @@ class DataModule(pl.LightningDataModule):
         balanced: draw images of rare classes as often as those of frequent ones.
         mixup, cutmix: the chance that a training batch is mixed so (arXiv 1710.09412 with alpha 0.2; 1905.04899 with
             alpha 1), for sources that serve classification alone.
+        depth: the bits that the values of 16-bit files use.
         workers: loader processes; None for as many as there are cores for, at most 8.
     """
 
@@ -88,6 +92,7 @@ class DataModule(pl.LightningDataModule):
         balanced: bool = False,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        depth: int = 16,
         workers: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -107,6 +112,9 @@ class DataModule(pl.LightningDataModule):
         if min(mixup, cutmix) < 0 or mixup + cutmix > 1:
             raise InputError(f"loader.mixup={mixup}, loader.cutmix={cutmix}: chances, of at most 1 together")
         self.mixing = (mixup, cutmix)
+        if depth not in DEPTHS:
+            raise InputError(f"depth={depth}: the values of 16-bit files use {', '.join(map(str, DEPTHS))} bits")
+        self.depth = depth
         self.balanced, self.workers, self.seed = balanced, workers, seed
         self.tested = "test"  # the side that the test loop runs on
         self._splits: dict[tuple[str, str], Any] = {}
@@ -126,8 +134,22 @@ class DataModule(pl.LightningDataModule):
     def split(self, source: str, side: str) -> Any:
         """The raw samples of one side, made once; None where the data set has no such side."""
         if (source, side) not in self._splits:
-            self._splits[source, side] = self.sources[source].split(side)
+            split = self._splits[source, side] = self.sources[source].split(side)
+            if isinstance(split, FileSplit):
+                split.depth = self.depth
         return self._splits[source, side]
+
+    def find_depth(self) -> int | None:
+        """The bits that 16-bit files use, from the values of some training images; None without such files."""
+        files = [split for name in self.sources if isinstance(split := self.split(name, "train"), FileSplit)]
+        return max((depth for one in files if (depth := find_depth(one.some_paths())) is not None), default=None)
+
+    def scale_by(self, depth: int) -> None:
+        """Take the values of 16-bit files as ones of `depth` bits."""
+        self.depth = depth
+        for split in self._splits.values():
+            if isinstance(split, FileSplit):
+                split.depth = depth
 
     def tell(self, sides: Sequence[str]) -> None:
         """Print a line for each source and side. Raises InputError for images that are on two sides of a source."""

@@ -34,12 +34,14 @@ class FileSplit(Dataset[dict[str, Any]]):
         max_side: an image with a longer side is reduced when it is read, and its labels with it.
 
     Attributes:
+        depth: the bits that the values of 16-bit files use.
         left_out: the files that are there but not used; of one folder for all sides, train has them all.
         notes: what else is to be said of this side at the start.
     """
 
     def __init__(self, *, max_side: int | None = None) -> None:
         self.max_side = max_side
+        self.depth = 16
         self.left_out = LeftOut()
         self.notes: list[str] = []
 
@@ -49,6 +51,10 @@ class FileSplit(Dataset[dict[str, Any]]):
     @abstractmethod
     def path(self, index: int) -> Path:
         """The image's file."""
+
+    def some_paths(self, most: int = 1000) -> list[Path]:
+        """At most so many of the images' files, evenly spread."""
+        return [self.path(i) for i in np.linspace(0, len(self) - 1, min(len(self), most)).astype(int).tolist()]
 
     def contents(self) -> str:
         """What the side holds besides images, for the line at the start: "3 classes, 12 boxes"."""
@@ -67,7 +73,7 @@ class FileSplit(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a split of {len(self)} images")
         path, declared = self.path(index), self.declared(index)
-        image = read_image(path, declared=declared, max_side=self.max_side)
+        image = read_image(path, declared=declared, max_side=self.max_side, depth=self.depth)
         size = declared or image_size(path)
         labels = self.labels(index, size=size, canvas=(image.shape[-2], image.shape[-1]))
         return {"image": image, "image_id": index, "size": size, **labels}

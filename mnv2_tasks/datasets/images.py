@@ -1,11 +1,13 @@
 """Image files in: any ordinary file becomes uint8 RGB, and a broken file is named before training starts."""
 
+import math
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision import tv_tensors
 
+from mnv2_tasks.datasets.depth import WIDE_SUFFIXES, depth_of, is_wide, to_eight_bits
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.foreign import open_regular
 
@@ -48,13 +51,13 @@ _UNREADABLE = (*_BROKEN, Image.DecompressionBombError)
 
 
 def read_image(
-    path: str | Path, *, declared: tuple[int, int] | None = None, max_side: int | None = None
+    path: str | Path, *, declared: tuple[int, int] | None = None, max_side: int | None = None, depth: int = 16
 ) -> tv_tensors.Image:
     """Read any image as uint8 (3, H, W) RGB: grey, CMYK, palette and 16-bit ones, too; transparency is dropped.
 
-    16-bit values keep their upper byte. The EXIF rotation is applied, unless `declared`, the (H, W) of the
-    annotations, fits only the image as stored. A long side over `max_side` is reduced to it (a JPEG then
-    decodes at a fraction of its size, much faster); a side under 16 pixels is stretched to 16. Raises
+    Of 16-bit values that use `depth` bits the upper 8 of these are kept. The EXIF rotation is applied, unless
+    `declared`, the (H, W) of the annotations, fits only the image as stored. A long side over `max_side` is reduced to
+    it (a JPEG then decodes at a fraction of its size, much faster); a side under 16 pixels is stretched to 16. Raises
     InputError for a file that is missing, broken or no image, or when `declared` fits neither way up.
     """
     limit = (max_side, max_side) if max_side else None
@@ -63,9 +66,8 @@ def read_image(
             stored = (opened.height, opened.width)
             if limit and opened.format in ("JPEG", "MPO"):
                 opened.thumbnail(limit, reducing_gap=1.0)  # before anything else loads the pixels
-            opened.load()
+            image = _rgb(opened, depth)
             orientation = _orientation(opened)
-            image = _rgb(opened)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     if _is_turned(path, stored, orientation, declared):
@@ -155,9 +157,25 @@ def _missing(paths: Sequence[Path]) -> list[Path]:
     return missing
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # I;16 and its byte orders, or 32-bit integers that hold 16-bit values
-        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+def find_depth(paths: Sequence[Path]) -> int | None:
+    """The bits that the values of 16-bit files among these use, from at most 64 of them; None where there are none.
+
+    Files that cannot be read are passed over.
+    """
+
+    def opened() -> Iterator[Image.Image]:
+        wide = [path for path in paths if path.suffix.lower() in WIDE_SUFFIXES]
+        for path in wide[:: math.ceil(len(wide) / 64) or 1]:
+            with suppress(*_UNREADABLE), open_regular(path) as file, open_image(file) as image:
+                yield image
+
+    return depth_of(opened())
+
+
+def _rgb(image: Image.Image, depth: int = 16) -> Image.Image:
+    if is_wide(image):
+        image = to_eight_bits(image, depth)
+    image.load()
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.mode == "P":

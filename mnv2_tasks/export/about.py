@@ -30,6 +30,7 @@ def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: 
             "inside": "(x - mean) / std, with x in 0..1",
             "mean": model.mean.flatten().tolist(),
             "std": model.std.flatten().tolist(),
+            "depth": settings.get("depth") or 16,
             "channels": "RGB" if len(model.mean) == 3 else "grey",
         },
         "thresholds": thresholds,
