@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import gc
 import json
 import os
 import stat
@@ -74,6 +75,8 @@ def parse_json(text: str, path: str | Path, *, fix: str, hook: Callable[[dict[st
             raise InputError(f"{path}: an object has the key {quote(key)} twice; keep one of them")
         return hook(entry) if hook else entry
 
+    collecting = gc.isenabled()
+    gc.disable()  # it would look at millions of objects again and again, and find nothing
     try:
         return json.loads(text, object_pairs_hook=unique)
     except InputError:
@@ -85,3 +88,6 @@ def parse_json(text: str, path: str | Path, *, fix: str, hook: Callable[[dict[st
         raise InputError(f"{path}: cannot be read as JSON: it holds a number of thousands of digits; {fix}") from error
     except RecursionError as error:
         raise InputError(f"{path}: cannot be read as JSON: it is nested too deep; {fix}") from error
+    finally:
+        if collecting:
+            gc.enable()

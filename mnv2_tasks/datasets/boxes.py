@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from mnv2_tasks.errors import InputError
 
+NEARLY_ALL = 0.95  # of a file's boxes; some are bad for themselves
+
 
 def check_boxes(
     boxes: NDArray[np.floating[Any]],
@@ -25,18 +27,12 @@ def check_boxes(
     pixel; up to 1 pixel is rounding and is clipped in silence. "fix" clips what sticks out and drops what
     then has no area, with one warning that counts both (`where` opens it).
 
-    Boxes of a whole file that cannot be meant are refused in any case: all within 0..1 or, with `xywh`, where they
-    were written as x, y, width, height, those that only fit as corners.
+    Boxes that cannot be meant are refused in any case: see `check_meaning`, which has `xywh`, too.
 
     Returns the boxes clipped to their images, and the mask (N,) of those to keep. With "error", raises
     InputError for the first bad box, which `describe(row)` names.
     """
-    if len(boxes) and np.isfinite(boxes).all() and not (boxes < 0).any() and (boxes[:, :2] <= 1).all():
-        if (boxes[:, 2:] - boxes[:, :2] <= 1).all() and (sizes > 2).all():
-            raise InputError(
-                f"{where}: all of its {len(boxes):,} boxes lie within 0..1: they are fractions, but pixels are read; "
-                "multiply x by the width and y by the height of the image (data=yolo reads fractions)"
-            )
+    check_meaning(boxes, sizes, where=where, xywh=xywh)
     low, high = boxes[:, :2], boxes[:, 2:]
     edges = np.tile(sizes[:, ::-1], 2)  # (N, 4): W, H, W, H
     finite = np.isfinite(boxes).all(1)
@@ -44,11 +40,6 @@ def check_boxes(
     out: NDArray[np.bool_] = finite & np.any((boxes < -1) | (boxes > edges + 1), axis=1)
     flat: NDArray[np.bool_] = np.any(clipped[:, 2:] <= clipped[:, :2], axis=1)
     bad = out | flat
-    if xywh and np.count_nonzero(out) > 0.05 * len(out) and _are_corners(boxes, edges):
-        raise InputError(
-            f"{where}: {np.count_nonzero(out):,} of its {len(out):,} boxes stick out of their images as x, y, width, "
-            "height, and all fit in as x1, y1, x2, y2; write width and height in place of x2 and y2"
-        )
     if not bad.any():
         return clipped, ~flat
     if bad_boxes == "fix":
@@ -76,7 +67,64 @@ def check_boxes(
     )
 
 
-def _are_corners(boxes: NDArray[np.floating[Any]], edges: NDArray[np.int64]) -> bool:
-    """Whether boxes, made of x, y, width, height, all lie in their images when these are read as two corners."""
-    low, high = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    return bool((low >= -1).all() and (high > low).all() and (high <= edges[:, :2] + 1).all())
+def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *, where: str, xywh: bool) -> None:
+    """Refuse boxes of a whole file that are no pixels, or not in the order that the format has.
+
+    Args:
+        boxes: (N, 4), as x1, y1, x2, y2, in images of `sizes` (N, 2) (H, W).
+        xywh: whether they were written as x, y, width, height.
+
+    A reading counts as meant where nearly all boxes fit their images by it, and not as they are.
+    """
+    low, high, edges = boxes[:, :2], boxes[:, 2:], sizes[:, ::-1]
+    sides = high - low
+
+    def fit(low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.asarray(((low >= -1) & (high <= edges + 1) & (high > low)).all(1))
+
+    def share(rows: NDArray[np.bool_]) -> float:
+        return np.count_nonzero(rows) / max(len(rows), 1)
+
+    small = (np.abs(boxes) <= 1.1).all(1) & (sizes > 4).all(1)
+    if share(small) > 0.5:
+        number = f"all of its {len(boxes):,}" if small.all() else f"{np.count_nonzero(small):,} of its {len(boxes):,}"
+        raise InputError(
+            f"{where}: {number} boxes lie within 0..1: they are fractions, but pixels are read; multiply x by the "
+            "width and y by the height of the image (data=yolo reads fractions)"
+        )
+    misfits = ~fit(low, high)
+    bad = np.count_nonzero(misfits)
+    if share(misfits) <= 1 - NEARLY_ALL:
+        return
+    problem = f"{where}: {bad:,} of its {len(boxes):,} boxes do not lie in their images"
+    if xywh and share(fit(low, sides)) >= NEARLY_ALL:
+        raise InputError(
+            f"{problem} as x, y, width, height, but nearly all do as x1, y1, x2, y2; write width and height in place "
+            "of x2 and y2"
+        )
+    if bad < 2 or share(misfits) < 0.2:
+        return
+    if not xywh and (high < low).any() and share(fit(low, low + high)) >= NEARLY_ALL:
+        other = ", or with the smaller corner second" if share(fit(high, low)) >= NEARLY_ALL else ""
+        raise InputError(
+            f"{problem} as x1, y1, x2, y2, but nearly all do as x, y, width, height{other}; write x + width and "
+            "y + height in place of width and height, and the smaller corner first"
+        )
+    if bad < 3:
+        return
+    if share(fit(low[:, ::-1], high[:, ::-1])) >= NEARLY_ALL:
+        raise InputError(
+            f"{problem}, but nearly all do with x and y changed; write x before y, or turn the images as they were "
+            "annotated"
+        )
+    if xywh and share(fit(low - sides / 2, low + sides / 2)) >= NEARLY_ALL:
+        raise InputError(f"{problem}, but nearly all do with x, y as their centre; subtract half of width and height")
+    out = np.isfinite(boxes).all(1) & (sides > 0).all(1) & misfits
+    if share(out) > 0.5:
+        row = int(np.argmax(np.where(out, high.max(1), -np.inf)))
+        reach = "x".join(f"{value:g}" for value in high[row])
+        size = "x".join(map(str, edges[row]))
+        raise InputError(
+            f"{problem}: one reaches to {reach} in an image of {size} (width x height); they are in other pixels: "
+            "scale them, or put the images there that were annotated"
+        )

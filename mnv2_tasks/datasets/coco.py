@@ -1,5 +1,6 @@
 """Boxes, masks and the classes present, from COCO JSON with a folder of images."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,25 +10,16 @@ from typing import Any
 import numpy as np
 
 from mnv2_tasks.datasets import detection
+from mnv2_tasks.datasets.coco_layout import Layout
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
-from mnv2_tasks.datasets.label_table import choose_classes
+from mnv2_tasks.datasets.label_table import choose_classes, alike_form
 from mnv2_tasks.datasets.legend import MOST_CLASSES
-from mnv2_tasks.datasets.names import FileNames, check_inside
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.datasets.shapes import Shapes, bad_outline, outline_box, pack
-from mnv2_tasks.datasets.sides import BOTH, SPELLINGS, by_side, side_of
 from mnv2_tasks.errors import InputError, quote, shorten
 from mnv2_tasks.foreign import read_json
 
-ANNOTATIONS = (
-    "annotations/instances_{split}.json",
-    "annotations/instances_{split}2017.json",
-    "annotations/{split}.json",
-    "{split}/_annotations.coco.json",
-    "{split}.json",
-)
-IMAGES = ("images/{split}", "images/{split}2017", "{split}2017", "{split}", "images", ".")
 LARGEST = 1e12  # of numbers that are pixels, also square ones
-OTHER_KINDS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")  # of COCO's own annotation files
 
 
 class Coco:
@@ -64,9 +56,10 @@ class Coco:
         max_side: int | None = detection.MAX_SIDE,
     ) -> None:
         self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
-        self.images, self.val_fraction, self.outside = images, val_fraction, outside
+        self.val_fraction = val_fraction
         self.bad_boxes, self.max_side = bad_boxes, max_side
-        self.files = _find_files(self.root, annotations)
+        self.layout = Layout(self.root, annotations=annotations, images=images, outside=outside)
+        self.files = self.layout.sides
         contents = _read(self.files["train"], outlines=outlines)
         self._classes = _class_names(self.files, contents)
         self.provides = {"detection": self._classes, "multilabel": self._classes}
@@ -90,78 +83,39 @@ class Coco:
     def _make_train(self) -> None:
         assert self._train is not None
         train = self._make("train", self._train)
+        train.left_out = self.layout.left_out
+        train.notes = [*self.layout.notes, *train.notes]
         if "val" not in self.files:
             train, self._splits["val"] = detection.hold_out(train, self.val_fraction)
         self._splits["train"], self._train = train, None
 
     def _make(self, side: str, parsed: Parsed) -> DetectionSplit:
-        folder = _find_images(self.root, self.images, side, parsed)
-        if not self.outside:
-            check_inside(parsed.names, folder, root=self.root, where=parsed.where)
-        files = FileNames(folder)
-        parsed = replace(parsed, names=[files.find(name) or name for name in parsed.names])
-        return detection.make_split(
-            parsed, folder, class_names=self._classes, bad_boxes=self.bad_boxes, max_side=self.max_side
+        folder, names, notes = self.layout.find_images(side, parsed.names, parsed.where)
+        split = detection.make_split(
+            replace(parsed, names=names),
+            folder,
+            class_names=self._classes,
+            bad_boxes=self.bad_boxes,
+            max_side=self.max_side,
         )
-
-
-def _find_files(root: Path, given: str | None) -> dict[str, Path]:
-    """The annotation file of each side that has one."""
-    patterns = (given,) if given else ANNOTATIONS
-    for pattern in patterns:
-        found: dict[str, Path] = {}
-        for side, spellings in (SPELLINGS if "{split}" in pattern else {"train": ("train",)}).items():
-            files = (root / pattern.replace("{split}", spelling) for spelling in spellings)
-            if file := next(filter(Path.is_file, files), None):
-                found[side] = file
-        if "train" in found:
-            return found if given else {**_by_name(found["train"].parent, set(SPELLINGS) - set(found)), **found}
-    if not given:
-        for place in (root / "annotations", root):
-            if "train" in (found := _by_name(place, set(SPELLINGS))):
-                return found
-    there = [str(file.relative_to(root)) for glob in ("*.json", "annotations/*.json") for file in root.glob(glob)]
-    raise InputError(
-        f"{root}: no training annotations: there is no {' or '.join(patterns).replace('{split}', 'train')}"
-        f"{', but ' + ', '.join(sorted(there)[:5]) if there else ''}; name the file, below this folder, as "
-        'data.annotations=<file>, with "{split}" where train, val or test stands'
-    )
-
-
-def _by_name(folder: Path, wanted: set[str]) -> dict[str, Path]:
-    """The JSON files of a folder that are named for the `wanted` sides, in any words: "pets_validation.json"."""
-    if not folder.is_dir():
-        return {}
-    files = {file.stem: file for file in folder.glob("*.json") if not file.name.startswith((".", *OTHER_KINDS))}
-    stems = [stem for stem in files if side_of(stem, among_others=True) in (*wanted, BOTH)]
-    sides = by_side(stems, folder, among_others=True, plainest=True)
-    return {side: files[stem] for side, stem in sides.items() if side in wanted}
-
-
-def _find_images(root: Path, given: str | None, side: str, parsed: Parsed) -> Path:
-    patterns = (given,) if given else IMAGES
-    folders = [root / pattern.replace("{split}", s) for pattern in patterns for s in SPELLINGS[side]]
-    files = {folder: FileNames(folder) for folder in folders if folder.is_dir()}
-    for name in parsed.names[:10]:  # one missing image must not hide the folder
-        for folder, there in files.items():
-            if there.find(name):
-                return folder
-    raise InputError(
-        f"{parsed.where}: its images are missing: {shorten(parsed.names[0], 150)} (the first of {len(parsed.names)}) "
-        f"is not in {' or '.join(map(str, dict.fromkeys(folders)))}; put them there, or name their folder, below "
-        "data.root, as data.images"
-    )
+        split.notes += [*parsed.notes, *notes]
+        return split
 
 
 def _read(file: Path, *, outlines: bool) -> dict[str, Any]:
     """A COCO file, its "images", "annotations" and "categories" sure to be lists of objects."""
 
+    drawn = 0
+
     def packed(entry: dict[str, Any]) -> dict[str, Any]:
+        nonlocal drawn
         entry.pop("packed", None)
         if "segmentation" in entry:  # most of a large file: packed or dropped while it is parsed
             outline = entry.pop("segmentation")
-            if "image_id" in entry and entry.get("bbox") in (None, [], [0, 0, 0, 0]):
-                entry["bbox"] = outline_box(outline)
+            box = entry.get("bbox")
+            if "image_id" in entry and (not box or (type(box) is list and not any(box[2:]))):
+                entry["bbox"] = outline_box(outline) or box
+                drawn += entry["bbox"] is not box
             if outlines:
                 try:
                     entry["packed"] = pack(outline)
@@ -174,6 +128,9 @@ def _read(file: Path, *, outlines: bool) -> dict[str, Any]:
         entries = contents.get(table) if isinstance(contents, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise InputError(f'{file}: it has no list of objects "{table}"; export it as COCO object detection')
+    contents["notes"] = (
+        [amount(drawn, "box is made of its outline", "boxes are made of their outlines")] if drawn else []
+    )
     return contents
 
 
@@ -222,45 +179,58 @@ def _unique(file: Path, what: str, values: list[Any]) -> list[Any]:
     return values
 
 
-def _categories(file: Path, contents: dict[str, Any]) -> dict[int, str]:
-    """{id: name} in the order of the ids, without a dummy that Roboflow writes."""
-    ids = _unique(file, "categories have the id", _column(file, contents, "categories", "id", int))
-    names, dummies = _column(file, contents, "categories", "name", str), _dummies(file, contents)
-    pairs = [(number, name) for number, name in zip(ids, names, strict=True) if number not in dummies]
-    _unique(file, "categories are named", [name for _, name in pairs])
-    return dict(sorted(pairs))
+def _categories(file: Path, contents: dict[str, Any]) -> tuple[dict[Any, str], str | None]:
+    """{id: name} in the order of the ids, and the name of a dummy that Roboflow writes besides: it is of no object.
+
+    The dummy has the id 0 and no annotation, and is a supercategory of others, or has a class's name.
+    """
+    ids = [_id(value) for value in _column(file, contents, "categories", "id", int, str)]
+    _unique(file, "categories have the id", ids)
+    names = _column(file, contents, "categories", "name", str)
+    names = [unicodedata.normalize("NFC", name.strip()) for name in names]
+    if "" in names:
+        raise InputError(f'{file}: categories[{names.index("")}]: "name" is empty; give it a name')
+    categories = dict(sorted(zip(ids, names, strict=True), key=lambda pair: (isinstance(pair[0], str), pair[0])))
+    others = [entry for number, entry in zip(ids, contents["categories"], strict=True) if number != 0]
+    parents = {str(entry[key]).strip() for entry in others for key in ("name", "supercategory") if entry.get(key)}
+    dummy = categories[0] if categories.get(0) in parents else None
+    if dummy and 0 not in map(_id, _column(file, contents, "annotations", "category_id", int, str)):
+        del categories[0]
+    else:
+        dummy = None
+    _unique(file, "categories are named", list(categories.values()))
+    return categories, dummy
 
 
-def _dummies(file: Path, contents: dict[str, Any]) -> dict[int, str]:
-    """{id: name} of the categories without annotations that are another's supercategory."""
-    ids, names = (_column(file, contents, "categories", key, kind) for key, kind in (("id", int), ("name", str)))
-    parents = [entry.get("supercategory") for entry in contents["categories"]]
-    used = set(_column(file, contents, "annotations", "category_id", int))
-    return {
-        number: name
-        for number, name in zip(ids, names, strict=True)
-        if number not in used and any(p == name and other != number for other, p in zip(ids, parents, strict=True))
-    }
+def _id(value: Any) -> Any:
+    """An id as a number where it is one that stands in quotes."""
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
 
 
 def _class_names(files: dict[str, Path], contents: dict[str, Any]) -> tuple[str, ...]:
     train = files["train"]
-    named, dummies = _categories(train, contents), _dummies(train, contents)
-    for side, file in files.items():
-        if side != "train" and dummies:  # a rare case, so that one file is read mostly
-            own = set(_categories(file, _read(file, outlines=False)).values())
-            missing = {number: name for number, name in dummies.items() if name in own and name not in named.values()}
-            named = dict(sorted({**named, **missing}.items()))
+    named, dummy = _categories(train, contents)
+    if dummy and dummy not in named.values():
+        others = [_categories(file, _read(file, outlines=False))[0] for side, file in files.items() if side != "train"]
+        if any(dummy in its.values() for its in others):
+            named, dummy = {0: dummy, **named}, None
+    if dummy:
+        contents["notes"].append(f"category 0, {quote(dummy)}, has no object and is left out")
     if not named:
         raise InputError(f'{train}: "categories" names no class; list the classes of the boxes there')
     return choose_classes(train, list(named.values()), None)
 
 
 def _check_classes(file: Path, contents: dict[str, Any], train: Path, classes: tuple[str, ...]) -> None:
-    dummies = set(_dummies(file, contents).values())  # what is one here may be a class by another file
-    names = set(_categories(file, contents).values()) | dummies.intersection(classes)
-    added = sorted(names - set(classes))
-    for verb, odd in (("lacks", sorted(set(classes) - names)), ("adds", added)):
+    named, dummy = _categories(file, contents)
+    names = {*named.values(), *(name for name in classes if name == dummy)}
+    added, lacking = sorted(names - set(classes)), sorted(set(classes) - names)
+    alike = {alike_form(name): name for name in lacking}
+    if twin := next((name for name in added if alike_form(name) in alike), None):
+        raise InputError(
+            f"{file}: its category {quote(twin)} is {quote(alike[alike_form(twin)])} in {train}; make them one name"
+        )
+    for verb, odd in (("lacks", lacking), ("adds", added)):
         if odd:
             raise InputError(
                 f"{file}: its categories differ from those of {train}: it {verb} {', '.join(odd)}; declare the "
@@ -272,27 +242,30 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
     ids = _unique(file, "images have the id", _column(file, contents, "images", "id", int, str))
     names = _unique(file, "images have the file_name", _column(file, contents, "images", "file_name", str))
     if not names:
-        raise InputError(f'{file}: there are no images: "images" is empty; list them there')
+        raise InputError(f'{file}: there are no images: "images" is empty; list them there, or remove the file')
     sizes = [_numbers(file, contents, "images", key, default=0, whole=True) for key in ("height", "width")]
     numbers = [entry.get("id") for entry in contents["annotations"]]
 
     def positions(key: str, table: str, known: dict[Any, int]) -> np.ndarray:
         values = _column(file, contents, "annotations", key, int, str)
-        found = [known.get(value, -1) for value in values]
-        if -1 in found:
-            row = found.index(-1)
+        rows = [known.get(value, -1) for value in values]
+        if -1 in rows:  # an id may stand in quotes in one of its places alone
+            texts = {str(number): row for number, row in known.items()}
+            rows = [texts.get(str(value), -1) for value in values]
+        if -1 in rows:
+            row = rows.index(-1)
             raise InputError(
                 f'{file}: annotation {quote(numbers[row])}: {key} {quote(values[row])} is not declared in "{table}"; '
                 "declare it there, or remove the annotation"
             )
-        return np.array(found, np.int64)
+        return np.array(rows, np.int64)
 
     def describe(row: int) -> str:
         return f"{file}: annotation {quote(numbers[row])} of image {shorten(names[image[row]], 150)}"
 
     image = positions("image_id", "images", {value: i for i, value in enumerate(ids)})
     labels = {name: label for label, name in enumerate(classes)}
-    known = {number: labels[name] for number, name in _categories(file, contents).items() if name in labels}
+    known = {number: labels[name] for number, name in _categories(file, contents)[0].items() if name in labels}
     boxes = _column(file, contents, "annotations", "bbox", list)
     if not set(map(len, boxes)) <= {4} or not {type(value) for box in boxes for value in box} <= {int, float}:
         row = next(i for i, box in enumerate(boxes) if [type(v) in (int, float) for v in box] != [True] * 4)
@@ -304,6 +277,10 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
     corners[:, 2:] += corners[:, :2]
     crowd = _column(file, contents, "annotations", "iscrowd", int, bool, default=0)
     area = _numbers(file, contents, "annotations", "area", default=np.nan)
+    notes = contents["notes"]
+    if blank := np.count_nonzero(area == 0):
+        area[area == 0] = np.nan
+        notes.append(amount(int(blank), "area of 0 is read as its box's", "areas of 0 are read as their boxes'"))
     outlines = [entry.get("packed", b"") for entry in contents["annotations"]]
     has_outlines = any(outlines) and len(classes) < MOST_CLASSES
     objects = Objects(
@@ -315,4 +292,6 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
         shape=np.arange(len(image)) if has_outlines else None,
     )
     shapes = Shapes.of(str(file), numbers, outlines) if has_outlines else None
-    return Parsed(str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes, xywh=True)
+    return Parsed(
+        str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes, xywh=True, notes=notes
+    )

@@ -193,6 +193,7 @@ class Parsed:
     describe: Callable[[int], str]  # row of `objects` -> the file and annotation that it comes from
     shapes: Shapes | None = None
     xywh: bool = False  # whether the boxes were written as x, y, width, height
+    notes: Sequence[str] = ()  # what was decided
 
 
 def make_split(
@@ -206,7 +207,7 @@ def make_split(
 ) -> DetectionSplit:
     """Check images and boxes, and fill in what was not told: sizes from the images, areas from the boxes."""
     sizes, objects = parsed.sizes.copy(), parsed.objects
-    paths = [folder / name for name in parsed.names]
+    paths = [os.path.join(folder, name) for name in parsed.names]  # much faster than Paths
     check_images(paths, declared=[(h, w) if h > 0 and w > 0 else None for h, w in sizes.tolist()])
     for index in np.flatnonzero((sizes <= 0).any(1)):
         sizes[index] = image_size(paths[index])
@@ -223,6 +224,7 @@ def make_split(
     objects = replace(objects, boxes=boxes, area=area).take(keep)
     if parsed.shapes is not None and objects.shape is not None:
         parsed.shapes.check_sizes(objects.shape, sizes[objects.image])
+        parsed.shapes.check_pixels()
     return DetectionSplit(
         folder,
         parsed.names,

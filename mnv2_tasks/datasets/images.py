@@ -119,7 +119,7 @@ def check_image(path: str | Path, *, declared: tuple[int, int] | None = None) ->
     _is_turned(path, stored, orientation, declared)
 
 
-def check_images(paths: Sequence[Path], *, declared: Sequence[tuple[int, int] | None] | None = None) -> None:
+def check_images(paths: Sequence[str | Path], *, declared: Sequence[tuple[int, int] | None] | None = None) -> None:
     """check_image for every path, with a few threads; for more than 20,000 paths, only that each file exists.
 
     Existence takes one listing per folder. Raises InputError for the first bad file, and counts the others.
@@ -136,7 +136,7 @@ def check_images(paths: Sequence[Path], *, declared: Sequence[tuple[int, int] | 
         raise InputError(f"{problems[0]} ({len(problems)} of {len(paths)} images are bad)")
 
 
-def _problem(path: Path, declared: tuple[int, int] | None) -> str | None:
+def _problem(path: str | Path, declared: tuple[int, int] | None) -> str | None:
     try:
         check_image(path, declared=declared)
     except InputError as error:
@@ -144,10 +144,10 @@ def _problem(path: Path, declared: tuple[int, int] | None) -> str | None:
     return None
 
 
-def _missing(paths: Sequence[Path]) -> list[Path]:
+def _missing(paths: Sequence[str | Path]) -> list[str]:
     listings: dict[str, set[str]] = {}
     missing = []
-    for path in paths:
+    for path in map(str, paths):
         folder, name = os.path.split(path)
         if folder not in listings:
             listings[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
@@ -197,10 +197,12 @@ def _is_turned(path: str | Path, stored: tuple[int, int], orientation: int, decl
     upright = stored[::-1] if orientation >= 5 else stored
     if declared is not None and declared not in (stored, upright):
         turned = f" ({upright[1]}x{upright[0]} after its EXIF rotation)" if upright != stored else ""
+        fix = "correct the width and height there, or put the image there that was annotated"
+        if declared[::-1] == stored:
+            fix = f"the two have changed places: {fix}"
         raise InputError(
             f"{path}: the image is {stored[1]}x{stored[0]}{turned} but its annotations declare "
-            f"{declared[1]}x{declared[0]} (width x height); correct the width and height there, or put the "
-            "image there that was annotated"
+            f"{declared[1]}x{declared[0]} (width x height); {fix}"
         )
     return orientation != 1 and (declared is None or declared == upright)
 

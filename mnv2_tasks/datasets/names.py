@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from mnv2_tasks.datasets.sides import BOTH, side_of
 from mnv2_tasks.errors import InputError, quote
 
 
@@ -22,10 +23,14 @@ def check_inside(names: Iterable[str], folder: Path, *, root: Path, where: objec
     The names alone tell: a link that somebody put into the folder may lead anywhere. Raises InputError.
     """
     for name in names:
-        forms = (name, name.replace("\\", "/"))
-        if _SUSPECT.search(name) and not all(_is_inside(form, folder, root) for form in forms):
+        if leads_out(name, folder, root=root):
             fix = "correct the name, or allow such with data.outside=true"
             raise InputError(f"{where}: {quote(name, 150)} leads out of {root}; {fix}")
+
+
+def leads_out(name: str, folder: Path, *, root: Path) -> bool:
+    forms = (name, name.replace("\\", "/"))
+    return bool(_SUSPECT.search(name)) and not all(_is_inside(form, folder, root) for form in forms)
 
 
 _SUSPECT = re.compile(r"(^|[/\\])\.\.($|[/\\])|^[/\\]|^\w:")
@@ -106,3 +111,67 @@ class FileNames:
                 self._alike[place].setdefault(plain_form(entry), []).append(entry)
         alike = self._alike[place].get(plain_form(part), [])
         return alike[0] if len(alike) == 1 else None
+
+
+class ByEnds:
+    """Files below a folder, found by the last parts of what annotations call them.
+
+    So paths of other machines find their files, and what labelling services write: C:\\x\\a.jpg, file:///x/a.jpg,
+    /data/local-files/?d=x/a.jpg.
+
+    Args:
+        files: their names relative to the folder, with "/".
+        stems: whether names are compared without their suffix.
+    """
+
+    def __init__(self, files: Iterable[str], *, stems: bool = False) -> None:
+        self.stems = stems
+        self._files: dict[str, list[str]] = {}
+        for file in files:
+            self._files.setdefault(self._form(file.rpartition("/")[2]), []).append(file)
+
+    def find(self, text: str, *, side: str | None = None) -> list[str]:
+        """The files that a name can mean: of those with its last part, the ones that share most of its others.
+
+        None is of another side than `side`, or than the one that the name itself speaks of.
+        """
+        parts = _parts(text)
+        if not parts:
+            return []
+        files = self._files.get(self._form(parts[-1]), [])
+        if not files and (upload := re.fullmatch(r"[0-9a-f]{8}-(.+)", parts[-1])):  # Label Studio's mark of an upload
+            files = self._files.get(self._form(upload[1]), [])
+        side = next(filter(None, map(side_of, reversed(parts[:-1]))), side)
+        files = [file for file in files if side is None or _side_in(file) in (None, side, BOTH)]
+        folders = [plain_form(part) for part in parts[:-1]]
+        ranks = [_shared(folders, [plain_form(part) for part in file.split("/")[:-1]]) for file in files]
+        return [file for file, rank in zip(files, ranks, strict=True) if rank == max(ranks)]
+
+    def _form(self, part: str) -> str:
+        form = plain_form(part)
+        return os.path.splitext(form)[0] if self.stems else form
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of a path of any system, or of an address."""
+    address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text)
+    path, mark, query = text.partition("?")
+    if mark and (local := re.search(r"(?:^|&)d=([^&]+)", query)):  # Label Studio's local files
+        text = unquote(local[1])
+    elif address:
+        text = path[address.end() :]
+    return [
+        part for part in re.sub(r"^[A-Za-z]:", "", text).replace("\\", "/").split("/") if part not in ("", ".", "..")
+    ]
+
+
+def _side_in(file: str) -> str | None:
+    return next(filter(None, map(side_of, reversed(file.split("/")[:-1]))), None)
+
+
+def _shared(folders: Sequence[str], others: Sequence[str]) -> tuple[int, int]:
+    """How many folders two paths share at their ends, and at their beginnings."""
+    pairs = (zip(reversed(folders), reversed(others), strict=False), zip(folders, others, strict=False))
+    ends, starts = (next((i for i, (a, b) in enumerate(some) if a != b), None) for some in map(list, pairs))
+    most = min(len(folders), len(others))
+    return most if ends is None else ends, most if starts is None else starts

@@ -26,6 +26,8 @@ def pack(segmentation: Any) -> bytes:
         return _pack_runs(segmentation.get("size"), segmentation.get("counts"))
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         raise ValueError("is neither a list of polygons nor run lengths with size and counts")
+    if not all(segmentation):
+        return pack([polygon for polygon in segmentation if polygon])
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"has a polygon of {len(polygon)} numbers; it takes x, y of 3 corners or more")
@@ -59,7 +61,7 @@ def outline_box(segmentation: Any) -> list[float] | None:
         rows = np.array([0, size[0] - 1]) if wraps else np.concatenate([starts, stops]) % size[0]
         low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
     elif packed:
-        corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+        corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation if polygon])
         low, high = tuple(corners.min(0)), tuple(corners.max(0))
     else:
         return None
@@ -137,6 +139,19 @@ class Shapes:
                     sizes_told = f"{told[1]}x{told[0]}, but its image is {size[1]}x{size[0]} (width x height)"
                     raise self._error(row, f"has run lengths of {sizes_told}")
 
+    def check_pixels(self, most: int = 1000) -> None:
+        """Refuse polygons of which, of the first `most`, over half lie within 0..1: fractions of the images."""
+        small = []
+        for start, stop in zip(self.starts[:most].tolist(), self.starts[1 : most + 1].tolist(), strict=False):
+            packed = self.data[start:stop].tobytes()
+            if packed and packed[:1] != b"R":
+                small.append(max(abs(value) for polygon in _polygons(packed) for value in polygon) <= 1.1)
+        if sum(small) > len(small) / 2:
+            raise InputError(
+                f'{self.file}: its "segmentation" lies within 0..1: these are fractions, but pixels are read; multiply '
+                "x by the width and y by the height of the image, or leave outlines alone with data.outlines=false"
+            )
+
     def stretches(self, row: int, size: tuple[int, int]) -> list[tuple[int, int]] | None:
         """Where the object's pixels start and stop in an image (H, W), counted down its columns from the left.
 
@@ -150,13 +165,7 @@ class Shapes:
         if packed[:1] == b"R":
             counts = packed[9:]
         else:
-            flat = np.frombuffer(packed[1:], np.int32) / 100 if packed[:1] == b"P" else np.frombuffer(packed[1:])
-            polygons, place = [], 0
-            while place < len(flat):
-                stop = place + 1 + int(flat[place])
-                polygons.append(flat[place + 1 : stop].tolist())
-                place = stop
-            counts = coco.merge(coco.frPyObjects(polygons, *size))["counts"]
+            counts = coco.merge(coco.frPyObjects(_polygons(packed), *size))["counts"]
         lengths = run_lengths(counts)
         if min(lengths, default=0) < 0 or sum(lengths) != math.prod(size):
             raise self._error(row, "has damaged run lengths")
@@ -165,6 +174,17 @@ class Shapes:
 
     def _error(self, row: int, problem: str) -> InputError:
         return bad_outline(self.file, self.ids[row].decode(), problem)
+
+
+def _polygons(packed: bytes) -> list[list[float]]:
+    """The polygons of a packed outline, x, y, ... of each."""
+    flat = np.frombuffer(packed[1:], np.int32) / 100 if packed[:1] == b"P" else np.frombuffer(packed[1:])
+    polygons, place = [], 0
+    while place < len(flat):
+        stop = place + 1 + int(flat[place])
+        polygons.append(flat[place + 1 : stop].tolist())
+        place = stop
+    return polygons
 
 
 def bad_outline(file: object, number: object, problem: str) -> InputError:

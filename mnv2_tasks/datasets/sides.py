@@ -1,5 +1,6 @@
 """The words for a data set's sides, the same for every format: train, val and test however people spell them."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,3 +65,26 @@ def by_side(names: Iterable[str], where: Path, *, among_others: bool = False, pl
     if both is not None:
         sides.setdefault("train", both)
     return {side: sides[side] for side in SPELLINGS if side in sides}
+
+
+def spelled(root: Path, pattern: str) -> dict[str, Path]:
+    """{a spelling of a side: the file or folder below root that the pattern means with it in place of "{split}"}.
+
+    "images/{split}" finds images/Training and images/val2017.
+    """
+    head, _, tail = pattern.partition("{split}")
+    place, _, start = head.rpartition("/")
+    end, slash, rest = tail.partition("/")
+    paths: dict[str, Path] = {}
+    try:
+        with os.scandir(root / place) as entries:  # a folder of a hundred thousand images is one such
+            names = sorted(entry.name for entry in entries if end or entry.is_dir())
+    except (OSError, ValueError):  # a null byte
+        return {}
+    for name in names:
+        word = name[len(start) : len(name) - len(end)]
+        if name == start + word + end and name[0] != "." and side_of(word) is not None:
+            path = root / place / (name + (slash + rest).replace("{split}", word))
+            if path.exists():
+                paths[word] = path
+    return paths

@@ -1,0 +1,252 @@
+"""COCO and VOC as other programs and people leave them: what is read, what is said of it, and what is refused."""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from refusal import refused
+
+from mnv2_tasks.datasets.coco import Coco
+from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.datasets.voc import Voc
+
+CAT = {"id": 1, "name": "cat"}
+SQUARE = [[4, 3, 14, 3, 14, 23, 4, 23]]
+
+
+def pictures(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(root / name)
+
+
+def table(file: Path, names: list[str], notes: list[dict[str, Any]] | None = None, categories: Any = (CAT,)) -> None:
+    """COCO of these images, 40x30, each with a cat."""
+    images = [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(names)]
+    rows = [{"bbox": [4, 3, 10, 20]}] * len(names) if notes is None else notes
+    rows = [{"id": i, "image_id": i % max(len(names), 1), "category_id": 1, **row} for i, row in enumerate(rows)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
+
+
+def lines(capsys: Any, source: Coco | Voc) -> list[str]:
+    """What a run prints of a data set at its start."""
+    DataModule({"x": source}, {"ssdlite": "detection"}, sizes={"x": (32, 32)}).tell(("train", "val", "test"))
+    return capsys.readouterr().out.splitlines()
+
+
+# COCO's annotation files
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("Train/_annotations.coco.json", "Valid/_annotations.coco.json"),
+        ("train/labels.json", "validation/labels.json"),
+        ("annotations/train/instances.json", "annotations/dev/instances.json"),
+        ("annotations/instances_Train.json", "val.json"),
+        ("TRN.JSON", "pets_val.json"),
+        ("annotations/instances_train2014.json", "annotations/instances_val2014.json"),
+        ("trainval.json", "test.json"),
+    ],
+)
+def test_annotation_files_are_found_by_their_words(tmp_path: Path, train: str, val: str) -> None:
+    pictures(tmp_path / "images", "a.jpg", "b.jpg")
+    table(tmp_path / train, ["a.jpg"])
+    table(tmp_path / val, ["b.jpg"])
+    source = Coco(tmp_path, val_fraction=0)
+    sides = [source.split(side) for side in ("train", "val", "test")]
+    assert [len(split) for split in sides if split is not None] == [1, 1] and sides[0] is not None
+
+
+def test_one_annotation_file_is_for_all_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "images", *(f"{i}.jpg" for i in range(8)))
+    table(tmp_path / "annotations" / "instances_default.json", [f"{i}.jpg" for i in range(8)])
+    assert lines(capsys, Coco(tmp_path)) == [
+        "x train: 7 images, 1 class, 7 boxes; annotations/instances_default.json is for all sides",
+        "x val: 1 image, 1 class, 1 box; held out of train, 1 of 8 by name",
+    ]
+
+
+@pytest.mark.parametrize("other", ["train.json", "annotations/train (1).json", "Training/labels.json"])
+def test_two_annotation_files_of_a_side_are_refused(tmp_path: Path, other: str) -> None:
+    table(tmp_path / "annotations" / "instances_train.json", ["a.jpg"])
+    table(tmp_path / other, ["a.jpg"])
+    refused(lambda: Coco(tmp_path), "annotations/instances_train.json", other, "its train side", "data.annotations=")
+
+
+def test_files_that_are_not_read_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "images", "a.jpg", "b.jpg", "c.jpg", ".b.jpg", "d.jpg")
+    (tmp_path / "images" / "e.heic").touch()
+    (tmp_path / "images" / "d.json").write_text("{}")  # LabelMe's
+    for name in ("instances_train", "captions_train", "person_keypoints_val", "instances_minival"):
+        table(tmp_path / "annotations" / f"{name}.json", ["a.jpg", "b.jpg"])
+    said = (
+        "x train: 2 images, 1 class, 2 boxes; not read: annotations/captions_train.json, "
+        "annotations/instances_minival.json, annotations/person_keypoints_val.json; "
+        "5 files left out: 2 images in no annotation file, 1 .heic, 1 JSON of one image, 1 hidden"
+    )
+    assert lines(capsys, Coco(tmp_path, val_fraction=0)) == [said]
+    table(tmp_path / "val.json", ["c.jpg"])
+    assert lines(capsys, Coco(tmp_path, val_fraction=0))[0] == said.replace("5 files", "4 files").replace(
+        "2 images in", "1 image in"
+    ).replace("left out: 1 image in no annotation file, 1 .heic,", "left out: 1 .heic,").replace(
+        "1 hidden", "1 hidden, 1 image in no annotation file"
+    )
+    one = Coco(tmp_path, annotations="val.json", val_fraction=0)
+    assert "not read: annotations/captions_train.json" in lines(capsys, one)[0]
+
+
+def test_test_files_alone_are_refused(tmp_path: Path) -> None:
+    table(tmp_path / "annotations" / "instances_val.json", ["a.jpg"])
+    refused(
+        lambda: Coco(tmp_path), "no training annotations", "but annotations/instances_val.json", "data.annotations="
+    )
+
+
+# Names of images
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"..\..\label-studio\data\media\images\a b.jpg",
+        r"C:\Users\me\images\a b.jpg",
+        "/home/me/data/images/a b.jpg",
+        "/a b.jpg",
+        "/data/local-files/?d=images/a%20b.jpg",
+        "/data/local-files/?d=x%5Cimages%5Ca%20b.jpg&x=1",
+        "file:///home/me/a%20b.jpg",
+        "s3://bucket/images/a b.jpg",
+        "http://localhost:8081/a%20b.jpg?key=5",
+        "/data/upload/1/3a4b5c6d-a b.jpg",
+        "../images/a b.jpg",
+    ],
+)
+def test_names_of_elsewhere_find_their_images(tmp_path: Path, written: str) -> None:
+    pictures(tmp_path / "images", "a b.jpg", "c.jpg")
+    pictures(tmp_path, "other/images2/b.jpg")
+    table(tmp_path / "train.json", [written, "c.jpg"])
+    split = Coco(tmp_path, val_fraction=0).split("train")
+    assert split is not None and split.path(0).resolve() == (tmp_path / "images" / "a b.jpg").resolve()
+    moved = any("a b.jpg" in note and "is read as images/a b.jpg" in note for note in split.notes)
+    assert moved != written.startswith("../images")
+
+
+def test_images_may_lie_in_other_folders_but_not_in_two(tmp_path: Path) -> None:
+    pictures(tmp_path / "images", "x/a.jpg", "y/b.jpg")
+    table(tmp_path / "all.json", ["a.jpg", "b.jpg"])
+    split = Coco(tmp_path, val_fraction=0).split("train")
+    assert split is not None and "a.jpg is read as images/x/a.jpg, and 1 more so" in split.notes
+    pictures(tmp_path / "images", "y/a.jpg")
+    refused(lambda: Coco(tmp_path).split("train"), "a.jpg may be images/x/a.jpg or images/y/a.jpg", "data.images")
+
+
+def test_an_image_of_another_side_is_not_taken_for_its_namesake(tmp_path: Path) -> None:
+    pictures(tmp_path / "images", "train/0.jpg", "train/1.jpg", "val/2.jpg")
+    table(tmp_path / "train.json", ["1.jpg"])
+    table(tmp_path / "val.json", ["0.jpg", "2.jpg"])
+    refused(lambda: Coco(tmp_path).split("val"), "images/val/0.jpg", "no such image", "1 of 2")
+    table(tmp_path / "val.json", ["0.jpg"])  # nothing of it is in images/val: they lie with train's
+    split = Coco(tmp_path).split("val")
+    assert split is not None and split.notes == ["0.jpg is read as images/train/0.jpg"]
+
+
+def test_two_names_of_one_image_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path / "images", "a.jpg", "b.jpg")
+    for second in ("./a.jpg", "/x/a.jpg", "a.JPG"):
+        table(tmp_path / "train.json", ["a.jpg", "b.jpg", second])
+        refused(lambda: Coco(tmp_path).split("train"), f"a.jpg and {second} are one image")
+
+
+# Classes and ids
+
+
+def test_classes_are_one_across_sides(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    pairs = [("cat ", "cat"), (unicodedata.normalize("NFD", "Löwe"), "Löwe")]
+    for one, other in pairs:
+        table(tmp_path / "train.json", ["a.jpg"], None, [{"id": 1, "name": one}])
+        table(tmp_path / "val.json", ["b.jpg"], None, [{"id": 1, "name": other}])
+        source = Coco(tmp_path)
+        assert source.split("val") is not None and source.provides["detection"] == (other,)
+    table(tmp_path / "val.json", ["b.jpg"], None, [{"id": 1, "name": "LÖWE"}])
+    refused(lambda: Coco(tmp_path).split("val"), "val.json", "'LÖWE' is 'Löwe' in", "train.json", "one name")
+    table(tmp_path / "train.json", ["a.jpg"], None, [{"id": 1, "name": " "}])
+    refused(lambda: Coco(tmp_path), 'categories[0]: "name" is empty')
+
+
+def test_roboflows_dummy_is_known_by_its_id_and_use(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    dummy, cat, dog = ({"id": i, "name": n, "supercategory": "pets"} for i, n in enumerate(("pets", "cat", "dog")))
+    table(tmp_path / "train.json", ["a.jpg", "b.jpg"], None, [dummy | {"supercategory": "none"}, cat, dog])
+    source = Coco(tmp_path, val_fraction=0)
+    assert source.provides["detection"] == ("cat", "dog")
+    assert source.split("train").notes == ["category 0, 'pets', has no object and is left out"]
+    table(tmp_path / "train.json", ["a.jpg"], None, [dummy | {"id": 7}, cat, dog])  # a class that is not there yet
+    assert Coco(tmp_path).provides["detection"] == ("cat", "dog", "pets")
+    table(tmp_path / "train.json", ["a.jpg"], [{"bbox": [1, 1, 5, 5], "category_id": 0}], [dummy, cat, dog])
+    assert Coco(tmp_path).provides["detection"] == ("pets", "cat", "dog")
+
+
+def test_ids_may_stand_in_quotes(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    categories = [{"id": "10", "name": "dog"}, {"id": "2", "name": "cat"}]
+    notes = [
+        {"bbox": [1, 1, 5, 5], "category_id": number, "image_id": image} for number, image in ((10, "0"), ("2", 1))
+    ]
+    table(tmp_path / "train.json", ["a.jpg", "b.jpg"], notes, categories)
+    source = Coco(tmp_path, val_fraction=0)
+    assert source.provides["detection"] == ("cat", "dog")
+    split = source.split("train")
+    assert split is not None and [split[i]["labels"].tolist() for i in range(2)] == [[1], [0]]
+
+
+# Values
+
+
+BOXES = {  # as x, y, width, height in images of 40x30 -> what is said
+    "fractions": ([[0.1, 0.2, 0.3, 0.4]] * 5 + [[-0.01, 0, 1, 1]], ("all of its 6 boxes lie within 0..1", "multiply")),
+    "mostly fractions": ([[0.1, 0.2, 0.3, 0.4]] * 5 + [[4, 3, 9, 9]], ("5 of its 6 boxes lie within 0..1",)),
+    "corners": ([[20, 10, 35, 28]] * 30 + [[20, 10, 200, 20]], ("nearly all do as x1, y1, x2, y2", "in place of")),
+    "centres": ([[20, 15, 38, 28], [30, 20, 18, 18], [10, 10, 18, 18], [32, 22, 14, 14]], ("as their centre",)),
+    "y before x": ([[20, 30, 8, 9], [10, 25, 18, 12], [10, 28, 18, 10]], ("with x and y changed",)),
+    "other pixels": ([[100, 90, 80, 60]] * 4, ("reaches to 180x150 in an image of 40x30", "other pixels")),
+}
+
+
+@pytest.mark.parametrize("kind", BOXES)
+@pytest.mark.parametrize("bad_boxes", ["error", "fix"])
+def test_boxes_that_cannot_be_meant(tmp_path: Path, kind: str, bad_boxes: str) -> None:
+    boxes, words = BOXES[kind]
+    pictures(tmp_path, "a.jpg")
+    table(tmp_path / "train.json", ["a.jpg"], [{"bbox": box} for box in boxes])
+    refused(lambda: Coco(tmp_path, bad_boxes=bad_boxes).split("train"), "train.json", *words)
+
+
+def test_a_few_bad_boxes_stay_bad_for_themselves(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg")
+    boxes = [[20, 15, 38, 28], [1, 2, 3, 5], [10, 10, 18, 18], [32, 22, 4, 4]]
+    table(tmp_path / "train.json", ["a.jpg"], [{"bbox": box} for box in boxes])
+    refused(lambda: Coco(tmp_path).split("train"), "annotation 0", "sticks out", "data.bad_boxes=fix")
+
+
+def test_boxes_and_outlines_that_lack_something(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg")
+    notes: list[dict[str, Any]] = [
+        {"segmentation": SQUARE},
+        {"segmentation": SQUARE, "bbox": [4, 3, 0, 0]},
+        *({"segmentation": none, "bbox": [4, 3, 10, 20], "area": 0} for none in ([], {}, None, [[]])),
+    ]
+    table(tmp_path / "train.json", ["a.jpg"], notes)
+    split = Coco(tmp_path, val_fraction=0).split("train")
+    assert split is not None and split[0]["boxes"].tolist() == [[4, 3, 14, 23]] * 6
+    assert split[0]["area"].tolist() == [200] * 6
+    assert split.notes == ["2 boxes are made of their outlines", "4 areas of 0 are read as their boxes'"]
+    fractions = [{"bbox": [4, 3, 10, 20], "segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]}]
+    table(tmp_path / "train.json", ["a.jpg"], fractions)
+    refused(lambda: Coco(tmp_path).split("train"), 'its "segmentation" lies within 0..1', "data.outlines=false")
+    assert Coco(tmp_path, outlines=False, val_fraction=0).split("train") is not None
