@@ -111,7 +111,7 @@ def test_pipes_among_the_files_of_a_data_set(tmp_path):
     refused(lambda: Coco(root), "train.json")
     root = voc(tmp_path / "voc")
     pipe(root / "Annotations" / "1.xml")
-    assert Voc(root).left_out["no regular file"] == 1
+    assert Voc(root).layout.left_out["no regular file"] == 1
     root = table(tmp_path / "table", "")
     pipe(root / "labels.csv")
     refused(lambda: ImageFolder(root, labels="labels.csv"), "labels.csv")

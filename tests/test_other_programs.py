@@ -250,3 +250,123 @@ def test_boxes_and_outlines_that_lack_something(tmp_path: Path) -> None:
     table(tmp_path / "train.json", ["a.jpg"], fractions)
     refused(lambda: Coco(tmp_path).split("train"), 'its "segmentation" lies within 0..1', "data.outlines=false")
     assert Coco(tmp_path, outlines=False, val_fraction=0).split("train") is not None
+
+
+# Pascal VOC
+
+
+def thing(name: str = "cat", *box: float, more: str = "") -> str:
+    pairs = zip(("xmin", "ymin", "xmax", "ymax"), box or (4, 3, 14, 23), strict=True)
+    return f"<object><name>{name}</name>{more}<bndbox>{''.join(f'<{k}>{v}</{k}>' for k, v in pairs)}</bndbox></object>"
+
+
+def page(file: Path, *things: str, name: str = "stale.jpg", head: str = "<annotation>") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{head}<filename>{name}</filename>{''.join(things or [thing()])}</annotation>")
+
+
+def voc(root: Path, *stems: str, xml: str = "Annotations", images: str = "JPEGImages", suffix: str = ".xml") -> None:
+    for stem in stems:
+        pictures(root / images, f"{stem}.jpg")
+        page(root / xml / f"{stem}{suffix}")
+
+
+def lists(root: Path, **sides: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for side, stems in sides.items():
+        (root / f"{side}.txt").write_text("".join(f"{stem}\n" for stem in stems.split()))
+
+
+@pytest.mark.parametrize("folder", ["ImageSets/Main", ".", "ImageSets", "splits", "VOC2012/ImageSets/Main"])
+def test_lists_are_found_wherever_they_are(tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    voc(tmp_path, "a", "b", "c", "d")
+    lists(tmp_path / folder, Training="a b", valid="c")
+    lists(tmp_path / "ImageSets" / "Layout", train="a")
+    said = lines(capsys, Voc(tmp_path))
+    assert [line.split(",")[0] for line in said] == ["x train: 2 images", "x val: 1 image"]
+    assert said[0].endswith("not read: ImageSets/Layout/train.txt; 1 file left out: 1 XML on no list")
+
+
+def test_lists_that_leave_a_doubt_are_refused_or_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voc(tmp_path, "a", "b", "c", "d")
+    lists(tmp_path / "ImageSets" / "Main", cat_train="a b", cat_val="c")
+    refused(lambda: Voc(tmp_path), "named for a side: cat_train.txt, cat_val.txt", "data.lists=")
+    assert len(Voc(tmp_path, lists="ImageSets/Main/cat_{split}.txt").split("val")) == 1
+    lists(tmp_path / "ImageSets" / "Main", train="a b", trainval="a b c")
+    lists(tmp_path, test="d")
+    assert "not read: ImageSets/Main/trainval.txt, test.txt" in lines(capsys, Voc(tmp_path, val_fraction=0))[0]
+    for year in ("VOC2007", "VOC2012"):
+        voc(tmp_path / "kit" / year, f"{year}_a", f"{year}_b")
+        lists(tmp_path / "kit" / year / "ImageSets" / "Main", train=f"{year}_a", val=f"{year}_b")
+    refused(lambda: Voc(tmp_path / "kit"), "VOC2007/ImageSets/Main and VOC2012/ImageSets/Main", "data.root")
+    voc(tmp_path / "official", "a", "b")
+    lists(tmp_path / "official", train="a", val="b", test="c d")
+    assert "no test side: no image of test.txt has an XML file" in lines(capsys, Voc(tmp_path / "official"))[0]
+
+
+def test_images_of_xml_files(tmp_path: Path) -> None:
+    """By the stem, at the same place; else as the XML file says; never one image for two files."""
+    pictures(tmp_path / "JPEGImages", "x/a.jpg", "y/a.jpg", "b c.JPG", "d.jpg", "e.jpg", "f.jpg", "f.png")
+    for stem in ("x/a", "y/a", "b%20c"):
+        page(tmp_path / "Annotations" / f"{stem}.xml")
+    page(tmp_path / "Annotations" / "frame_0.xml", name=r"C:\x\d.jpg")
+    page(tmp_path / "Annotations" / "frame_1.xml", "<path>/home/me/e.jpg</path>", thing(), name="")
+    page(tmp_path / "Annotations" / "f.xml", name="f.png")
+    split = Voc(tmp_path, val_fraction=0).split("train")
+    assert split is not None and split.notes == ["2 images have the name that the XML file says"]
+    names = [split.file_name(i) for i in range(len(split))]
+    assert names == ["b c.JPG", "f.png", "d.jpg", "e.jpg", "x/a.jpg", "y/a.jpg"]
+    page(tmp_path / "Annotations" / "z" / "d.xml")
+    refused(lambda: Voc(tmp_path).split("train"), "z/d.xml", "its image is", "d.jpg, as that of", "frame_0.xml")
+
+
+def test_what_voc_leaves_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voc(tmp_path, "a", "b")
+    voc(tmp_path / "old", "a")
+    pictures(tmp_path / "JPEGImages", "c.jpg", ".d.jpg")
+    (tmp_path / "Annotations" / "settings.xml").write_text("<project/>")
+    (tmp_path / "JPEGImages" / "e.heic").touch()
+    (line,) = lines(capsys, Voc(tmp_path, val_fraction=0))
+    assert line.endswith(
+        "5 files left out: 1 .heic, 1 XML in another folder, 1 XML of another kind, 1 hidden, 1 image without XML"
+    )
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "annotations.xml").write_text("<annotations><image/></annotations>")
+    refused(lambda: Voc(tmp_path / "b"), "none of its 1 train XML files has a Pascal VOC <annotation>")
+
+
+def test_xml_of_other_programs(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    page(tmp_path / "a.xml", head='<annotation xmlns="http://x.y">')
+    corners = ((4, 3), (14, 3), (14, 23))
+    flat = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(corners, 1))
+    points = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in corners)
+    for stem, polygon in (("b", flat), ("c", points)):
+        page(tmp_path / f"{stem}.xml", f"<object><name>cat</name><polygon>{polygon}</polygon></object>")
+    split = Voc(tmp_path, val_fraction=0).split("train")
+    assert split is not None and [split[i]["boxes"].tolist() for i in range(3)] == [[[4, 3, 14, 23]]] * 3
+    page(tmp_path / "d.xml", thing("LÖWE"), thing(unicodedata.normalize("NFD", "Löwe")))
+    refused(lambda: Voc(tmp_path), "'LÖWE' and 'Löwe' are duplicate names of one class")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        ([(0.1, 0.2, 0.5, 0.6)] * 3, ("within 0..1",)),
+        ([(20, 10, 12, 18), (30, 20, 8, 8), (5, 5, 20, 20)], ("as x, y, width, height; write x + width",)),
+        ([(20, 20, 5, 5)] * 3, ("or with the smaller corner second",)),
+        ([(3, 30, 13, 39)] * 3, ("with x and y changed",)),
+    ],
+)
+def test_boxes_of_voc_that_cannot_be_meant(tmp_path: Path, boxes: list, words: tuple[str, ...]) -> None:
+    pictures(tmp_path, "a.jpg")
+    page(tmp_path / "a.xml", *(thing("cat", *box) for box in boxes))
+    for bad_boxes in ("error", "fix"):
+        refused(lambda bad_boxes=bad_boxes: Voc(tmp_path, bad_boxes=bad_boxes).split("train"), str(tmp_path), *words)
+
+
+def test_a_size_that_is_turned_is_said_to_be(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    for stem in "ab":
+        page(tmp_path / f"{stem}.xml", "<size><width>30</width><height>40</height></size>", thing())
+    refused(lambda: Voc(tmp_path).split("train"), "40x30", "30x40", "changed places", "2 of 2 images are bad")
