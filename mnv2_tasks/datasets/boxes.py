@@ -102,6 +102,8 @@ def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *,
             f"{problem} as x, y, width, height, but nearly all do as x1, y1, x2, y2; write width and height in place "
             "of x2 and y2"
         )
+    if bad > 2 and xywh and share(fit(low - sides / 2, low + sides / 2)) >= 0.99:  # it is easier to fit so
+        raise InputError(f"{problem}, but nearly all do with x, y as their centre; subtract half of width and height")
     if bad < 2 or share(misfits) < 0.2:
         return
     if not xywh and (high < low).any() and share(fit(low, low + high)) >= NEARLY_ALL:
@@ -110,17 +112,13 @@ def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *,
             f"{problem} as x1, y1, x2, y2, but nearly all do as x, y, width, height{other}; write x + width and "
             "y + height in place of width and height, and the smaller corner first"
         )
-    if bad < 3:
-        return
-    if share(fit(low[:, ::-1], high[:, ::-1])) >= NEARLY_ALL:
+    if bad > 2 and share(fit(low[:, ::-1], high[:, ::-1])) >= NEARLY_ALL:
         raise InputError(
             f"{problem}, but nearly all do with x and y changed; write x before y, or turn the images as they were "
             "annotated"
         )
-    if xywh and share(fit(low - sides / 2, low + sides / 2)) >= NEARLY_ALL:
-        raise InputError(f"{problem}, but nearly all do with x, y as their centre; subtract half of width and height")
     out = np.isfinite(boxes).all(1) & (sides > 0).all(1) & misfits
-    if share(out) > 0.5:
+    if bad > 2 and share(out) > 0.5:
         row = int(np.argmax(np.where(out, high.max(1), -np.inf)))
         reach = "x".join(f"{value:g}" for value in high[row])
         size = "x".join(map(str, edges[row]))

@@ -12,7 +12,7 @@ import numpy as np
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.coco_layout import Layout
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
-from mnv2_tasks.datasets.label_table import choose_classes, alike_form
+from mnv2_tasks.datasets.label_table import alike_form, choose_classes
 from mnv2_tasks.datasets.legend import MOST_CLASSES
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.datasets.shapes import Shapes, bad_outline, outline_box, pack

@@ -10,7 +10,7 @@ from mnv2_tasks.datasets.names import ByEnds, FileNames, check_inside, leads_out
 from mnv2_tasks.datasets.sides import BOTH, SPELLINGS, by_side, side_of, spelled
 from mnv2_tasks.errors import InputError, shorten
 
-IMAGES = ("images/{split}", "{split}", "images", ".")
+IMAGES = ("images/{split}", "{split}/images", "{split}", "images", ".")
 OTHER_KINDS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")  # of COCO's own annotation files
 DEEPEST = 3  # parts of an annotation file's name: train/annotations/instances.json
 BESIDE = (".json", ".txt", ".md", ".yaml", ".yml", ".xml", ".csv", ".html")

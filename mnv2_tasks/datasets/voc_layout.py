@@ -158,8 +158,8 @@ def _by_folders(top: Path, files: Sequence[str]) -> dict[str, list[str]]:
     sides = {side: [f for f in files if folder in Path(f).parts[:-1]] for side, folder in names.items()}
     if rest := [file for file in files if not any(file in its for its in sides.values())]:
         raise InputError(
-            f"{top / rest[0]}: it lies beside the folders {', '.join(names.values())}, on no side ({len(rest)} files "
-            "do); move it into one of them"
+            f"{top / rest[0]}: it lies beside the folders {', '.join(names.values())}, on no side ({len(rest)} such); "
+            "move it into one of them"
         )
     return sides
 
