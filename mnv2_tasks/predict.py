@@ -1,212 +1,225 @@
 """Predict on pictures and videos: `python -m mnv2_tasks.predict model=<file> source=<image, folder, video, ...>`."""
 
-import csv
-from collections.abc import Iterator
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
+
+if TYPE_CHECKING:
+    from mnv2_tasks.films import Film, Named, Video
+    from mnv2_tasks.prediction_files import Drawings, Results
+    from mnv2_tasks.predictor import Predictor
+    from mnv2_tasks.sources import Pictures
+
+BATCH_BYTES = 2**27  # of pictures that wait for a batch to be full
 
 
 def main(config: Any) -> None:
     tune_for_cpu()
     settings = settle(config)
-    from mnv2_tasks import run
-    from mnv2_tasks.predictor import Predictor
-    from mnv2_tasks.sources import STREAMS, Video, download, image_files, is_moving, read_all
+    check(settings)
+    from mnv2_tasks.films import Film, Video, is_remote, without_password
+    from mnv2_tasks.prediction_files import Drawings, Results, fingerprint, mark_complete, open_folder
+    from mnv2_tasks.predictor import Predictor, usable_device
+    from mnv2_tasks.sources import Pictures, find
 
-    source, size = str(settings["source"]), settings["size"]
-    moving = is_moving(source)
-    if source.startswith(("http://", "https://")) and not moving:
-        files = [download(source)]
-    elif not moving:
-        files = image_files(source)
-    video = Video(source, settings["frames"]) if moving else None
+    device = usable_device(settings["device"])
+    name, size = str(settings["source"]), settings["size"]
+    source = find(name, frames=settings["frames"], runs=settings["runs"])
+    if source.left_out:
+        print(source.left_out)
     predictor = Predictor(
         settings["model"],
         size=(size, size) if isinstance(size, int) else tuple(size) if size else None,
-        device=settings["device"],
+        device=device,
         threads=settings["threads"],
         trust=settings["trust"],
     )
-    folder = Path(settings["runs"]) / "predict" / run.folder_name(settings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another runs=") from error
-    found = Found(predictor, folder)
-    drawing: Any = None
-    if settings["draw"]:
-        drawing = Film(predictor, folder, video.name, video.rate) if video else Pictures(predictor, folder)
-    named = iter(video) if video else read_all(files, depth=predictor.depth)
-    count = video.count if video else len(files)
-    batch = 1 if source.isdigit() or source.startswith(STREAMS) else settings["batch_size"]
-    try:
-        bad = _run(predictor, named, count, batch, found, drawing)
-    finally:  # what was found until then is worth keeping
-        found.write()
-        if drawing:
-            drawing.close()
-    print(f"predictions: {folder}")
-    if bad:
-        raise InputError(
-            f"{len(bad)} of {len(bad) + found.count} images could not be read; the others are done. {bad[0]}"
-        )
+    if isinstance(source, Pictures):
+        source.depth = predictor.depth
+    record = {
+        "model": fingerprint(predictor.path),
+        "source": without_password(name) if is_remote(name) else os.path.abspath(name),
+        "source_bytes": os.path.getsize(name) if os.path.isfile(name) else None,
+        **{key: settings[key] for key in ("size", "draw", "frames")},
+    }
+    folder, lock, complete = open_folder(settings["runs"], settings["name"], record)
+    with lock, Stop() as stop:
+        if complete and isinstance(source, Video):
+            print(f"predictions: {folder}, complete since an earlier run: nothing is left; or choose another name=")
+            return
+        results = Results(predictor, folder, timed=isinstance(source, Video))
+        if source.endless and results.next_id:
+            raise InputError(f"{folder}: what a camera showed before is there; choose another name=")
+        drawing: Film | Drawings | None = None
+        if settings["draw"]:
+            drawing = Film(predictor, folder, source) if isinstance(source, Video) else Drawings(predictor, folder)
+        before, began = len(results.done), time.monotonic()
+        if results.next_id:
+            print(f"{folder}: {amount(before, 'image')} of it done before")
+        failure: OSError | None = None  # of writing: what is wrong with a picture comes as its error
+        stopped, reasons = False, list[str]()
+        try:
+            batch_size = 1 if source.endless else settings["batch_size"]
+            stopped = _run(predictor, source, batch_size, results, drawing, stop, reasons)
+        except OSError as error:
+            failure = error
+        finally:  # what came until then is worth keeping
+            failure = _close(results, drawing) or failure
+        _report(source, results, folder, before, time.monotonic() - began)
+        again = f"; the same command with name={settings['name'] or folder.name} goes on"
+        if failure:
+            reason = f"{failure.filename or folder}: cannot be written ({failure.strerror})"
+            raise InputError(f"{reason}; {_tally(source, results)}; free some space{again.replace(';', ', then')}")
+        if stopped and not (source.endless and stop.number == signal.SIGINT):  # Ctrl-C is how a camera is stopped
+            assert stop.number
+            line = f"stopped by {signal.Signals(stop.number).name}: {_tally(source, results)}"
+            print(line + ("" if source.endless else again), file=sys.stderr)
+            raise SystemExit(128 + stop.number)
+        if not stopped:
+            mark_complete(folder)
+    if results.failed:
+        total = len(results.failed) + len(results.done)
+        first = reasons[0] if reasons else f"{folder} says which"
+        raise InputError(f"{len(results.failed)} of {total} images could not be read; the others are done. {first}")
+    if source.hurt and not source.endless:
+        raise InputError(f"source={name}: {source.hurt} of its packets could not be decoded; all other frames are done")
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raises InputError for a setting that has no such value."""
+
+    def counts(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+    for key in ("model", "source"):
+        value = settings[key]
+        if value is None or value == "" or not isinstance(value, (str, int, float)) or isinstance(value, bool):
+            raise InputError(f"{key} is not given: add {key}=<value>, one path or address, to the command")
+    for key in ("batch_size", "threads", "frames"):
+        if not counts(settings[key]) and (settings[key] is not None or key == "batch_size"):
+            raise InputError(f"{key}={settings[key]}: use a whole number above 0")
+    if not isinstance(settings["draw"], bool):
+        raise InputError(f"draw={settings['draw']}: use true or false")
+    size = settings["size"]
+    if not (size is None or counts(size) or isinstance(size, list) and len(size) == 2 and all(map(counts, size))):
+        raise InputError(f"size={size}: use a side or [height, width], whole numbers above 0")
+
+
+class Stop:
+    """Takes SIGINT, SIGTERM and SIGHUP as a wish to stop, in `number`; the second of its kind stops at once.
+
+    What the process was told to ignore (nohup, a shell's &) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._wish)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _wish(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.signal(number, self._before[number])
 
 
 def _run(
-    predictor: Any, named: Iterator[Any], count: int | None, batch_size: int, found: "Found", drawing: Any
-) -> list[str]:
-    """Predict batch by batch; returns what was wrong with the pictures that could not be read."""
+    predictor: "Predictor",
+    source: "Pictures | Video",
+    batch_size: int,
+    results: "Results",
+    drawing: "Drawings | Film | None",
+    stop: Stop,
+    reasons: list[str],
+) -> bool:
+    """Predict batch by batch; whether it was stopped. Fills `reasons` with what is wrong with unread pictures."""
     from tqdm import tqdm
 
-    bad: list[str] = []
-    waiting: list[tuple[str, str, Any]] = []
+    waiting: list[Named] = []
+    images: list[Any] = []
 
     def flush() -> None:
-        rows = predictor.predict([image for _, _, image in waiting], batch_size=batch_size) if waiting else []
-        for (name, stem, image), row in zip(waiting, rows, strict=True):
-            found.add(name, stem, row)
+        rows = predictor.predict(images, batch_size=batch_size) if images else []
+        for named, row in zip(waiting, rows, strict=True):
             if drawing:
-                drawing.add(stem, image, row)
+                drawing.add(named, row)
+            results.add(named, row)
+        bar.total = source.count
         bar.update(len(waiting))
         waiting.clear()
+        images.clear()
 
-    bar = tqdm(total=count, unit="image", desc="predicting")
-    try:
-        for name, stem, image in named:
-            if isinstance(image, InputError):
-                bad.append(str(image))
+    with tqdm(total=source.count, initial=len(results.done), unit="image", desc="predicting") as bar:
+        for named in source.read(results.done):
+            if stop.number:
+                return True
+            if named.name in results.done:  # a frame of a film that was stopped, which is drawn anew
+                if drawing:
+                    drawing.add(named, results.recall(named))
+                continue
+            if isinstance(named.image, InputError):
+                flush()
+                results.add_error(named)
+                reasons.append(str(named.image))
+                bar.write(f"skipped: {named.image}", file=sys.stdout)
                 bar.update()
                 continue
-            waiting.append((name, stem, image))
-            if len(waiting) == batch_size:
+            waiting.append(named)
+            images.append(named.image)
+            if len(waiting) == batch_size or sum(image.numel() for image in images) >= BATCH_BYTES:
                 flush()
-    except KeyboardInterrupt:  # how a camera is stopped
-        pass
-    flush()
-    bar.close()
-    for line in bad:
-        print(f"skipped: {line}")
-    return bad
+        flush()
+    return False
 
 
-class Found:
-    """Predictions as files for machines: detections.json, masks/, labels.csv; with several heads, a folder a head.
-
-    detections.json is a list as COCO's results are: image_id counts the pictures from 0, category_id the classes from
-    1, bbox is [x, y, width, height] in the picture's pixels; file and category say the same in names. masks/ holds PNG
-    files of class indices. labels.csv has a row a picture: the likeliest class, and the score of every class.
-    """
-
-    def __init__(self, predictor: Any, folder: Path) -> None:
-        self.predictor, self.folder, self.count = predictor, folder, 0
-        self.detections: dict[str, list[dict[str, Any]]] = {}
-        self.labels: dict[str, list[list[Any]]] = {}
-
-    def place(self, task: str) -> Path:
-        place = self.folder if len(self.predictor.heads) == 1 else self.folder / task
-        place.mkdir(exist_ok=True)
-        return place
-
-    def add(self, name: str, stem: str, prediction: dict[str, Any]) -> None:
-        from PIL import Image
-
-        for task, row in prediction.items():
-            classes = self.predictor.classes[task]
-            if "boxes" in row:
-                rows = self.detections.setdefault(task, [])
-                for (x, y, right, low), score, label in zip(
-                    row["boxes"].tolist(), row["scores"].tolist(), row["labels"].tolist(), strict=True
-                ):
-                    box = [round(value, 2) for value in (x, y, right - x, low - y)]
-                    told = {"image_id": self.count, "file": name, "category_id": label + 1, "category": classes[label]}
-                    rows.append({**told, "bbox": box, "score": round(score, 5)})
-            elif "mask" in row:
-                path = self.place(task) / "masks" / f"{stem}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(row["mask"].numpy()).save(path)
-            else:
-                scores = row["scores"].tolist()
-                best = max(range(len(scores)), key=scores.__getitem__)
-                rounded = [round(score, 5) for score in scores]
-                self.labels.setdefault(task, []).append([name, classes[best], rounded[best], *rounded])
-        self.count += 1
-
-    def write(self) -> None:
-        from mnv2_tasks import report
-
-        for task, rows in self.detections.items():
-            report.write_json(self.place(task) / "detections.json", rows)
-        for task, table in self.labels.items():
-            with (self.place(task) / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["file", "label", "score", *self.predictor.classes[task]])
-                writer.writerows(table)
+def _close(results: "Results", drawing: "Drawings | Film | None") -> OSError | None:
+    """Finish all files; what cannot be written of them, if anything."""
+    failure = None
+    for step in (drawing.close if drawing else None, results.finish, results.close):
+        try:
+            if step:
+                step()
+        except OSError as error:
+            failure = failure or error
+    return failure
 
 
-class Pictures:
-    """Predictions on the pictures, a PNG each."""
-
-    def __init__(self, predictor: Any, folder: Path) -> None:
-        self.predictor, self.folder = predictor, folder
-
-    def add(self, stem: str, image: Any, prediction: dict[str, Any]) -> None:
-        from torchvision.io import write_png
-
-        for task, drawn in self.predictor.draw(image, prediction).items():
-            place = self.folder if len(prediction) == 1 else self.folder / task
-            path = place / "pictures" / f"{stem}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_png(drawn, str(path), compression_level=3)
-
-    def close(self) -> None:
-        pass
+def _report(source: Any, results: "Results", folder: Path, before: int, seconds: float) -> None:
+    fresh = len(results.done) - before
+    if source.views:
+        views = ", ".join(f"{count:,} {kind}" for kind, count in source.views.items())
+        print(f"further frames that belong to one picture (views, layers, thumbnails) are left out: {views}")
+    if source.hurt:
+        print(f"{source.hurt:,} packets could not be decoded")
+    if fresh:
+        print(f"{amount(fresh, 'image')}, {1000 * seconds / fresh:.1f} ms each")
+    print(f"predictions: {folder}")
 
 
-class Film:
-    """Predictions on the frames of a video, an MP4 a head (H.264)."""
-
-    def __init__(self, predictor: Any, folder: Path, name: str, rate: Any) -> None:
-        self.predictor, self.folder, self.stem, self.rate = predictor, folder, Path(name).stem, rate
-        self.films: dict[str, tuple[Any, Any]] = {}
-
-    def add(self, stem: str, image: Any, prediction: dict[str, Any]) -> None:
-        from mnv2_tasks.sources import import_av
-
-        av = import_av()
-        for task, drawn in self.predictor.draw(image, prediction).items():
-            if task not in self.films:
-                place = self.folder if len(prediction) == 1 else self.folder / task
-                place.mkdir(exist_ok=True)
-                container = av.open(str(place / f"{self.stem}.mp4"), "w")
-                stream = container.add_stream("libx264", rate=self.rate, options={"crf": "20", "preset": "veryfast"})
-                height, width = self._canvas(task, image, drawn)
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                self.films[task] = container, stream
-            container, stream = self.films[task]
-            canvas = drawn.new_full((3, stream.height, stream.width), 255)
-            part = drawn[:, : stream.height, : stream.width]
-            canvas[:, : part.shape[1], : part.shape[2]] = part
-            frame = av.VideoFrame.from_ndarray(canvas.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
-            container.mux(stream.encode(frame))
-
-    def _canvas(self, task: str, image: Any, drawn: Any) -> tuple[int, int]:
-        """(H, W), both even, that every frame fits in: the legend of a mask grows with the classes that are there."""
-        import torch
-
-        height, width = drawn.shape[1:]
-        if self.predictor.heads[task].kind == "segmentation":
-            everything = torch.arange(len(self.predictor.classes[task]), dtype=torch.uint8)[None]
-            whole = self.predictor.draw(image, {task: {"mask": everything.repeat(2, 1)}})[task]
-            height, width = max(height, whole.shape[1]), max(width, whole.shape[2])
-        return height + height % 2, width + width % 2
-
-    def close(self) -> None:
-        for container, stream in self.films.values():
-            container.mux(stream.encode())
-            container.close()
+def _tally(source: Any, results: "Results") -> str:
+    """ "120 of 400 images are done, 280 are missing"."""
+    if source.count is None:
+        return f"{amount(len(results.done), 'image')} done and the rest is missing"
+    missing = max(0, source.count - len(results.done) - len(results.failed))
+    return f"{len(results.done):,} of {source.count:,} images are done, {missing:,} missing"
 
 
 if __name__ == "__main__":

@@ -6,18 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from mnv2_tasks.datasets.depth import DEPTHS
+from mnv2_tasks.datasets.images import decode, open_image, reading
 from mnv2_tasks.datasets.transforms import plain, seen_size
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export import results
+from mnv2_tasks.foreign import open_regular
 from mnv2_tasks.heads import Prediction
 from mnv2_tasks.model import build_model, load_model
 
-Picture = Tensor | np.ndarray | str | Path  # uint8 (3, H, W) or (H, W, 3) RGB, or a file
+# A file; PIL's image of any mode; uint8 RGB, grey or with transparency: (H, W, 3), (H, W), (H, W, 1), (H, W, 4), and as
+# a tensor with the channels first.
+Picture = Tensor | np.ndarray | Image.Image | str | Path
 
 
 class Predictor:
@@ -41,13 +46,15 @@ class Predictor:
         threads: int | None = None,
         trust: Sequence[str] = (),
     ) -> None:
-        self.path, self.device = Path(path), device
+        self.path, self.device = Path(path), usable_device(device)
         if not self.path.exists():
             raise InputError(f"{path}: no such file; give a checkpoint or an exported model")
+        if not self.path.is_file() and not self.path.is_dir():
+            raise InputError(f"{path}: no regular file; give a checkpoint or an exported model")
         self.exported: Any = None
         if self.path.suffix == ".ckpt":
             self.model, checkpoint = load_model(path, trust=trust)
-            self.model.to(device)
+            self.model.to(self.device)
             config, self.classes = checkpoint["config"], checkpoint["classes"]
             sizes = _sizes(config["size"])
             fitted, self.fit, self.channels = sizes, config["fit"], config["backbone"]["in_channels"]
@@ -97,7 +104,8 @@ class Predictor:
         Of a detector {boxes (N, 4) xyxy, scores (N,), labels (N,)}; of a segmenter {mask (H, W) uint8}; of a classifier
         {scores (K,)}. Raises InputError for a file that is no image.
         """
-        pictures = [images] if isinstance(images, (str, Path)) or getattr(images, "ndim", 0) == 3 else list(images)  # type: ignore[arg-type]
+        one = isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", 0) in (2, 3)
+        pictures = [images] if one else list(images)  # type: ignore[arg-type]
         found: list[dict[str, Prediction]] = []
         for start in range(0, len(pictures), batch_size):
             raw = [as_image(picture, depth=self.depth) for picture in pictures[start : start + batch_size]]  # type: ignore[arg-type]
@@ -122,16 +130,51 @@ class Predictor:
 
 
 def as_image(picture: Picture, *, depth: int = 16) -> Tensor:
-    """A file, an array (H, W, 3) or a tensor (3, H, W) -> uint8 (3, H, W). Raises InputError for anything else."""
-    if isinstance(picture, (str, Path)):
-        from mnv2_tasks.datasets.images import read_image
+    """Any picture -> uint8 (3, H, W) RGB, upright; transparency is dropped. Raises InputError for anything else.
 
-        return read_image(picture, depth=depth).as_subclass(Tensor)
-    if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3:
-        picture = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-    if not (isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and len(picture) == 3):
-        raise InputError("an image must be a file, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB")
-    return picture
+    `depth` is as in `read_image`.
+    """
+    if isinstance(picture, (str, Path)):
+        with reading(picture), open_regular(picture) as file, open_image(file) as opened:
+            return decode(opened, depth)
+    if isinstance(picture, Image.Image):
+        with reading(getattr(picture, "filename", "") or "the image"):
+            return decode(picture, depth)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] in (1, 3, 4):
+            picture = picture.transpose(2, 0, 1)
+        elif picture.ndim == 3:
+            raise _no_picture(picture)
+        if picture.dtype == np.uint8:
+            picture = torch.from_numpy(np.array(picture, order="C"))
+    if not isinstance(picture, Tensor) or picture.dtype != torch.uint8 or not picture.numel():
+        raise _no_picture(picture)
+    if picture.ndim == 2:
+        picture = picture[None]
+    if picture.ndim != 3 or len(picture) not in (1, 3, 4):
+        raise _no_picture(picture)
+    return picture.expand(3, -1, -1) if len(picture) == 1 else picture[:3]
+
+
+def _no_picture(picture: Any) -> InputError:
+    shape = f" {tuple(picture.shape)} of {picture.dtype}" if isinstance(picture, (Tensor, np.ndarray)) else ""
+    scale = "; bring values of 0..1 to uint8 with (255 * x).round()" if "float" in shape else ""
+    return InputError(
+        f"an image must be a file, PIL's image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB, not "
+        f"{type(picture).__name__}{shape}{scale}"
+    )
+
+
+def usable_device(name: str) -> str:
+    """`name`, where PyTorch computes on such a device here. Raises InputError."""
+    try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"device={name}: cannot be used here ({reason}); use device=cpu") from error
+    return name
 
 
 def _restore(row: Prediction, seen: tuple[int, int], original: tuple[int, int]) -> Prediction:

@@ -39,6 +39,7 @@ def wide_values(image: Image.Image) -> NDArray[np.integer]:
     swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[raw_mode[-1]]
     file.seek(0)
     with Image.open(file) as low:
+        low.seek(image.tell())
         low.tile = [tile._replace(args=_with_order(tile.args, swapped)) for tile in low.tile]  # type: ignore[attr-defined]
         low.load()
         upper, lower = (np.asarray(one)[..., :3].astype(np.uint16) for one in (image, low))

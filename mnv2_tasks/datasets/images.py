@@ -7,13 +7,14 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.depth import WIDE_SUFFIXES, depth_of, is_wide, to_eight_bits
@@ -76,8 +77,28 @@ def read_image(
         image.thumbnail(limit, reducing_gap=1.0)
     if min(image.size) < MIN_SIDE:
         image = image.resize((max(image.width, MIN_SIDE), max(image.height, MIN_SIDE)), Image.Resampling.BILINEAR)
-    # NumPy copies (H, W, 3) to (3, H, W) in this thread; torch would start its own beside the loader's processes.
-    return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))))
+    return tv_tensors.Image(_tensor(image))
+
+
+def decode(opened: Image.Image, depth: int = 16) -> Tensor:
+    """uint8 (3, H, W) RGB of an image that PIL holds, as `read_image` reads a file, but of its own size.
+
+    Of a file with several frames, the one where it stands. Raises what PIL raises: see `reading`.
+    """
+    image = _rgb(opened, depth)
+    orientation = _orientation(opened)  # after the pixels, behind which it may stand
+    return _tensor(image if orientation == 1 else image.transpose(_TURNS[orientation]))
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """What PIL raises on a broken file as an InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
@@ -183,6 +204,11 @@ def _rgb(image: Image.Image, depth: int = 16) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _tensor(image: Image.Image) -> Tensor:
+    # NumPy copies (H, W, 3) to (3, H, W) in this thread; torch would start its own beside the loader's processes.
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+
+
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) to 8; broken EXIF counts as upright."""
     try:
@@ -208,7 +234,7 @@ def _is_turned(path: str | Path, stored: tuple[int, int], orientation: int, decl
 
 
 def _no_such(path: str | Path) -> str:
-    return f"{path}: no such image; put it there, or remove it from the annotations"
+    return f"{path}: no such image; put it there, or remove it from the data"
 
 
 def _unreadable(path: str | Path, error: Exception) -> InputError:
@@ -218,7 +244,8 @@ def _unreadable(path: str | Path, error: Exception) -> InputError:
         reason = f"it has more than {MAX_PIXELS:,} pixels; make it smaller, or cut it into parts"
         return InputError(f"{path}: the image cannot be read: {reason}")
     if isinstance(error, UnidentifiedImageError):
-        reason = "it is no image of a known format" if os.path.getsize(path) else "the file is empty"
+        empty = os.path.isfile(path) and not os.path.getsize(path)
+        reason = "the file is empty" if empty else "it is no image of a known format"
     else:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return InputError(f"{path}: the image cannot be read: {reason}; replace it, or remove it from the annotations")
+    return InputError(f"{path}: the image cannot be read: {reason}; replace it, or remove it from the data")

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from mnv2_tasks.errors import InputError
@@ -47,12 +47,18 @@ def subfolders(folder: Path) -> list[str]:
     return [e.name for e in entries if e.is_dir() and not is_hidden(e.name) and not _leads_back(e, own)]
 
 
-def walk(folder: Path, suffixes: Collection[str], *, beside: Collection[str] = ()) -> tuple[list[str], LeftOut]:
+def walk(
+    folder: Path,
+    suffixes: Collection[str],
+    *,
+    beside: Collection[str] = (),
+    unwanted: Callable[["os.DirEntry[str]"], str | None] = lambda entry: None,
+) -> tuple[list[str], LeftOut]:
     """The files with one of `suffixes` (lower case) at any depth, sorted, as "a/b.jpg" relative to the folder.
 
     Links are followed, but for those that lead back into the folder or to one that holds it. Left out and counted are
-    these, hidden and system files, and other suffixes but those of `beside`, which are of use elsewhere. Raises
-    InputError for a folder that cannot be read.
+    these, hidden and system files, what `unwanted` gives a reason for, and other suffixes but those of `beside`, which
+    are of use elsewhere. Raises InputError for a folder that cannot be read.
     """
     files: list[str] = []
     left = LeftOut()
@@ -62,6 +68,8 @@ def walk(folder: Path, suffixes: Collection[str], *, beside: Collection[str] = (
         for entry in _entries(place):
             if is_hidden(entry.name):
                 left["hidden"] += _count(entry)
+            elif reason := unwanted(entry):
+                left[reason] += _count(entry)
             elif entry.is_dir():
                 if _leads_back(entry, top):
                     left["linked back"] += 1
