@@ -22,7 +22,7 @@ from mnv2_tasks.errors import InputError, line
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PATHS = re.compile(  # settings whose value is a path, a pattern of paths, an address or a name
     r"(\+*(?:source|model|ckpt|weights|resume|runs|name|photos|web_runtime|backbone\.weights|baselines\.\w+"
-    r"|data\.(?:\w+\.)*(?:root|images|masks|annotations|lists|labels)))=(.*)"
+    r"|data\.(?:\w+\.)*(?:root|file|images|masks|annotations|lists|labels)))=(.*)"
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk is
 REFUSED = (  # by the system, for a path that someone gave

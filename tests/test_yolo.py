@@ -1,5 +1,6 @@
 """YOLO's text files: every layout gives the samples of the same objects as COCO; what leaves a doubt is one line."""
 
+import importlib.util
 import json
 import os
 import unicodedata
@@ -16,6 +17,7 @@ from mnv2_tasks.datasets.coco import Coco
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.detection import DetectionSplit
 from mnv2_tasks.datasets.files import held_out
+from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.yolo import Yolo
 
 CLASSES = ("cat", "dog", "cow")
@@ -508,6 +510,45 @@ def test_without_a_background_the_rest_is_ignored(tmp_path: Path) -> None:
     assert train.pixel_counts().tolist() == [0, 200, 0]
     held = load(Yolo(root, val_fraction=0.5, background=False), "val")
     assert held.pixel_counts().sum() in (0, 200)
+
+
+def example() -> Any:
+    """examples/to_yolo.py"""
+    spec = importlib.util.spec_from_file_location("to_yolo", Path(__file__).parents[1] / "examples" / "to_yolo.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_masks_become_outlines_and_are_painted_back_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):  # noise, with holes, islands in them, and pixels that touch at corners
+        mask = rng.choice([0, 1, 2, 255], (37 + number, 53), p=[0.5, 0.3, 0.15, 0.05]).astype(np.uint8)
+        mask[5:25, 5:40] = np.where(rng.random((20, 35)) < 0.9, 1, mask[5:25, 5:40])
+        for folder, pixels in (("images", np.zeros((*mask.shape, 3), np.uint8)), ("masks", mask)):
+            (tmp_path / "own" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "own" / folder / f"{number}.png")
+    masks = Masks(tmp_path / "own", classes=["sky", "tree", "car"], val_fraction=0.5)
+    settings = example().convert(masks, tmp_path / "yolo", None)
+    assert settings.endswith("data.background=false")
+    source = Yolo(tmp_path / "yolo", background=False)
+    assert source.provides["segmentation"] == ("sky", "tree", "car")
+    for side in ("train", "val"):
+        split, own = load(source, side), masks.split(side)
+        assert own is not None and names_of(split) == [own.path(i).name for i in range(len(own))]
+        for i in range(len(own)):
+            assert np.array_equal(split.mask(i), own.mask(i))
+
+
+def test_boxes_of_another_format_stay(tmp_path: Path) -> None:
+    peer = Coco((coco(tmp_path / "coco", "train"), tmp_path / "coco")[1], val_fraction=0.3)
+    example().convert(peer, tmp_path / "yolo", None)
+    source = Yolo(tmp_path / "yolo")
+    assert source.provides == {"detection": CLASSES, "multilabel": CLASSES}
+    for side in ("train", "val"):
+        for one, same in zip(load(source, side), load(peer, side), strict=True):  # type: ignore[arg-type]
+            assert torch.equal(one["boxes"], same["boxes"]) and torch.equal(one["image"], same["image"])
 
 
 def test_labels_are_of_the_upright_image(tmp_path: Path) -> None:
