@@ -472,6 +472,13 @@ def test_bad_boxes(tmp_path: Path, fault: str) -> None:
     assert train[0]["boxes"].tolist() == ([list(fixed)] if fixed else []) and len(train[1]["boxes"]) == 1
 
 
+def test_boxes_that_cannot_be_meant(tmp_path: Path) -> None:
+    corners, twice = "0 .1 .1 .3 .8\n0 .5 .5 .9 .9", "0 .01 .01 .01 .01"
+    for lines, words in ((corners, ["1 of 3 boxes", "x1 y1 x2 y2"]), (twice, ["all 2 boxes", "twice"])):
+        root = write(small(tmp_path, lines), {"labels/b.txt": lines.splitlines()[-1]})
+        refused(lambda root=root: Yolo(root, val_fraction=0, bad_boxes="fix").split("train"), str(root), *words)
+
+
 def test_what_lines_may_be(tmp_path: Path) -> None:
     box = line(0, [4, 3, 10, 20])
     root = small(tmp_path, f"\ufeff{box}\r\n  {box.replace('0 ', '0.0 ', 1)}\t\r{line(1, [4, 3, 14, 3, 14, 23])}")

@@ -164,6 +164,8 @@ class Yolo:
         image = np.array([i for i, _ in rows], np.int64)
         scale = np.tile(sizes[image][:, ::-1], 2)  # (N, 4): W, H, W, H
         boxes = np.rint(np.array([line.box for _, line in rows]).reshape(-1, 4) * scale * 100) / 100
+        boxed = np.array([not line.outline for _, line in rows], np.bool_)
+        _check_meaning(self.layout.where, boxes[boxed], scale[boxed])
         outlines, areas = [], []
         for (_, line), (width, height) in zip(rows, scale[:, :2].tolist(), strict=True):
             corners = np.rint(np.array(line.outline).reshape(-1, 2) * (width, height) * 100) / 100
@@ -184,6 +186,27 @@ class Yolo:
         )
         shapes = Shapes.of(str(self.root), [line.number for _, line in rows], outlines) if self.outlines else None
         return Parsed(str(self.layout.where), side.images, sizes, objects, describe, shapes)
+
+
+def _check_meaning(where: Path, boxes: np.ndarray, edges: np.ndarray) -> None:
+    """Refuse boxes (N, 4) of a side that cannot be meant, in images of `edges` (N, 4), W, H, W, H."""
+    if len(boxes) and (abs(boxes) < 1).all() and (edges > 2).all():
+        raise InputError(
+            f"{where}: all {len(boxes):,} boxes lie within a pixel of the upper left corner, as if divided by the "
+            "image's size twice; correct the labels"
+        )
+    out = np.count_nonzero(((boxes < -1) | (boxes > edges + 1)).any(1))
+    first, second = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # as they are written
+    if (
+        out > 0.05 * len(boxes)
+        and (second > first).all()
+        and (first >= -1).all()
+        and (second <= edges[:, :2] + 1).all()
+    ):
+        raise InputError(
+            f"{where}: {out:,} of {len(boxes):,} boxes stick out of their images as centre, width and height, and all "
+            "fit in as x1 y1 x2 y2; write class x y width height"
+        )
 
 
 def _area(corners: np.ndarray) -> float:
