@@ -265,6 +265,7 @@ def moved(root: Path, **sides: str) -> Path:
         ({"train": "labels/train"}, ["labels/train holds no images"]),
         ({"train": "/elsewhere/train/images"}, ["/elsewhere/train/images is no folder"]),  # images/ holds all sides
         ({"train": "/"}, ["train: / is no folder"]),
+        ({"train": "x" * 5000}, ["is no folder"]),
         ({"train": "a\\0b"}, ["is no folder"]),
         ({"train": "{images: train}"}, ["train is not a folder"]),
     ],

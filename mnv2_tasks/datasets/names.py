@@ -71,8 +71,8 @@ class FileNames:
 
     def find_folder(self, name: str) -> str | None:
         """As `find` does for a file; "" is the folder itself."""
-        entry = name if (self.folder / name).is_dir() else self._alike_name(name)
-        return entry if entry is not None and (self.folder / entry).is_dir() else None
+        entry = name if self._is_folder(name) else self._alike_name(name)
+        return entry if entry is not None and self._is_folder(entry) else None
 
     def _alike_name(self, name: str) -> str | None:
         place = ""
@@ -89,6 +89,12 @@ class FileNames:
     def _is_file(self, name: str) -> bool:
         try:
             return os.path.isfile(self.folder / name)
+        except ValueError:  # a null byte
+            return False
+
+    def _is_folder(self, name: str) -> bool:
+        try:
+            return os.path.isdir(self.folder / name)
         except ValueError:  # a null byte
             return False
 
