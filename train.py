@@ -11,7 +11,6 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     began = time.monotonic()
     tune_for_cpu()
     from omegaconf import OmegaConf
-    from pytorch_lightning import seed_everything
 
     from mnv2_tasks import run, study
 
@@ -24,30 +23,38 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         settings = settle(config)
     if study.wanted(settings):
         return study.run(settings)
-    try:
-        seed_everything(settings["seed"], verbose=False)
-        data, task = prepare(settings)
-    except Exception as error:
-        if not settings["resume"] or one_line(error):
-            raise
-        raise InputError(
-            f"{settings['resume']}/config.yaml: it makes no run ({reason_of(error)}); correct it"
-        ) from error
+    data, task = prepare(settings)
     folder = run.open_folder(settings)
     trainer = run.make_trainer(settings, folder)
     for logger in trainer.loggers:
         logger.log_hyperparams(settings)
     last = folder / "checkpoints" / "last.ckpt" if settings["resume"] else None
-    trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    run.fit(trainer, task, data, last)
     run.finish(task, data, settings, folder, began)
 
 
 def prepare(settings):  # type: ignore[no-untyped-def]
     """Data and LightningModule: everything wrong with the input is said before the run has a folder."""
-    from mnv2_tasks import joint, model, run, wiring
+    try:
+        return _prepare(settings)
+    except Exception as error:  # whatever a damaged setting leads to
+        if not settings["resume"] or one_line(error):
+            raise
+        raise InputError(
+            f"{settings['resume']}/config.yaml: it makes no run ({reason_of(error)}); correct it"
+        ) from error
 
-    if settings["resume"]:
-        model.read_checkpoint(f"{settings['resume']}/checkpoints/last.ckpt")
+
+def _prepare(settings):  # type: ignore[no-untyped-def]
+    from pytorch_lightning import seed_everything
+
+    from mnv2_tasks import joint, run, wiring
+    from mnv2_tasks.model import read_checkpoint
+    from mnv2_tasks.weights import check_fit
+
+    seed_everything(settings["seed"], verbose=False)
+    last = f"{settings['resume']}/checkpoints/last.ckpt"
+    state = read_checkpoint(last)["state"] if settings["resume"] else None
     wiring.agree_on_stride(settings)
     data = wiring.make_data(settings)
     data.tell(("train", "val", "test"))
@@ -58,6 +65,8 @@ def prepare(settings):  # type: ignore[no-untyped-def]
     if settings["baselines"]:
         joint.read_baselines(settings["baselines"], data.classes)
     task = wiring.make_task(settings, data)
+    if state is not None:
+        check_fit(task.model, state, last, hint="its run's config.yaml tells of another network")
     run.make_trainer(settings, None)
     return data, task
 

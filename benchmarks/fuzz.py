@@ -214,23 +214,24 @@ def weights(root: Path) -> list[Format]:
 
 def runs(root: Path, *, export: bool = True) -> list[Format]:
     """A run's checkpoint, config.yaml and metrics.json, and its export: made by the commands themselves."""
+    from hydra import compose, initialize_config_dir
+
     import mnv2_tasks
-    from mnv2_tasks import joint, run, wiring
+    from mnv2_tasks import cli, joint, run
+
+    sys.path.insert(0, str(ROOT))
+    import train
 
     command([ROOT / "train.py", *TRAINED, f"runs={root}", "name=a"])
     folder = root / "classifier" / "a"
     checkpoint = folder / "checkpoints" / "best.ckpt"
     image = picture(root / "a.png")
     classes = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["classes"]
+    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+        defaults = cli.settle(compose("train"))
 
     def resume() -> None:
-        settings = run.resumed_config(folder, [])
-        wiring.agree_on_stride(settings)
-        data = wiring.make_data(settings)
-        for side in ("train", "val"):
-            data.loaders(side)
-        wiring.make_task(settings, data)
-        run.make_trainer(settings, None)
+        train.prepare(run.resumed_config(folder, [], defaults))
 
     def baseline() -> None:
         singles = joint.read_baselines({"classifier": folder}, classes)

@@ -77,6 +77,17 @@ class Best(ModelCheckpoint):
         """Its base's, under which checkpoints have always had it."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best score; its file is the one in this folder.
+
+        The paths in a checkpoint may be of another folder, or a stranger's: Lightning would delete what they name.
+        """
+        best, score = str(Path(str(self.dirpath)) / "best.ckpt"), state_dict.get("best_model_score")
+        if isinstance(score, Tensor) and score.numel() == 1 and score.isfinite() and Path(best).is_file():
+            self.best_model_path = self.kth_best_model_path = best
+            self.best_model_score = self.kth_value = score
+            self.best_k_models = {best: score}
+
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         best = self.best_k_models.get(self.kth_best_model_path)
         if current is not None and best is not None:  # every process decides the same
@@ -98,12 +109,13 @@ class EpochLog(Callback):
     """`metrics.csv` in the run folder: one row an epoch, carried on when a run is resumed."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.started = path, False
         self._began = 0.0
         self._images = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began, self._images, self._validating, self._validated = time.monotonic(), 0, 0.0, False
+        self.started = True
         self._steps: list[float] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.cli import command, settle, tune_for_cpu
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.cli import command, one_line, settle, tune_for_cpu
+from mnv2_tasks.errors import InputError, reason_of
 
 
 def main(config: Any) -> None:
@@ -43,12 +43,13 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     from mnv2_tasks import report, run, wiring
     from mnv2_tasks.export.proof import Proof
     from mnv2_tasks.export.report import batches
+    from mnv2_tasks.model import checked_config
     from mnv2_tasks.predictor import Predictor
 
     predictor = Predictor(config.ckpt, trust=tuple(config.trust))
     about = predictor.exported.about
-    trained = {**about["config"], "data": config.data, "assign": {}, **about, "depth": predictor.depth}
-    take_settings(config, trained, given)
+    trained = {**checked_config(about)[0], "size": about["size"], "fit": predictor.fit, "depth": predictor.depth}
+    take_settings(config, trained, [*given, "data"])
     settings = settle(config)
     data, split = wiring.make_data(settings), settings["split"]
     data.tell([split])
@@ -84,7 +85,7 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
         checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
         take_settings(config, checkpoint["config"], given)
         settings = settle(config)
-        found = wiring.make_data(settings) if data else None
+        found = trained_data(settings, f"{config.ckpt} ({checkpoint['writer']})") if data else None
         for task, names in checkpoint["classes"].items() if found else ():
             _same_classes(config.ckpt, task, names, found.classes[task])  # type: ignore[union-attr]
         return settings, found, fill_model(settings, checkpoint, config.ckpt), checkpoint["classes"]
@@ -97,6 +98,21 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
     model = wiring.make_model(settings, found)
     load_model(model, config.weights)
     return settings, found, model.eval(), found.classes
+
+
+def trained_data(settings: dict[str, Any], where: str) -> Any:
+    """The datamodule of settings that the checkpoint `where` brought. Raises InputError where they make none."""
+    from mnv2_tasks import wiring
+
+    try:
+        return wiring.make_data(settings)
+    except Exception as error:  # whatever a damaged setting leads to
+        if one_line(error):
+            raise
+        raise InputError(
+            f"{where}: its settings make no data set ({reason_of(error)}); give data=<data set>, or use the version "
+            "that wrote the file"
+        ) from error
 
 
 def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> None:

@@ -1,6 +1,8 @@
 """The whole network in pure PyTorch: plain RGB in, every head's outputs out; and how it is built from a config."""
 
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.errors import InputError, quote, reason_of
+from mnv2_tasks.errors import InputError, quote, reason_of, shorten
 from mnv2_tasks.heads import Prediction
-from mnv2_tasks.trust import refuse_foreign
+from mnv2_tasks.trust import MOST_NESTED, refuse_foreign, refuse_unknown
 from mnv2_tasks.weights import check_fit, load_exactly, read_file
 
 Module = TypeVar("Module", bound=nn.Module)
 Classes = dict[str, tuple[str, ...]]  # task -> its class names
-# What versions worked with whose checkpoints do not tell it.
-OLD_BACKBONE = {"in_channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+# What versions worked with whose checkpoints do not tell it. Mean and std are buffers, so that the weights bring them.
+OLD_BACKBONE = {"in_channels": 3, "mean": [0.5], "std": [0.5], "weights": None, "match": None}
 OLD_CONFIG = {"fit": "stretch", "assign": {}}
+MOST_PARAMETERS = 10**9  # of a network
+DISAGREE = "its config and its tensors disagree: use the settings that it was trained with, or copy the file again"
 
 
 class Model(nn.Module):
@@ -83,7 +87,7 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "version"}.
+    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "writer"}.
 
     Settings that its version did not have yet get the values that it worked with. Raises InputError where the file is
     cut short, damaged, or not one of ours.
@@ -93,8 +97,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if about is None:
         lightning = "; it is another Lightning project's" if "pytorch-lightning_version" in held else ""
         raise InputError(f"{path}: not a checkpoint of mnv2_tasks{lightning}; weights alone go to backbone.weights")
-    version = about.get("version") if isinstance(about, Mapping) else None
-    writer = f"written by mnv2_tasks {version}" if isinstance(version, str) else "of an early version of mnv2_tasks"
+    by = writer(about)
     try:
         config, classes = checked_config(about)
         config["size"]  # has to be there
@@ -102,14 +105,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise InputError("state_dict holds no named tensors")
     except InputError as error:
-        raise InputError(
-            f"{path} ({writer}): {error}; train or export the model again, or copy the file again"
-        ) from error
+        raise InputError(f"{path} ({by}): {error}; train or export the model again, or copy the file again") from error
     except KeyError as error:
-        raise InputError(f"{path} ({writer}): it has no {error.args[0]}; copy the whole file again") from error
+        raise InputError(f"{path} ({by}): it has no {error.args[0]}; copy the whole file again") from error
     state = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
     epoch = held.get("epoch") if isinstance(held.get("epoch"), int) else None
-    return {"config": config, "classes": classes, "state": state, "epoch": epoch, "version": version, "writer": writer}
+    return {"config": config, "classes": classes, "state": state, "epoch": epoch, "writer": by}
+
+
+def writer(about: Any) -> str:
+    """What a file tells of the version that wrote it, for a message."""
+    version = about.get("version") if isinstance(about, Mapping) else None
+    if isinstance(version, str):
+        return f"written by mnv2_tasks {shorten(version, 20)}"
+    return "of an early version of mnv2_tasks"
 
 
 def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
@@ -132,8 +141,10 @@ def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
     for task, names in classes.items():
         if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(f"its classes of {task} are {quote(names)}, not a list of names")
-    config["backbone"] = {**OLD_BACKBONE, **backbone}
+    config["backbone"] = complete_backbone(backbone)
     config = {**OLD_CONFIG, **config}
+    if not isinstance(config["assign"], Mapping) or not all(isinstance(v, str) for v in config["assign"].values()):
+        raise InputError(f"its assign is {quote(config['assign'])}")
     for number in _numbers([config["backbone"], heads]):
         if not abs(number) <= 1e6:  # nor NaN
             raise InputError(f"its backbone or heads hold the number {quote(number)}")
@@ -144,12 +155,23 @@ def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
     return config, {task: tuple(names) for task, names in classes.items()}
 
 
-def _numbers(node: Any) -> Iterator[float]:
+def complete_backbone(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A `backbone` section with the defaults of what its version did not have yet; an own class brings its own."""
+    ours = {}
+    if str(section.get("_target_")).startswith("mnv2_tasks."):
+        parameters = inspect.signature(MobileNetV2).parameters.values()
+        ours = {p.name: p.default for p in parameters if isinstance(p.default, (bool, int, float, str))}
+    return {**ours, **OLD_BACKBONE, **section}
+
+
+def _numbers(node: Any, depth: int = 0) -> Iterator[float]:
+    if depth > MOST_NESTED:
+        raise InputError("its backbone or heads section is nested too deep")
     if isinstance(node, Mapping):
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for child in node:
-            yield from _numbers(child)
+            yield from _numbers(child, depth + 1)
     elif isinstance(node, (int, float)):
         yield node
 
@@ -174,7 +196,9 @@ def read_trusted(path: str | Path, *, trust: Collection[str] = ()) -> dict[str, 
     or of the modules named in `trust`.
     """
     checkpoint = read_checkpoint(path)
-    refuse_foreign(checkpoint["config"], f"{path} ({checkpoint['writer']})", trust=trust)
+    config, where = checkpoint["config"], f"{path} ({checkpoint['writer']})"
+    refuse_foreign(config, where, trust=trust)
+    refuse_unknown({key: config[key] for key in ("backbone", "heads")}, where)
     return checkpoint
 
 
@@ -187,30 +211,41 @@ def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model,
 def fill_model(config: Mapping[str, Any], checkpoint: Mapping[str, Any], path: str | Path) -> Model:
     """The model that `config` describes, in eval mode, with the tensors of a checkpoint that was read from `path`."""
     where = f"{path} ({checkpoint['writer']})"
-    return build_and_fill(
-        lambda: build_model(config, checkpoint["classes"]),
-        checkpoint["state"],
-        config_at=where,
-        tensors_at=where,
-        hint="its config and its tensors disagree: use the settings that it was trained with, or copy the file again",
-    )
+    build = partial(build_model, config, checkpoint["classes"])
+    return build_and_fill(build, checkpoint["state"], config_at=where, tensors_at=where, hint=DISAGREE)
 
 
 def build_and_fill(
     build: Callable[[], Module], state: Mapping[str, Tensor], *, config_at: str, tensors_at: str, hint: str
 ) -> Module:
-    """What `build` makes of the config of somebody's file, filled with the tensors `state`, in eval mode.
+    """As `build_told`, filled with the tensors `state`, in eval mode. Raises InputError that ends with `hint`."""
+    module = build_told(build, config_at, state, tensors_at=tensors_at, hint=hint)
+    load_exactly(module, dict(state), tensors_at, hint=hint)
+    return module.eval()
 
-    It is built without memory first, so that a damaged config costs none. Raises InputError, in which the two files
-    are called `config_at` and `tensors_at`, and that ends with `hint`, where they disagree.
+
+def build_told(
+    build: Callable[[], Module],
+    config_at: str,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    tensors_at: str = "",
+    hint: str = DISAGREE,
+) -> Module:
+    """What `build` makes of the config of somebody's file: without memory first, so that a damaged config costs none.
+
+    Raises InputError, in which the files of the config and of the tensors `state` are called `config_at` and
+    `tensors_at`, where it builds none, one larger than any network, or one that `state` does not fit.
     """
     try:
         with torch.device("meta"):
-            check_fit(build(), dict(state), tensors_at, hint=hint)
-        module = build()
+            outline = build()
+        if state is not None:
+            check_fit(outline, dict(state), tensors_at or config_at, hint=hint)
+        elif (count := sum(p.numel() for p in outline.parameters())) > MOST_PARAMETERS:
+            raise InputError(f"its network would have {count:,} parameters; copy the file again")
+        return build()
     except InputError as error:
-        raise error if str(error).startswith(tensors_at) else InputError(f"{config_at}: {error}") from error
+        raise error if str(error).startswith(tensors_at or config_at) else InputError(f"{config_at}: {error}") from error
     except Exception as error:  # whatever a damaged setting leads to
         raise InputError(f"{config_at}: its config builds no model ({reason_of(error)}); {hint}") from error
-    load_exactly(module, dict(state), tensors_at, hint=hint)
-    return module.eval()

@@ -1,6 +1,7 @@
 """Trained models at work: images of any size in, predictions in their own pixels out; from any file that holds one."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export import results
 from mnv2_tasks.foreign import open_regular
 from mnv2_tasks.heads import Prediction
-from mnv2_tasks.model import build_model, load_model
+from mnv2_tasks.model import build_model, build_told, checked_config, load_model, writer
 
 # A file; PIL's image of any mode; uint8 RGB, grey or with transparency: (H, W, 3), (H, W), (H, W, 1), (H, W, 4), and as
 # a tensor with the channels first.
@@ -61,25 +62,28 @@ class Predictor:
             depth = config.get("depth")
         else:
             from mnv2_tasks.export.exported import Exported
-            from mnv2_tasks.model import checked_config
-            from mnv2_tasks.trust import refuse_foreign
+            from mnv2_tasks.trust import refuse_foreign, refuse_unknown
 
             if device != "cpu":
                 raise InputError(f"device={device}: {path} runs in a runtime of its own, on the CPU; leave device out")
             self.exported = Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
             about = self.exported.about
-            if lacking := [key for key in ("taps", "fit", "preprocessing") if key not in about]:
-                raise InputError(f"{path}: what it tells of itself has no {lacking[0]}; export the model again")
-            if set(about["outputs"]) <= set(about["taps"]):
+            where, taps = f"{path} ({writer(about)})", about.get("taps")
+            if isinstance(taps, dict) and set(about["outputs"]) <= set(taps):
                 raise InputError(f"{path}: it gives taps ({', '.join(about['outputs'])}); export it with what=model")
+            fit = {"fit": about["fit"]} if "fit" in about else {}
             try:
-                config, self.classes = checked_config(about)
+                config, self.classes = checked_config({**about, "config": {**about["config"], **fit}})
             except (InputError, KeyError) as error:
-                raise InputError(f"{path}: its metadata is damaged: {error}; export it again") from error
-            refuse_foreign(config, path, trust=trust)
-            self.model = build_model(config, self.classes).eval()  # for what its heads do with results
-            fitted, self.fit, self.channels = tuple(about["size"]), about["fit"], len(about["preprocessing"]["mean"])
-            depth = about["preprocessing"].get("depth")
+                raise InputError(f"{where}: its metadata is damaged: {error}; export it again") from error
+            refuse_foreign(config, where, trust=trust)
+            refuse_unknown({key: config[key] for key in ("backbone", "heads")}, where)
+            self.model = build_told(partial(build_model, config, self.classes), where).eval()  # for what heads do
+            if silent := [t for t in self.classes if not any(o.startswith(f"{t}_") for o in about["outputs"])]:
+                raise InputError(f"{where}: its metadata is damaged: no output is of {silent[0]}; export it again")
+            fitted, self.fit, self.channels = tuple(about["size"]), config["fit"], len(self.model.mean)
+            told = about.get("preprocessing")
+            depth = told.get("depth") if isinstance(told, dict) else None
         self.size: tuple[int, int] = size or fitted
         self.depth = 16 if depth is None else depth  # bits that the values of 16-bit files use
         if self.depth not in DEPTHS:

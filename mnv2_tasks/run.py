@@ -16,13 +16,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from mnv2_tasks import joint, report
+from mnv2_tasks import __version__, joint, report
 from mnv2_tasks.callbacks import EMA, Best, EpochLog, Examples, Last, Progress, read_rows
+from mnv2_tasks.cli import one_line
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.errors import InputError, quote, reason_of
 from mnv2_tasks.foreign import read_text
+from mnv2_tasks.model import complete_backbone
 from mnv2_tasks.tasks import MultiTask
-from mnv2_tasks.trust import refuse_foreign
+from mnv2_tasks.trust import refuse_foreign, refuse_unknown
 
 Config = dict[str, Any]
 PLAIN_SECTIONS = ("loader", "optim", "trainer")  # whose keys are the same in every run
@@ -85,10 +87,15 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
     if not isinstance(own, dict):
         raise InputError(f"{path}: holds no settings; {fix}")
     _fill(own, {**defaults, "trust": []}, path, "")
+    own["backbone"] = complete_backbone(own["backbone"])
     own["trust"] = []  # what is trusted is said now
     try:
         asked = OmegaConf.from_dotlist(changes)
         refuse_foreign(own, path, trust=tuple(asked.get("trust") or ()))
+        refuse_unknown(own, path)
+        if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched")]:
+            fix = "take it out, or use the version that wrote it"
+            raise InputError(f"{path}: this version ({__version__}) has no setting {quote(unknown[0])}; {fix}")
         config = OmegaConf.create(own)
         OmegaConf.set_struct(config, True)
         plain = OmegaConf.to_container(OmegaConf.merge(config, asked), resolve=True)
@@ -96,6 +103,9 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
         reason = str(error).splitlines()[0]
         raise InputError(f"resume={folder}: cannot change {' '.join(changes)}: {reason}") from error
     assert isinstance(plain, dict)
+    study = plain.get("study")
+    if study and (not isinstance(study, dict) or study.get("variant") is None):  # it would start commands of its own
+        raise InputError(f"{path}: its study section is no run's, but a whole study's; set study to null")
     return {**{str(k): v for k, v in plain.items()}, "resume": str(folder)}
 
 
@@ -140,6 +150,20 @@ def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
         )
     except InstantiationException as error:
         raise InputError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
+
+
+def fit(trainer: pl.Trainer, task: MultiTask, data: DataModule, last: Path | None) -> None:
+    """Train, from where the checkpoint `last` stopped. Raises InputError where no run can go on from that file."""
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    except Exception as error:  # whatever a damaged state leads to
+        started = any(isinstance(callback, EpochLog) and callback.started for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if last is None or started or one_line(error):
+            raise
+        raise InputError(
+            f"{last}: no run can go on from it ({reason_of(error)}); put a copy in its place, or start another run "
+            f"with backbone.weights={last}"
+        ) from error
 
 
 def _quiet() -> None:

@@ -63,6 +63,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], Check]] = {
     "logger": ((_LOGGERS,), _is_logger),
     "trainer": (("pytorch_lightning",), _is_trainer),
 }
+APART = {"backbone": ("mean", "std", "weights", "match", "match_to")}  # that others than the class take
 MOST_NESTED = 50
 
 
@@ -74,7 +75,8 @@ def refuse_foreign(config: Mapping[str, Any], where: object, *, trust: Collectio
     Raises InputError.
     """
     for section, node in _sections(config):
-        for target in _targets(node, where, section):
+        for part in _parts(node, where, section):
+            target = part["_target_"]
             if not _may(str(target), ALLOWED.get(section), trust):
                 if _is_plain(str(target)) and _within(str(target), ("mnv2_tasks",)) and look_up(str(target)) is None:
                     raise InputError(
@@ -88,12 +90,32 @@ def refuse_foreign(config: Mapping[str, Any], where: object, *, trust: Collectio
                 )
 
 
+def refuse_unknown(config: Mapping[str, Any], where: object) -> None:
+    """Refuse a setting that the class which it is for does not take: a newer version's, or a slip.
+
+    For a config that `refuse_foreign` lets pass, read from the file `where`. Raises InputError.
+    """
+    for section, node in _sections(config):
+        for part in _parts(node, where, section):
+            made = look_up(str(part["_target_"]))
+            taken = inspect.signature(made).parameters
+            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+                continue
+            for key, value in part.items():
+                if key not in taken and key not in APART.get(section, ()) and not str(key).startswith("_"):
+                    raise InputError(
+                        f"{where}: its {section} section has {key}={quote(value)}, a setting that {made.__name__} of "
+                        f"this version ({__version__}) does not have; use the version that wrote the file, or take the "
+                        "setting out"
+                    )
+
+
 def foreign_modules(config: Mapping[str, Any]) -> list[str]:
     """The modules, beyond what `refuse_foreign` allows, that a config of the person's own names: what it trusts."""
     targets = {
-        (section, str(target))
+        (section, str(part["_target_"]))
         for section, node in _sections(config)
-        for target in _targets(node, "the config", section)
+        for part in _parts(node, "the config", section)
     }
     return sorted(
         {target.rpartition(".")[0] for section, target in targets if not _may(target, ALLOWED.get(section), ())}
@@ -120,21 +142,21 @@ def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield str(section), node
 
 
-def _targets(node: Any, where: object, section: object, depth: int = 0) -> Iterator[Any]:
-    """Every `_target_` in a node, at any depth."""
+def _parts(node: Any, where: object, section: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Every mapping with a `_target_` in a node, at any depth."""
     if depth > MOST_NESTED:
         raise InputError(f"{where}: its {section} section is nested too deep; export or train the model again")
     if isinstance(node, str) and "${" in node:
         raise InputError(f"{where}: its {section} section holds {quote(node)}: write the value in place of ${{...}}")
     if isinstance(node, Mapping):
         if "_target_" in node:
-            yield node["_target_"]
+            yield node
         for key, child in node.items():
-            yield from _targets(str(key), where, section, depth + 1)
-            yield from _targets(child, where, section, depth + 1)
+            yield from _parts(str(key), where, section, depth + 1)
+            yield from _parts(child, where, section, depth + 1)
     elif isinstance(node, (list, tuple)):
         for child in node:
-            yield from _targets(child, where, section, depth + 1)
+            yield from _parts(child, where, section, depth + 1)
 
 
 def _may(target: str, place: tuple[tuple[str, ...], Check] | None, trust: Collection[str]) -> bool:

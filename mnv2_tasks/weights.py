@@ -36,6 +36,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
                 with np.load(file, allow_pickle=False) as arrays:
                     return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
             held = torch.load(file, map_location="cpu", weights_only=True)
+            _refuse_hollow(held, os.fstat(file.fileno()).st_size)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: not a file of plain tensors (cut short, or holding code, which is never run); "
@@ -62,6 +63,22 @@ def _refuse_bomb(file: IO[bytes]) -> None:
         if unpacked > MOST_UNPACKED * max(size, 1 << 16):  # of trained weights, compressing saves a tenth
             raise ValueError(f"its {size:,} bytes unpack to {unpacked:,}")
     file.seek(0)
+
+
+def _refuse_hollow(held: Any, size: int) -> None:
+    """ValueError for tensors that are not stored value by value in these `size` bytes: they cost nothing, copies do."""
+    total, nodes, seen = 0, [held], set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Tensor):
+            if node.layout != torch.strided or node.is_meta or node.is_quantized or node.is_complex():
+                raise ValueError("it holds tensors that are no plain arrays of real numbers")
+            total += node.numel() * node.element_size()
+        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
+            seen.add(id(node))
+            nodes += node.values() if isinstance(node, dict) else node
+    if total > MOST_UNPACKED * max(size, 1 << 16):
+        raise ValueError(f"its {size:,} bytes stand for {total:,}")
 
 
 def read_state(path: str | Path) -> State:

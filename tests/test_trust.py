@@ -2,8 +2,10 @@
 
 import copy
 import json
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,10 +13,9 @@ from PIL import Image
 
 import mnv2_tasks
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export import need
+from mnv2_tasks.export import CODE, FORMATS, get_format, need
 from mnv2_tasks.export.about import describe
 from mnv2_tasks.export.backbone import write_hub
-from mnv2_tasks.export.graph import Graph
 from mnv2_tasks.model import build_model, load_model, read_trusted
 from mnv2_tasks.trust import refuse_foreign
 
@@ -139,43 +140,75 @@ def test_no_command_calls_what_a_checkpoint_names(cli, tmp_path, program, settin
     assert len(err.strip().splitlines()) == 1 and "numpy.save" in err and not trace.exists(), err
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_no_metadata_of_an_exported_file_is_called(cli, tmp_path, inside):
-    pytest.importorskip("onnx")
-    trace, target = tmp_path / "trace", need("onnx")
-    model = build_model(CONFIG, {task: tuple(names) for task, names in CLASSES.items()}).eval()
-    settings = {**CONFIG, "license": None, "ckpt": None}
-    about = describe(model, settings, {"classifier": tuple(CLASSES["classifier"])}, (64, 64))
-    about |= {"outputs": ["classifier_scores"], "dynamic": ["batch"]}
-    about["input"] = {"layout": "nchw", "dtype": "uint8", "shape": [2, 3, 64, 64]}
-    target.write(Graph(model), torch.zeros(2, 3, 64, 64, dtype=torch.uint8), tmp_path / "model.onnx",
-                 precision="fp32", calibration=(), about=dict(about))  # fmt: skip
-    if not inside:  # what is inside would count before what lies beside
+ABOUT = {
+    **describe(build_model(CONFIG, {"classifier": tuple(CLASSES["classifier"])}), {**CONFIG, "license": None},
+               {"classifier": tuple(CLASSES["classifier"])}, (64, 64)),
+    "input": {"layout": "nchw", "dtype": "uint8", "shape": [1, 3, 64, 64]},
+    "outputs": ["classifier_scores"],
+    "dynamic": [],
+}  # fmt: skip
+
+
+def exported(path: Path, name: str, about: dict) -> Path:
+    """A file of a format with nothing but what it tells of itself, inside or, where that has no place, beside."""
+    path = path / f"model{get_format(name).suffix}"
+    text = json.dumps(about)
+    if name == "onnx":
         import onnx
 
-        graph = onnx.load(str(tmp_path / "model.onnx"))
-        del graph.metadata_props[:]
-        onnx.save(graph, str(tmp_path / "model.onnx"))
-    clean = (tmp_path / "model.onnx").read_bytes()
-    for place, name in [(place, name) for place in SECTIONS for name in EVIL]:
-        told = {**about, "config": planted(about["config"], SECTIONS[place], evil(trace)[name])}
-        (tmp_path / "model.onnx").write_bytes(clean)
-        if inside:
-            import onnx
+        graph = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+        onnx.helper.set_model_props(graph, {"mnv2_tasks": text})
+        onnx.save(graph, str(path))
+    elif name == "openvino":
+        import openvino
 
-            graph = onnx.load(str(tmp_path / "model.onnx"))
-            onnx.helper.set_model_props(graph, {"mnv2_tasks": json.dumps(told)})
-            onnx.save(graph, str(tmp_path / "model.onnx"))
-        else:
-            (tmp_path / "model.json").write_text(json.dumps({**told, "files": {"model.onnx": {}}}))
-        with pytest.raises(InputError, match=r"model\.onnx.*(not of this package|does not say what to build)"):
-            mnv2_tasks.load(tmp_path / "model.onnx")
-        assert not trace.exists(), (place, name)
+        constant = openvino.opset13.parameter([1], dtype=float)
+        graph = openvino.Model([openvino.opset13.result(constant)], [constant])
+        graph.set_rt_info(text, "mnv2_tasks")
+        openvino.save_model(graph, str(path))
+    elif name in ("torch_export", "aoti", "litert"):
+        inside = {"torch_export": "model/extra/mnv2_tasks", "aoti": "x.wrapper_metadata.json", "litert": "model.json"}
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(inside[name], json.dumps({"mnv2_tasks": text}) if name == "aoti" else text)
+    else:
+        path.touch()
+        path.with_name("model.json").write_text(json.dumps({**about, "files": {path.name: {}}}))
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "coreml"])  # coreml: macOS alone loads it
+def test_no_metadata_of_an_exported_file_is_called(tmp_path, monkeypatch, name):
+    try:
+        monkeypatch.setattr(need(name), "read", lambda *_: lambda images: [])  # a network, of which nothing is asked
+    except InputError:
+        pytest.skip("not installed")
+    trace = tmp_path / "trace"
+    assert mnv2_tasks.load(exported(tmp_path, name, ABOUT), trust=CODE).heads
+    for place, evil_name in [(place, evil_name) for place in SECTIONS for evil_name in EVIL]:
+        about = {**ABOUT, "config": planted(ABOUT["config"], SECTIONS[place], evil(trace)[evil_name])}
+        path = exported(tmp_path, name, about)
+        with pytest.raises(InputError, match=r"model\..*(not of this package|does not say what to build)"):
+            mnv2_tasks.load(path, trust=CODE)
+        assert not trace.exists(), (place, evil_name)
+
+
+@pytest.mark.parametrize("place", [("config", "heads", "classifier"), ("data", "scenes"), ("heads", "classifier")])
+def test_no_command_calls_what_an_exported_file_names(cli, tmp_path, monkeypatch, place):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(need("onnx"), "read", lambda *_: lambda images: [np.full((1, 3), 0.5, np.float32)])
+    trace = tmp_path / "trace"
+    path = exported(tmp_path, "onnx", planted(ABOUT, place, evil(trace)["numpy.save"]))
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    for program, *settings in (("evaluate", "ckpt"), ("predict", f"source={tmp_path / 'a.png'}", "model")):
-        *more, key = settings
-        _, err = cli(program, f"{key}={tmp_path / 'model.onnx'}", *more, f"runs={tmp_path}", fails=True)
-        assert len(err.strip().splitlines()) == 1 and not trace.exists(), err
+    path.with_name("model.json").write_text(json.dumps({"files": {"model.onnx": {}, "../outside.onnx": {}}}))
+    fails = place[0] == "config"  # outside of it, what a file tells is no config
+    for program, *settings in (
+        ("evaluate", f"ckpt={path}", "data.val=4", "data.size=64", "split=val", "loader.workers=0"),
+        ("predict", f"model={path}", f"source={tmp_path / 'a.png'}"),
+    ):
+        _, said = cli(program, *settings, f"runs={tmp_path / 'runs'}", fails=fails)
+        assert not trace.exists() and (not fails or len(said.strip().splitlines()) == 1), said
+    cli("benchmark", f"model={path}", f"runs={tmp_path / 'runs'}", "threads=[1]", "seconds=0.01")
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize("name", EVIL)
@@ -246,3 +279,31 @@ def test_a_checkpoint_has_no_data_downloaded(tmp_path):
     assert without_downloads(data)["mnist"]["download"] is False
     scenes = {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes"}}
     assert without_downloads(scenes) == scenes
+
+
+def test_a_runs_folder_starts_no_study(cli, tmp_path, run_config):
+    (tmp_path / "checkpoints").mkdir()
+    save(tmp_path / "checkpoints" / "last.ckpt", CONFIG)
+    study = {"name": "x", "vary": {"+data.x._target_": ["builtins.eval"]}, "seeds": [0], "jobs": 1, "variant": None}
+    for one in (study, {"name": "x"}, "x"):
+        config = run_config | {"study": one, "runs": str(tmp_path / "others")}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        _, err = cli("train", f"resume={tmp_path}", fails=True)
+        assert "study" in err and len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "others").exists()
+
+
+def test_a_checkpoint_tells_no_file_to_be_deleted(tmp_path):
+    from mnv2_tasks.callbacks import Best
+
+    other, best = str(tmp_path / ".." / "other.txt"), str(tmp_path / "best.ckpt")
+    state = {"dirpath": str(tmp_path), "best_model_score": torch.tensor(0.5), "kth_value": torch.tensor(-1.0)}
+    state |= {name: other for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+    state["best_k_models"] = {other: torch.tensor(-1.0)}
+    callback = Best(tmp_path)
+    callback.load_state_dict(state)
+    assert callback.best_k_models == {}  # the folder has no best.ckpt
+    Path(best).touch()
+    callback.load_state_dict(state)
+    assert callback.best_k_models == {best: 0.5} and callback.kth_value == 0.5
+    assert {callback.best_model_path, callback.kth_best_model_path, callback.last_model_path} == {best, ""}

@@ -1,7 +1,11 @@
 """Weights in: every layout and file type, and errors that say what to do; nothing in a file is executed."""
 
+import io
+import json
+import os
 import pickle
 import urllib.error
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.weights import load_backbone, read_state
+from mnv2_tasks.model import build_model
+from mnv2_tasks.weights import load_backbone, load_model, read_state
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,47 @@ def test_bad_files_are_named_and_never_executed(tmp_path, source):
     np.savez(tmp_path / "code.npz", x=np.array([Harmful()], dtype=object), allow_pickle=True)
     for name in ("cut.npz", "cut.safetensors", "code.npz"):
         refused(MobileNetV2(0.35), tmp_path / name, name)
+
+
+def test_files_that_stand_for_far_more_than_they_hold_are_refused(tmp_path):
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros(2**25, np.uint8))  # 33 kB that unpack to 34 MB
+    torch.save({"x": torch.zeros(1).expand(2**30)}, tmp_path / "expanded.pth")
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+    (tmp_path / "lie.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
+        archive.writestr("x.npy", header.getvalue() + bytes(64))
+    for name in ("zeros.npz", "expanded.pth", "lie.safetensors", "lie.npz"):
+        refused(MobileNetV2(0.35), tmp_path / name, name)
+
+
+def test_no_pipe_folder_or_device_is_a_weights_file(tmp_path):
+    for suffix in ("pth", "npz", "safetensors"):
+        (tmp_path / f"folder.{suffix}").mkdir()
+        refused(MobileNetV2(0.35), tmp_path / f"folder.{suffix}", f"folder.{suffix}")
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(tmp_path / f"pipe.{suffix}")
+            refused(MobileNetV2(0.35), tmp_path / f"pipe.{suffix}", f"pipe.{suffix}", "a pipe or a device")
+            (tmp_path / f"device.{suffix}").symlink_to("/dev/zero")
+            refused(MobileNetV2(0.35), tmp_path / f"device.{suffix}", f"device.{suffix}", "a pipe or a device")
+
+
+def test_whole_models_of_others_need_all_their_norm_statistics(tmp_path):
+    model = build_model(WHOLE, {"classifier": ("a", "b", "c")})
+    theirs = mobilenet_v2(width_mult=0.35, num_classes=3).state_dict()
+    torch.save(theirs, tmp_path / "w.pth")
+    load_model(model, tmp_path / "w.pth")
+    for statistic in ("running_mean", "running_var"):
+        torch.save({n: v for n, v in theirs.items() if not n.endswith(statistic)}, tmp_path / "w.pth")
+        with pytest.raises(InputError, match=rf"w\.pth: .*52 tensors missing .*{statistic}"):
+            load_model(model, tmp_path / "w.pth")
+
+
+WHOLE = {
+    "backbone": {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35, "mean": [0.5], "std": [0.5]},
+    "heads": {"classifier": {"_target_": "mnv2_tasks.heads.classifier.Classifier", "_partial_": True}},
+}
 
 
 def test_imagenet_without_a_network_shows_the_way_out(monkeypatch):

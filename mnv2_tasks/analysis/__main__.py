@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +55,22 @@ def _figure1(settings: Mapping[str, Any], checkpoint: Any, folder: Path) -> Any:
 def _figure7(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
     import torch
 
-    from mnv2_tasks import wiring
     from mnv2_tasks.analysis.activations import INVERTIBLE, positive_channels
+    from mnv2_tasks.evaluate import trained_data
     from mnv2_tasks.examples import spread
-    from mnv2_tasks.model import build_model
+    from mnv2_tasks.model import build_model, build_told
     from mnv2_tasks.plots.analysis import plot_positive
     from mnv2_tasks.weights import load_exactly
 
-    data = wiring.make_data(settings)
+    where = f"{settings['ckpt']} ({checkpoint['writer']})"
+    data = trained_data(settings, where)
     data.tell(["val"])
     (source, *_) = data.assigned
     images, _ = data.batch(source, "val", spread(data.split(source, "val"), settings["images"]))
     torch.manual_seed(settings["seed"])
-    model = build_model(settings, checkpoint["classes"])
+    model = build_told(partial(build_model, settings, checkpoint["classes"]), where, checkpoint["state"])
     before = positive_channels(model, images, batch_statistics=True)
-    load_exactly(model, checkpoint["state"], str(settings["ckpt"]), hint="the checkpoint and its config disagree")
+    load_exactly(model, checkpoint["state"], where, hint="the checkpoint and its config disagree")
     found = {"before training": before, "after training": positive_channels(model, images)}
     plot_positive(found, INVERTIBLE, folder / "figure7.png")
     rows = [
@@ -118,7 +120,7 @@ def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
 
     from mnv2_tasks import wiring
     from mnv2_tasks.analysis.layers import layers
-    from mnv2_tasks.model import build_model
+    from mnv2_tasks.model import build_model, build_told
     from mnv2_tasks.plots.analysis import plot_layers
 
     wiring.agree_on_stride(settings)
@@ -126,7 +128,9 @@ def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
     size = next(iter(wiring.image_sizes(settings).values()))
     wiring.match_cost(settings, names, [(size, list(settings["heads"]))])
     with torch.device("meta"):
-        found = layers(build_model(settings, names), size)
+        where = f"{settings['ckpt']} ({checkpoint['writer']})" if checkpoint else ""
+        build = partial(build_model, settings, names)
+        found = layers(build_told(build, where) if where else build(), size)
     plot_layers(found, folder / "layers.png")
     columns = list(dict.fromkeys(name for row in found for name in row))
     with (folder / "layers.csv").open("w", newline="", encoding="utf-8") as file:

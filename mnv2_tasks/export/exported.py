@@ -4,7 +4,7 @@ import hashlib
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,28 @@ from mnv2_tasks.export import CODE, Session, format_of, need
 from mnv2_tasks.foreign import parse_json, read_json
 
 ABOUT = "model.json"  # beside the files
-KEYS = ("size", "outputs", "dynamic", "input")  # what a file must tell to be run
+MOST = 2**14  # pixels of a side, and images at a time
+
+
+def _is_shape(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(type(n) is int and 1 <= n <= MOST for n in value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_input(value: Any) -> bool:
+    named = isinstance(value, dict) and value.get("layout") in ("nchw", "nhwc")
+    return named and value.get("dtype") in ("uint8", "float32") and _is_shape(value.get("shape"), 4)
+
+
+FORMS: dict[str, Callable[[Any], bool]] = {  # what a file must tell to be run, and what is of its form
+    "size": lambda value: _is_shape(value, 2),
+    "outputs": _is_names,
+    "dynamic": _is_names,
+    "input": _is_input,
+}
 _TURNS: dict[str, Any] = defaultdict(threading.RLock)  # of the formats whose calls take turns
 
 
@@ -122,9 +143,13 @@ def read_about(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: it does not say what it is: keep {ABOUT} beside it, as the export wrote it")
     else:
         about = {**told, **own}
-    missing = [key for key in KEYS if not isinstance(about, dict) or key not in about]
-    if missing:
-        raise InputError(f"{path}: what it tells of itself has no {missing[0]}; export the model again")
+    if not isinstance(about, dict):
+        raise InputError(f"{path}: what it tells of itself is {quote(about)}; export the model again")
+    for key, fits in FORMS.items():
+        if key not in about:
+            raise InputError(f"{path}: what it tells of itself has no {key}; export the model again")
+        if not fits(about[key]):
+            raise InputError(f"{path}: what it tells as its {key} is {quote(about[key])}; export the model again")
     return about
 
 
