@@ -246,6 +246,8 @@ def build_told(
             raise InputError(f"its network would have {count:,} parameters; copy the file again")
         return build()
     except InputError as error:
-        raise error if str(error).startswith(tensors_at or config_at) else InputError(f"{config_at}: {error}") from error
+        raise (
+            error if str(error).startswith(tensors_at or config_at) else InputError(f"{config_at}: {error}")
+        ) from error
     except Exception as error:  # whatever a damaged setting leads to
         raise InputError(f"{config_at}: its config builds no model ({reason_of(error)}); {hint}") from error

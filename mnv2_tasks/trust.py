@@ -98,7 +98,10 @@ def refuse_unknown(config: Mapping[str, Any], where: object) -> None:
     for section, node in _sections(config):
         for part in _parts(node, where, section):
             made = look_up(str(part["_target_"]))
-            taken = inspect.signature(made).parameters
+            try:
+                taken = inspect.signature(made).parameters
+            except (TypeError, ValueError):  # of a trusted module, and written in C
+                continue
             if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
                 continue
             for key, value in part.items():
