@@ -27,6 +27,7 @@ from mutate import HURT, hurt_tree
 from PIL import Image, features
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # of train.py
 LONGEST = 500  # characters of a refusal
 CLASSES = ("cat", "dog")
 SIZE = (40, 32)  # width, height
@@ -116,6 +117,24 @@ def annotations(root: Path) -> list[Format]:
     forms.append(Format("voc_xml", "text", home / "Annotations" / "1.xml", lambda: every_sample(Voc(home))))
     forms.append(Format("voc_list", "text", home / "train.txt", lambda: every_sample(Voc(home))))
     return forms
+
+
+def yolo(root: Path) -> list[Format]:
+    """YOLO's data.yaml, labels and lists."""
+    from mnv2_tasks.datasets.yolo import Yolo
+
+    home = root / "yolo"
+    for i in range(6):
+        picture(home / "images" / f"{i}.jpg", i)
+        (home / "labels").mkdir(exist_ok=True)
+        lines = "0 0.4 0.5 0.3 0.4\n1 0.5 0.5 0.2 0.25\n1 0.1 0.1 0.4 0.1 0.4 0.6 0.1 0.6\n"
+        (home / "labels" / f"{i}.txt").write_text(lines, encoding="utf-8")
+    (home / "train.txt").write_text("".join(f"./images/{i}.jpg\n" for i in range(4)), encoding="utf-8")
+    (home / "val.txt").write_text("images/4.jpg\nimages/5.jpg\n", encoding="utf-8")
+    text = "path: .\ntrain: train.txt\nval: val.txt\nnc: 2\nnames:\n  0: cat\n  1: dog\n"
+    (home / "data.yaml").write_text(text, encoding="utf-8")
+    files = {"data.yaml": "yaml", "labels/1.txt": "text", "train.txt": "text"}
+    return [Format(f"yolo_{n}", how, home / n, lambda: every_sample(Yolo(home))) for n, how in files.items()]
 
 
 def tables(root: Path) -> list[Format]:
@@ -217,10 +236,8 @@ def runs(root: Path, *, export: bool = True) -> list[Format]:
     from hydra import compose, initialize_config_dir
 
     import mnv2_tasks
-    from mnv2_tasks import cli, joint, run
-
-    sys.path.insert(0, str(ROOT))
     import train
+    from mnv2_tasks import benchmark, cli, joint, run
 
     command([ROOT / "train.py", *TRAINED, f"runs={root}", "name=a"])
     folder = root / "classifier" / "a"
@@ -248,11 +265,13 @@ def runs(root: Path, *, export: bool = True) -> list[Format]:
         Format("predict_source", "bytes", image, lambda: predict(checkpoint)),
     ]
     if export:
-        settings = ("to=onnx", "proof=false", "compile=false", f"runs={root}", "name=e")
+        settings = ("to=onnx", "images=2", "compile=false", f"runs={root}", "name=e")
         command(["-m", "mnv2_tasks.export", f"ckpt={checkpoint}", *settings])
         model = root / "export" / "e" / "model.onnx"
         forms.append(Format("model_json", "json", model.with_name("model.json"), lambda: predict(model)))
         forms.append(Format("model_onnx", "bytes", model, lambda: predict(model)))
+        report = model.with_name("export.json")
+        forms.append(Format("export_json", "json", report, lambda: benchmark.proved(model.parent)))
     return forms
 
 
@@ -321,7 +340,6 @@ def work(form: Format, numbers: range, limits: tuple[float, float], channel: Any
     signal.signal(signal.SIGALRM, stop)
     warnings.simplefilter("ignore")
     original = form.file.read_bytes()
-    form.read()  # whole, it has to be
     for number in numbers:
         content = hurt(form, original, str(number))
         began = time.process_time()
@@ -361,7 +379,12 @@ def run_format(form: Format, count: int, limits: tuple[float, float]) -> list[tu
 
 def formats(root: Path, *, export: bool = True) -> list[Format]:
     """Every format, with whole files below `root`."""
-    forms = annotations(root / "annotations") + tables(root / "tables") + pictures(root / "pictures")
+    forms = (
+        annotations(root / "annotations")
+        + yolo(root / "annotations")
+        + tables(root / "tables")
+        + pictures(root / "pictures")
+    )
     return forms + weights(root / "weights") + runs(root / "runs", export=export)
 
 
@@ -380,6 +403,7 @@ def main() -> None:
         for form in formats(Path(folder)):
             if not form.name.startswith(options.only):
                 continue
+            form.read()  # whole, it can be read
             outcomes = run_format(form, options.files, (options.seconds, options.gigabytes))
             counts = Counter(outcome.result for _, outcome in outcomes)
             total += counts

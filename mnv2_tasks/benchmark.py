@@ -1,12 +1,14 @@
 """Every exported file of a folder on this machine: `python -m mnv2_tasks.benchmark model=<folder of an export>`."""
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.cli import command, settle, tune_for_cpu
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.foreign import read_json
+
+FIX = "export the model again"
 
 
 def main(config: Any) -> None:
@@ -20,8 +22,8 @@ def main(config: Any) -> None:
         raise InputError(f"model={given}: no such file or folder; give the folder that an export wrote")
     home = given if given.is_dir() else given.parent
     names = _files(home) if given.is_dir() else [given.name]
-    proved = _proved(home)
-    rows = [_measure(home / name, settings, proved.get(name, {})) for name in names]
+    metrics = proved(home)
+    rows = [_measure(home / name, settings, metrics.get(name, {})) for name in names]
     folder = Path(settings["runs"]) / "benchmark" / run.folder_name(settings)
     folder.mkdir(parents=True, exist_ok=True)
     machine = {"machine": platform.machine(), "system": platform.system(), "processor": platform.processor()}
@@ -40,21 +42,38 @@ def _files(home: Path) -> list[str]:
     path = home / ABOUT
     if not path.is_file():
         raise InputError(f"{home}: no {ABOUT} there; give the folder that an export wrote")
-    return list(json.loads(path.read_text(encoding="utf-8"))["files"])
+    about = read_json(path, fix=FIX)
+    files = about.get("files") if isinstance(about, dict) else None
+    if not isinstance(files, dict) or not all(Path(name).name == name for name in files):
+        raise InputError(f'{path}: its "files" are not the names of files beside it; {FIX}')
+    return list(files)
 
 
-def _proved(home: Path) -> dict[str, dict[str, Any]]:
+def proved(home: Path) -> dict[str, dict[str, Any]]:
     """What export.json says of each file; nothing where there is none."""
     path = home / "export.json"
-    return {row["file"]: row for row in json.loads(path.read_text(encoding="utf-8"))["files"]} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    report = read_json(path, fix=FIX)
+    rows = report.get("files") if isinstance(report, dict) else None
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+        raise InputError(f'{path}: its "files" are not what an export writes; {FIX}')
+    return {row["file"]: row for row in rows}
 
 
-def _measure(path: Path, settings: dict[str, Any], proved: dict[str, Any]) -> dict[str, Any]:
+def _is_row(row: Any) -> bool:
+    """Whether it has the file's name and, perhaps, its metrics."""
+    if not isinstance(row, dict) or not isinstance(row.get("file"), str) or not isinstance(row.get("after", {}), dict):
+        return False
+    return all(isinstance(value, (int, float)) for value in row.get("after", {}).values())
+
+
+def _measure(path: Path, settings: dict[str, Any], proof: dict[str, Any]) -> dict[str, Any]:
     """{"file", "format", "precision", "bytes", "metrics", "latency_ms"}, or why it does not run here."""
     from mnv2_tasks.export.exported import Exported
     from mnv2_tasks.export.proof import latency, random_images, size_of
 
-    row: dict[str, Any] = {"file": path.name, "bytes": 0, "metrics": proved.get("after", {})}
+    row: dict[str, Any] = {"file": path.name, "bytes": 0, "metrics": proof.get("after", {})}
     try:
         row["bytes"] = size_of(path)
         for threads in settings["threads"]:

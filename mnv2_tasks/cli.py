@@ -49,8 +49,9 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
-        with in_one_line(resumes=config_name == "train" and not config.get("study")):
-            check_writable(config.get("resume") or config.runs)
+        folder = config.get("resume") or config.runs
+        with in_one_line(folder, resumes=config_name == "train" and not config.get("study")):
+            check_writable(folder)
             main(config)
 
     try:
@@ -98,12 +99,12 @@ def quoted(text: str) -> str:
 
 
 @contextmanager
-def in_one_line(*, resumes: bool = False) -> Iterator[None]:
+def in_one_line(folder: str | Path, *, resumes: bool = False) -> Iterator[None]:
     """An error that people can mend ends the program in one line; see `one_line`."""
     try:
         yield
     except Exception as error:
-        if message := one_line(error, resumes=resumes):
+        if message := one_line(error, folder, resumes=resumes):
             fail(message)
         raise
 
@@ -131,10 +132,10 @@ def check_writable(folder: str | Path) -> None:
         raise InputError(f"{there}: {reason}; give another folder for results") from error
 
 
-def one_line(error: BaseException, *, resumes: bool = False) -> str | None:
+def one_line(error: BaseException, folder: str | Path = "", *, resumes: bool = False) -> str | None:
     """What to tell a person of an error that is theirs to mend; None for a fault of the program's.
 
-    resumes: whether the command can go on where a full disk stopped it.
+    folder: where the command writes; resumes: whether it can go on where a full disk stopped it.
     """
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -146,7 +147,9 @@ def one_line(error: BaseException, *, resumes: bool = False) -> str | None:
             return str(link)
         if isinstance(link, OSError) and link.errno in FULL:
             again = "go on with resume=<run folder>" if resumes else "start the command again"
-            return f"{link.filename or 'writing'}: the disk is full; free some space, then {again}"
+            # Of a file that is moved, the second name is its new one.
+            place = getattr(link, "filename2", None) or link.filename or folder
+            return f"{place}: the disk is full; free some space, then {again}"
         if isinstance(link, OSError) and link.filename and link.errno in REFUSED:
             return f"{link.filename}: {os.strerror(link.errno)}; correct the path, or its permissions"
     return None

@@ -252,7 +252,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m mnv2_tasks.ledger", description=__doc__.splitlines()[0])
     arguments.add_argument("--out", type=Path, default=Path("runs/ledger"), help="folder of ledger.json and ledger.md")
     folder = arguments.parse_args().out
-    check_writable(folder)
+    with in_one_line(folder):
+        check_writable(folder)
+        write(folder)
+
+
+def write(folder: Path) -> None:
+    """ledger.json and ledger.md, and what they say printed."""
     from mnv2_tasks.report import write_json
 
     counted, trained = list(structure()), list(accuracies())
@@ -268,5 +274,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with in_one_line():
-        main()
+    main()

@@ -47,6 +47,8 @@ def test_a_full_disk_advises_what_there_is():
     full = OSError(errno.ENOSPC, "full", "a.ckpt")
     assert str(one_line(full, resumes=True)).endswith("go on with resume=<run folder>")
     assert str(one_line(full)).endswith("start the command again")
+    assert str(one_line(OSError(errno.ENOSPC, "full"), "runs")).startswith("runs: the disk is full")
+    assert str(one_line(OSError(errno.ENOSPC, "full", "/tmp/draft", None, "a.ckpt"))).startswith("a.ckpt: ")
 
 
 def refused_folders(tmp_path):

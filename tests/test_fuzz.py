@@ -9,7 +9,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import fuzz
 
-GROUPS = {"annotations": (fuzz.annotations, 600), "tables": (fuzz.tables, 500), "pictures": (fuzz.pictures, 300)}
+GROUPS = {
+    "annotations": (fuzz.annotations, 600),
+    "yolo": (fuzz.yolo, 300),
+    "tables": (fuzz.tables, 500),
+    "pictures": (fuzz.pictures, 300),
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)

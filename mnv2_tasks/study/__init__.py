@@ -240,7 +240,7 @@ def _last_line(log: Path) -> str:
         line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace", encoding="utf-8"))
     )
     kept = [line for line in lines if line]
-    errors = [line for line in kept if line.startswith("error: ")]
+    errors = [match[1] for line in kept if (match := re.search(r"(?:^|\])(error: .*)", line))]  # behind a progress bar
     return (errors or kept or ["it printed nothing"])[-1]
 
 
