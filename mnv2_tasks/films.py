@@ -180,7 +180,8 @@ class Film:
         place = self.folder if len(self.predictor.heads) == 1 else self.folder / task
         place.mkdir(exist_ok=True)
         fragments = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}  # of a second
-        container = import_av().open(str(place / f"{self.stem}.mp4"), "w", options=fragments)
+        av = import_av()
+        container = av.open(str(place / f"{self.stem}.mp4"), "w", options=fragments)
         coding = {"crf": "20", "preset": "veryfast", "bf": "0"}  # frames that refer to later ones would shift all times
         stream = container.add_stream("libx264", rate=self.rate, options=coding)
         stream.time_base = stream.codec_context.time_base = TICKS

@@ -126,7 +126,7 @@ def test_no_pipe_folder_or_text_is_a_checkpoint(tmp_path):
         refused(lambda name=name: read_checkpoint(tmp_path / f"{name}.ckpt"), f"{name}.ckpt")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.ckpt")
-        refused(lambda: mnv2_tasks.load(tmp_path / "pipe.ckpt"), "pipe.ckpt", "a pipe or a device")
+        refused(lambda: mnv2_tasks.load(tmp_path / "pipe.ckpt"), "pipe.ckpt", "no regular file")
 
 
 def resumable(folder: Path, config: dict) -> Path:

@@ -404,7 +404,8 @@ def test_metadata_beside_another_file_is_refused(tmp_path, monkeypatch):
     for suffix in (".ncnn.param", ".ncnn.bin"):
         (tmp_path / f"model{suffix}").write_bytes(b"1")
     path = tmp_path / "model.ncnn.param"
-    entry = dict.fromkeys(("size", "outputs", "dynamic", "input"))
+    entry = {"size": [64, 64], "outputs": [], "dynamic": []}
+    entry["input"] = {"layout": "nchw", "dtype": "uint8", "shape": [1, 3, 64, 64]}
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: {**entry, "sha256": digest(path)}}}))
     assert read_about(path)["sha256"]
     (tmp_path / "model.ncnn.bin").write_bytes(b"2")
