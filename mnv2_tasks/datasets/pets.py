@@ -109,9 +109,8 @@ class Pets:
         """The images with XML files, whatever their side."""
         if self._heads is None:
             source = Voc(
-                self.root,
-                annotations="annotations/xmls",
-                images="images",
+                self.root / "annotations" / "xmls",  # as a data set of its own: the lists beside it are of other form
+                images=os.path.relpath(self.root / "images", self.root / "annotations" / "xmls"),
                 classes=HEADS,
                 one_based=True,
                 val_fraction=0,
