@@ -5,7 +5,8 @@ Loading one runs what it holds: pickles, expressions, guards. Its metadata is re
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,13 @@ def trace(graph: Any, images: Tensor, about: dict) -> Any:
 
     axes = dimensions(about)
     if axes is None:
-        return _nameless(torch.export.export(graph, (images,)))
+        with _out_of_place(graph):
+            return _nameless(torch.export.export(graph, (images,)))
     batch = torch.export.Dim("batch", min=1, max=64)
     auto = torch.export.Dim.AUTO
     shapes = {axis: batch if name == "batch" else auto(min=32, max=2048) for axis, name in axes.items()}
-    program = torch.export.export(graph, (images,), dynamic_shapes=(shapes,))
+    with _out_of_place(graph):
+        program = torch.export.export(graph, (images,), dynamic_shapes=(shapes,))
     (node,) = (node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
     ranges = {}
     for axis, name in axes.items():
@@ -59,6 +62,23 @@ def trace(graph: Any, images: Tensor, about: dict) -> Any:
             ranges[name] = [int(limits.lower), int(limits.upper)]
     about["ranges"], about["dynamic"] = ranges, list(ranges)
     return _nameless(program)
+
+
+@contextmanager
+def _out_of_place(graph: Any) -> Iterator[None]:
+    """Activations write to tensors of their own meanwhile.
+
+    One in place is taken apart into hundreds of operations on sizes where these may vary, which makes a conversion to
+    ONNX three times as long.
+    """
+    inplace = [module for module in graph.modules() if getattr(module, "inplace", False) is True]
+    for module in inplace:
+        module.inplace = False
+    try:
+        yield
+    finally:
+        for module in inplace:
+            module.inplace = True
 
 
 def _nameless(program: Any) -> Any:
