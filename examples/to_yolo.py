@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=("detection", "segmentation"), help="which labels; boxes where there are any")
     parser.add_argument("settings", nargs="+", help="data=..., data.root=..., as for train.py")
     told = parser.parse_args()
-    with in_one_line():
+    with in_one_line(told.out):
         if told.out.exists():
             raise InputError(f"{told.out}: it is there already; give a new folder")
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -549,9 +549,11 @@ def test_masks_become_outlines_and_are_painted_back_exactly(tmp_path: Path) -> N
             assert np.array_equal(split.mask(i), own.mask(i))
 
 
-def test_boxes_of_another_format_stay(tmp_path: Path) -> None:
+def test_boxes_of_another_format_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Coco((coco(tmp_path / "coco", "train"), tmp_path / "coco")[1], val_fraction=0.3)
-    example().convert(peer, tmp_path / "yolo", None)
+    settings = ["data=coco", f"data.root={tmp_path / 'coco'}", "data.val_fraction=0.3"]
+    monkeypatch.setattr("sys.argv", ["to_yolo.py", str(tmp_path / "yolo"), *settings])
+    example().main()
     source = Yolo(tmp_path / "yolo")
     assert source.provides == {"detection": CLASSES, "multilabel": CLASSES}
     for side in ("train", "val"):
