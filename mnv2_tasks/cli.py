@@ -40,7 +40,7 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     children.end_with_parent()
     for stream in (sys.stdout, sys.stderr):  # names of files and classes are printed whatever the locale
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
     sys.argv[1:] = expand(sys.argv[1:])
     composed = False
@@ -63,6 +63,9 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
         if composed:
             raise
         fail(_composing_error(str(error), config_name))
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def expand(overrides: list[str]) -> list[str]:
@@ -103,6 +106,11 @@ def in_one_line(folder: str | Path, *, resumes: bool = False) -> Iterator[None]:
     """An error that people can mend ends the program in one line; see `one_line`."""
     try:
         yield
+    except BrokenPipeError:  # who read what is printed has gone, as `head` does
+        silence = os.open(os.devnull, os.O_WRONLY)
+        for number in (1, 2):
+            os.dup2(silence, number)
+        raise SystemExit(141) from None
     except Exception as error:
         if message := one_line(error, folder, resumes=resumes):
             fail(message)
