@@ -25,6 +25,7 @@ from mnv2_tasks.foreign import open_regular
 MAX_PIXELS = 2**28
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # PIL alone refuses what has twice as many, and warns before
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about EXIF: what is hurt counts as upright
 
 SUFFIXES = (  # what PIL opens of itself; formats that start other programs (.eps, .wmf) are not among them
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
@@ -42,6 +43,7 @@ _TURNS = {  # EXIF orientation -> what puts the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STARTERS = ("EPS", "WMF")  # formats whose files are drawn by other programs, whatever their names end in
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 # What PIL's decoders raise on broken files, besides OSError.
 _BROKEN = (
@@ -104,6 +106,8 @@ def reading(path: str | Path) -> Iterator[None]:
 def open_image(file: IO[bytes]) -> Image.Image:
     """PIL's image of a file, before its pixels are read. Raises what PIL raises, also for more than `MAX_PIXELS`."""
     image = Image.open(file)
+    if image.format in _STARTERS:
+        raise UnidentifiedImageError
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     return image
@@ -246,6 +250,8 @@ def _unreadable(path: str | Path, error: Exception) -> InputError:
     if isinstance(error, UnidentifiedImageError):
         empty = os.path.isfile(path) and not os.path.getsize(path)
         reason = "the file is empty" if empty else "it is no image of a known format"
+    elif isinstance(error, MemoryError):
+        return InputError(f"{path}: the image cannot be read: it is too large for this machine's memory; reduce it")
     else:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return InputError(f"{path}: the image cannot be read: {reason}; replace it, or remove it from the data")
