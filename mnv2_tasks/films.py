@@ -14,13 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnv2_tasks.datasets.listing import LeftOut
+from mnv2_tasks.datasets.listing import LeftOut, amount
 from mnv2_tasks.errors import InputError
 
-SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts", ".wmv")
+SUFFIXES = (
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts", ".wmv"),
+    *(".ts", ".flv", ".f4v", ".ogv", ".mxf", ".vob", ".asf"),
+)
 STREAMS = ("rtsp://", "rtmp://", "udp://")
 WEB = ("http://", "https://")
 PATIENCE = 30  # seconds that a stream may be silent
+TELL_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv")  # formats whose header says how long
 TICKS = Fraction(1, 90_000)  # of a second: MPEG's clock, fine enough for frames that come at any time
 
 
@@ -42,7 +46,9 @@ def plain_name(name: str) -> str:
 
 
 def is_moving(source: str) -> bool:
-    """Whether a source is a film or a camera by its name alone."""
+    """Whether a source is a film or a camera by its name, and no folder or file called like a camera."""
+    if os.path.isdir(source) or source.isdigit() and os.path.exists(source):
+        return False
     path = urlsplit(source).path if source.startswith(WEB) else source
     return source.isdigit() or source.startswith(("/dev/video", *STREAMS)) or path.lower().endswith(SUFFIXES)
 
@@ -73,19 +79,24 @@ class Video:
 
     def __init__(self, source: str, most: int | None = None) -> None:
         self.av = av = import_av()
-        self.source, self.most, self.hurt = source, most, 0
+        self.most, self.hurt = most, 0
+        self._reached = 0.0  # seconds of the film's clock that its packets cover
         camera = f"/dev/video{source}" if source.isdigit() else source
-        remote = is_remote(source)
+        self.remote = remote = is_remote(source)
         if not remote and not camera.startswith("/dev/video") and os.path.exists(source) and not os.path.isfile(source):
             raise InputError(f"source={source}: no regular file; give an image, folder, glob, video, camera or URL")
+        self.shown = without_password(source) if remote else source
         try:
             if camera.startswith("/dev/video"):
                 self.container = av.open(camera, format="v4l2")
             else:
                 self.container = av.open(source, timeout=PATIENCE if remote else None)
-            self.stream = self.container.streams.video[0]
-        except (av.FFmpegError, OSError, IndexError) as error:
-            raise InputError(f"source={source}: no video can be read there ({error}); check the path") from error
+        except (av.FFmpegError, OSError) as error:
+            reason = self._reason(error)
+            raise InputError(f"source={self.shown}: no video can be read there ({reason}); check the path") from error
+        if not self.container.streams.video:
+            raise InputError(f"source={self.shown}: there is sound but no picture in it; give a film")
+        self.stream = self.container.streams.video[0]
         self.stream.thread_type = "AUTO"
         self.rate: Any = self.stream.average_rate or 25
         self.endless = camera.startswith("/dev/video") or (remote and not self.container.duration)
@@ -107,16 +118,38 @@ class Video:
                 image = torch.from_numpy(turned.transpose(2, 0, 1).copy())
                 yield Named(f"{shown}#{number}", f"{stem}_{number}", image, clock(frame, number))
                 number += 1
+            end = self._early_end(number)
         except self.av.FFmpegError as error:
-            broken = InputError(
-                f"source={self.source}: it breaks off after {number} frames ({error.strerror}); repair the film"
-            )
-            yield Named(f"{shown}#{number}", f"{stem}_{number}", broken)
+            end = self._reason(error)
         finally:
             self.container.close()
+        if end:
+            what, fix = "it breaks off", "save it as a file first" if self.remote else "repair the film"
+            if self.endless:
+                what, fix = "it ends", "start again under another name="
+            broken = InputError(f"source={self.shown}: {what} after {amount(number, 'frame')} ({end}); {fix}")
+            yield Named(f"{shown}#{number}", f"{stem}_{number}", broken)
+
+    def among(self, done: Collection[str]) -> int:
+        return len(done)
+
+    def _reason(self, error: OSError) -> str:
+        return f"nothing came for {PATIENCE} s" if isinstance(error, self.av.error.ExitError) else str(error.strerror)
+
+    def _early_end(self, number: int) -> str:
+        """What a film lacks that came to an end; "" for nothing. Films that were cut say how long they were."""
+        start, length = (self.container.start_time or 0) / 1_000_000, (self.container.duration or 0) / 1_000_000
+        came = self._reached - start
+        if not self.endless and self.container.format.name in TELL_LENGTH and came < min(0.9 * length, length - 0.5):
+            return f"at {came:.1f} of {length:.1f} s"
+        return "" if number or self.hurt else "there are none"
 
     def _frames(self) -> Iterator[Any]:
-        for packet in self.container.demux(self.stream):
+        for packet in self.container.demux():  # of sound, too: a picture may stand still for long
+            if packet.pts is not None:
+                self._reached = max(self._reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index != self.stream.index:
+                continue
             try:
                 yield from packet.decode()
             except self.av.EOFError:

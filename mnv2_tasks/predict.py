@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.cli import FULL, command, settle, tune_for_cpu
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
 
@@ -43,13 +43,19 @@ def main(config: Any) -> None:
         threads=settings["threads"],
         trust=settings["trust"],
     )
+    if settings["depth"]:
+        predictor.depth = settings["depth"]
     if isinstance(source, Pictures):
         source.depth = predictor.depth
+        depth = source.find_depth()
+        if depth not in (None, predictor.depth):
+            print(f"16-bit files: their values use {depth} bits, scaled by {predictor.depth}; depth={depth} changes it")
+    shown = without_password(name) if is_remote(name) else name
     record = {
         "model": fingerprint(predictor.path),
-        "source": without_password(name) if is_remote(name) else os.path.abspath(name),
+        "source": shown if is_remote(name) else os.path.abspath(name),
         "source_bytes": os.path.getsize(name) if os.path.isfile(name) else None,
-        **{key: settings[key] for key in ("size", "draw", "frames")},
+        **{key: settings[key] for key in ("size", "depth", "draw", "frames")},
     }
     folder, lock, complete = open_folder(settings["runs"], settings["name"], record)
     with lock, Stop() as stop:
@@ -70,6 +76,8 @@ def main(config: Any) -> None:
         try:
             batch_size = 1 if source.endless else settings["batch_size"]
             stopped = _run(predictor, source, batch_size, results, drawing, stop, reasons)
+        except BrokenPipeError:  # of what is printed
+            raise
         except OSError as error:
             failure = error
         finally:  # what came until then is worth keeping
@@ -78,24 +86,30 @@ def main(config: Any) -> None:
         again = f"; the same command with name={settings['name'] or folder.name} goes on"
         if failure:
             reason = f"{failure.filename or folder}: cannot be written ({failure.strerror})"
-            raise InputError(f"{reason}; {_tally(source, results)}; free some space{again.replace(';', ', then')}")
+            fix = "free some space" if failure.errno in FULL else "mend that"
+            raise InputError(f"{reason}; {_tally(source, results, len(reasons))}; {fix}{again.replace(';', ', then')}")
         if stopped and not (source.endless and stop.number == signal.SIGINT):  # Ctrl-C is how a camera is stopped
             assert stop.number
-            line = f"stopped by {signal.Signals(stop.number).name}: {_tally(source, results)}"
+            line = f"stopped by {signal.Signals(stop.number).name}: {_tally(source, results, len(reasons))}"
             print(line + ("" if source.endless else again), file=sys.stderr)
             raise SystemExit(128 + stop.number)
-        if not stopped:
+        if not (stopped or reasons or source.hurt):
             mark_complete(folder)
-    if results.failed:
-        total = len(results.failed) + len(results.done)
-        first = reasons[0] if reasons else f"{folder} says which"
-        raise InputError(f"{len(results.failed)} of {total} images could not be read; the others are done. {first}")
+    if reasons and isinstance(source, Video):
+        raise InputError(f"{reasons[0]}; what came before is done")
+    if reasons:
+        raise InputError(
+            f"{len(reasons):,} of {source.count:,} images could not be read; the others are done. {reasons[0]}"
+        )
     if source.hurt and not source.endless:
-        raise InputError(f"source={name}: {source.hurt} of its packets could not be decoded; all other frames are done")
+        raise InputError(
+            f"source={shown}: {source.hurt} of its packets could not be decoded; all other frames are done"
+        )
 
 
 def check(settings: dict[str, Any]) -> None:
     """Raises InputError for a setting that has no such value."""
+    from mnv2_tasks.datasets.depth import DEPTHS
 
     def counts(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -104,6 +118,10 @@ def check(settings: dict[str, Any]) -> None:
         value = settings[key]
         if value is None or value == "" or not isinstance(value, (str, int, float)) or isinstance(value, bool):
             raise InputError(f"{key} is not given: add {key}=<value>, one path or address, to the command")
+    if settings["name"] is not None and not str(settings["name"]).strip("./ "):
+        raise InputError(f"name={settings['name']}: give the folder for these results a name")
+    if settings["depth"] not in (None, *DEPTHS):
+        raise InputError(f"depth={settings['depth']}: the values of 16-bit files use {DEPTHS} bits")
     for key in ("batch_size", "threads", "frames"):
         if not counts(settings[key]) and (settings[key] is not None or key == "batch_size"):
             raise InputError(f"{key}={settings[key]}: use a whole number above 0")
@@ -214,12 +232,12 @@ def _report(source: Any, results: "Results", folder: Path, before: int, seconds:
     print(f"predictions: {folder}")
 
 
-def _tally(source: Any, results: "Results") -> str:
+def _tally(source: Any, results: "Results", failed: int) -> str:
     """ "120 of 400 images are done, 280 are missing"."""
+    done = source.among(results.done)
     if source.count is None:
-        return f"{amount(len(results.done), 'image')} done and the rest is missing"
-    missing = max(0, source.count - len(results.done) - len(results.failed))
-    return f"{len(results.done):,} of {source.count:,} images are done, {missing:,} missing"
+        return f"{amount(done, 'image')} done and the rest is missing"
+    return f"{done:,} of {source.count:,} images are done, {max(0, source.count - done - failed):,} missing"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What predictions leave: a line a picture as they come, from which a stopped run goes on, and files made from it."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -24,17 +25,25 @@ from mnv2_tasks.predictor import Predictor
 RECORD = "predict.json"  # what was predicted with what; marks a folder as this program's
 RESULTS = "results.jsonl"
 LOCK, DRAFT = ".lock", ".draft"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Row = dict[str, Any]
 
 
 def is_ours(folder: str) -> bool:
     """Whether a folder was written by this command, or lies in one that was."""
-    while not os.path.isfile(os.path.join(folder, RECORD)) or "mnv2_tasks" not in read_record(Path(folder)):
-        folder, inner = os.path.dirname(folder), folder
-        if folder == inner:
-            return False
-    return True
+    places = [Path(folder), *Path(folder).parents]
+    return any("mnv2_tasks" in read_record(place) or _is_of_0_1(place) for place in places)
+
+
+def _is_of_0_1(folder: Path) -> bool:
+    """Whether a folder has the place of pictures that version 0.1 wrote, which left no record."""
+    beside = folder.parent
+    return (
+        folder.name in ("masks", "pictures")
+        and "predict" in (beside.parent.name, beside.parent.parent.name)
+        and any((beside / name).exists() for name in ("detections.json", "labels.csv", "masks"))
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -73,8 +82,10 @@ def open_folder(runs: str, name: str | None, record: Mapping[str, Any]) -> tuple
         raise InputError(
             f"{folder}: another process predicts there now; wait for it, or choose another name="
         ) from error
-    except NotImplementedError:  # a file system without locks
-        pass
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        print(f"{folder}: no locks on this disk; use its name= in one process at a time")
     before = read_record(folder)
     if "mnv2_tasks" not in before:
         if set(os.listdir(folder)) - {LOCK, DRAFT}:
@@ -114,9 +125,9 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     try:
         draft.write_bytes(content)
         draft.replace(path)
-    except OSError:
+    except OSError as error:
         draft.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class Results:
@@ -183,9 +194,9 @@ class Results:
                             separator = ",\n"
                     file.write("\n]\n")
                 draft.replace(path)
-            except OSError:
+            except OSError as error:
                 draft.unlink(missing_ok=True)
-                raise
+                raise OSError(error.errno, error.strerror, str(path)) from error
 
     def close(self) -> None:
         for file in (self._lines, *self._tables.values()):

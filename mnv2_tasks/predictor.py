@@ -188,9 +188,9 @@ def _restore(row: Prediction, seen: tuple[int, int], original: tuple[int, int]) 
         limit = row["boxes"].new_tensor([original[1], original[0]] * 2)
         return {**row, "boxes": torch.minimum(row["boxes"] * scale, limit)}
     if "mask" in row:
-        part = row["mask"][None, None, : seen[0], : seen[1]].float()
+        part = row["mask"][None, None, : seen[0], : seen[1]].to(torch.uint8)
         mask = torch.nn.functional.interpolate(part, size=original, mode="nearest-exact")[0, 0]
-        return {**row, "mask": mask.to(torch.uint8)}
+        return {**row, "mask": mask}
     return row
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from mnv2_tasks.datasets.images import MAX_PIXELS, SUFFIXES, decode, open_image, reading
+from mnv2_tasks.datasets.images import MAX_PIXELS, SUFFIXES, decode, find_depth, open_image, reading
 from mnv2_tasks.datasets.listing import LeftOut, walk
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.films import PATIENCE, WEB, Named, Video, is_moving, is_remote, plain_name
+from mnv2_tasks.films import PATIENCE, WEB, Named, Video, is_moving, is_remote, plain_name, without_password
 from mnv2_tasks.foreign import open_regular
 from mnv2_tasks.prediction_files import is_ours
 
@@ -41,6 +41,8 @@ def find(source: str, *, frames: int | None = None, runs: str | None = None) -> 
     """What a source holds; without what is in the folder `runs`, unless the source is. Raises InputError."""
     if not is_remote(source) and os.path.exists(source) and is_ours(os.path.realpath(source)):
         raise InputError(f"source={source}: an earlier prediction wrote it; give what that was made of")
+    if source.isdigit() and os.path.exists(source) and os.path.exists(f"/dev/video{source}"):
+        raise InputError(f"source={source}: a camera and a file have this name; give /dev/video{source} or ./{source}")
     if is_moving(source):
         return Video(source, frames)
     if source.startswith(WEB):
@@ -127,7 +129,7 @@ class Pictures:
     """Pictures from files, read ahead in threads, in order; a broken one comes as its error.
 
     A file that holds several (a GIF, the pages of a TIFF) gives each, as name#0, name#1, ... Stems are names without
-    their endings, unless two differ in that alone. `count` grows as such files are opened; `views` counts, by format,
+    their endings, unless two would be one. `count` grows as such files are opened; `views` counts, by format,
     the files whose further frames are of the same picture and stay unread. `depth` is as in `read_image`.
     """
 
@@ -151,7 +153,9 @@ class Pictures:
 
     def read(self, done: Collection[str] = ()) -> Iterator[Named]:
         """The pictures but those whose names are `done`."""
-        whole = len({os.path.splitext(name)[0] for name in self.names}) < len(self.names)
+        bare = {os.path.splitext(name)[0].casefold() for name in self.names}  # as disks that ignore case compare
+        frames_of = {name.casefold() for name in self.names}
+        whole = len(bare) < len(self.names) or any(stem.rpartition("#")[0] in frames_of for stem in bare)
         ahead: deque[tuple[str, str, Future[Tensor | InputError], int]] = deque()
         held = 0
 
@@ -189,6 +193,15 @@ class Pictures:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def among(self, done: Collection[str]) -> int:
+        """How many of the names `done` are of these pictures: files may have gone since."""
+        names = set(map(plain_name, self.names))
+        return sum(name in names or name.rpartition("#")[0] in names for name in done)
+
+    def find_depth(self) -> int | None:
+        """See `datasets.images.find_depth`."""
+        return find_depth([self.folder / name for name in self.names]) if self.content is None else None
+
     def _open(self, path: str) -> tuple[Image.Image, int | None]:
         """A picture whose pixels are still unread, and how many frames there are to read; None for an unknown end."""
         with reading(self._full(path)):
@@ -210,8 +223,6 @@ class Pictures:
                 return decode(opened, self.depth)
         except InputError as error:
             return error
-        except MemoryError:
-            return InputError(f"{self._full(path)}: too large for the memory of this machine; reduce it")
 
     def _full(self, path: str) -> str:
         return plain_name(str(self.folder / path))
@@ -246,6 +257,7 @@ class Pictures:
 def download(url: str) -> bytes | None:
     """A picture at an http(s) address; None where a film or a camera answers. Raises InputError."""
     request = urllib.request.Request(url, headers={"User-Agent": "mnv2_tasks"})
+    shown = without_password(url)
     content, began = bytearray(), time.monotonic()
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -257,13 +269,13 @@ def download(url: str) -> bytes | None:
                 content += part
                 if len(content) > MOST_BYTES or time.monotonic() - began > MOST_SECONDS:
                     raise InputError(
-                        f"source={url}: {len(content):,} bytes came in {time.monotonic() - began:.0f} s and no end "
+                        f"source={shown}: {len(content):,} bytes came in {time.monotonic() - began:.0f} s and no end "
                         f"({kind}); save it as a file first"
                     )
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"source={url}: cannot be had ({error}); check the address") from error
+        raise InputError(f"source={shown}: cannot be had ({error}); check the address") from error
     if len(content) < expected:
-        raise InputError(f"source={url}: it breaks off after {len(content):,} of {expected:,} bytes; try again")
+        raise InputError(f"source={shown}: it breaks off after {len(content):,} of {expected:,} bytes; try again")
     return bytes(content)

@@ -132,6 +132,58 @@ def test_a_name_stands_for_one_source_model_and_process(cli, checkpoint, picture
     assert "other files are there" in said
 
 
+def test_what_was_broken_and_is_gone_is_no_longer_counted(cli, checkpoint, pictures, tmp_path, monkeypatch):  # noqa: F811
+    given = [f"model={checkpoint('classifier')}", f"source={pictures}", f"runs={tmp_path}", "name=n", "draw=false"]
+    assert "1 of 12 images could not be read" in cli("predict", *given, fails=True)[1]
+    for name in ("05.png", "07.png"):
+        (pictures / name).unlink()
+    Image.new("RGB", (20, 20)).save(pictures / "20.png")
+    Image.new("RGB", (20, 20)).save(pictures / "21.png")
+    after(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    said = cli("predict", *given, "batch_size=1", fails=True)[1]
+    assert "11 of 12 images are done, 1 missing" in said
+    cli("predict", *given)
+
+
+def test_16_bit_files_of_another_depth_are_told(cli, checkpoint, tmp_path):  # noqa: F811
+    (tmp_path / "p").mkdir()
+    Image.fromarray(np.full((20, 20), 4000, np.uint16)).save(tmp_path / "p" / "a.png")
+    given = [f"model={checkpoint('classifier')}", f"source={tmp_path / 'p'}", f"runs={tmp_path}"]
+    assert "their values use 12 bits, scaled by 16; depth=12 changes it" in cli("predict", *given, "name=1")[1]
+    assert "16-bit" not in cli("predict", *given, "name=2", "depth=12")[1]
+    means = [np.asarray(Image.open(tmp_path / "predict" / name / "pictures" / "a.png")).mean() for name in "12"]
+    assert means[0] < 40 < 200 < means[1]
+
+
+def test_a_disk_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(prediction_files.FileLock, "acquire", refuse)
+    folder, _, complete = open_folder(str(tmp_path), "n", {})
+    assert folder.is_dir() and not complete and "no locks on this disk" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_loading_and_a_reader_that_goes_leave_no_traceback(checkpoint, pictures, tmp_path):  # noqa: F811
+    given = [f"model={checkpoint('classifier')}", f"source={pictures}", f"runs={tmp_path}", "draw=false"]
+    loading = (
+        "import os, runpy, signal, sys; from mnv2_tasks import predictor\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = 'predict'\n"
+        "predictor.usable_device = lambda name: os.kill(os.getpid(), signal.SIGINT)\n"
+        "runpy.run_module('mnv2_tasks.predict', run_name='__main__')"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", loading, *given], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr.strip() == "stopped by SIGINT"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "mnv2_tasks.predict", *given, "name=g"]
+    done = subprocess.run(command, cwd=root, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 141 and "Traceback" not in done.stderr and len(told(tmp_path / "predict" / "g")) >= 5
+
+
 def test_names_that_are_no_text_are_written_and_told_apart(cli, checkpoint, tmp_path):  # noqa: F811
     folder = os.fsencode(tmp_path / "p")
     os.mkdir(folder)
@@ -213,6 +265,15 @@ def test_it_never_predicts_on_its_own_output(cli, checkpoint, pictures, tmp_path
     elsewhere = f"runs={tmp_path / 'x'}"
     cli("predict", f"model={model}", f"source={pictures}", elsewhere, "name=1")
     assert set(told(tmp_path / "x" / "predict" / "1")) == {*told(runs / "predict" / "1"), "runs/ssdlite/examples.png"}
+    (runs / "predict" / "1" / "predict.json").unlink()  # as version 0.1 left it
+    cli("predict", f"model={model}", f"source={pictures}", elsewhere, "name=2")
+    old = {f"runs/predict/{name}" for name in "123"}
+    assert not [name for name in told(tmp_path / "x" / "predict" / "2") if name.startswith(tuple(old))]
+    assert (
+        "an earlier prediction wrote it"
+        in cli("predict", f"model={model}", f"source={runs}/predict/1/pictures", elsewhere, fails=True)[1]
+    )
+    (runs / "predict" / "1" / "predict.json").write_text('{"mnv2_tasks": "0.1.0"}', encoding="utf-8")
     for own in ("", "/pictures", "/masks/01.png"):
         source = f"source={runs / 'predict' / '1'}{own}"
         assert "an earlier prediction wrote it" in cli("predict", f"model={model}", source, elsewhere, fails=True)[1]

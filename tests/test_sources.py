@@ -15,6 +15,7 @@ from test_predict import checkpoint, film  # noqa: F401
 
 import mnv2_tasks
 from mnv2_tasks import sources
+from mnv2_tasks.datasets.images import read_image
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.films import Video, is_moving, without_password
 from mnv2_tasks.predictor import as_image
@@ -84,6 +85,71 @@ def test_every_frame_of_a_file_is_a_picture(tmp_path):
     (tmp_path / "cut.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:-60])
     pictures, rows = read(tmp_path, "cut.gif", "e.png")
     assert [isinstance(row.image, InputError) for row in rows].count(False) >= 3 and rows[-1].name == "e.png"
+
+
+def test_names_of_what_is_written_differ_where_disks_ignore_case_and_from_those_of_frames(tmp_path):
+    shades = [Image.new("RGB", (30, 20), (40 * i, 0, 0)) for i in (1, 2)]
+    shades[0].save(tmp_path / "a.gif", save_all=True, append_images=shades[1:])
+    for name in ("a.gif#1.png", "b.PNG", "B.bmp", "c.png"):
+        shades[0].save(tmp_path / name)
+    stems = lambda *names: [row.stem for row in read(tmp_path, *names)[1]]  # noqa: E731
+    assert stems("a.gif", "a.gif#1.png") == ["a.gif#0", "a.gif#1", "a.gif#1.png"]
+    assert stems("B.bmp", "b.PNG") == ["B.bmp", "b.PNG"] and stems("B.bmp", "c.png") == ["B", "c"]
+
+
+def test_no_other_program_draws_a_picture(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.jpg").write_text(text, encoding="utf-8")
+    (row,) = read(tmp_path, "a.jpg")[1]
+    assert "no image of a known format" in str(row.image)
+    with pytest.raises(InputError, match="no image of a known format"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_folders_called_like_films_or_cameras_are_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.mp4", "2024"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 20)).save(tmp_path / name / "a.png")
+        assert [row.name for row in find(name).read()] == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv"])
+def test_a_film_that_was_cut_says_so(suffix, tmp_path):
+    av = pytest.importorskip("av")
+    path, generator = tmp_path / f"v.{suffix}", np.random.default_rng(0)
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(40):
+            frame = generator.integers(0, 256, (48, 64, 3), np.uint8)
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        made.mux(stream.encode())
+    assert [row.time for row in Video(str(path)).read()][-1] == 3.9
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    *rows, last = Video(str(path)).read()
+    assert 2 < len(rows) < 36 and "it breaks off after" in str(last.image) and "repair the film" in str(last.image)
+
+
+def test_films_without_pictures_or_names_with_passwords(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mp4"), "w") as made:
+        stream = made.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    with pytest.raises(InputError, match="sound but no picture"):
+        Video(str(tmp_path / "a.mp4"))
+    with pytest.raises(InputError) as error:
+        Video("http://me:secret@127.0.0.1:1/a.mp4")
+    assert "secret" not in str(error.value)
+    with pytest.raises(InputError) as error:
+        find("http://me:secret@127.0.0.1:1/a.jpg")
+    assert "secret" not in str(error.value) and "//127.0.0.1:1/a.jpg" in str(error.value)
 
 
 def test_pages_that_belong_to_another_are_no_pictures(tmp_path):
@@ -218,6 +284,8 @@ def test_settings_are_checked_at_once(cli, checkpoint, tmp_path):  # noqa: F811
         ("frames", "-1", "frames=-1: use"),
         ("threads", "0", "threads=0: use"),
         ("size", "[1,2,3]", "use a side or [height, width]"),
+        ("depth", "11", "depth=11: the values of 16-bit files use"),
+        ("name", "''", "give the folder for these results a name"),
         ("draw", "maybe", "draw=maybe: use true or false"),
         ("device", "banana", "device=banana: cannot be used here"),
         ("device", "meta", "device=meta: cannot be used here"),
