@@ -81,7 +81,8 @@ def main(config: Any) -> None:
         except OSError as error:
             failure = error
         finally:  # what came until then is worth keeping
-            failure = _close(results, drawing) or failure
+            at_the_end = _close(results, drawing)
+            failure = failure or at_the_end
         _report(source, results, folder, before, time.monotonic() - began)
         again = f"; the same command with name={settings['name'] or folder.name} goes on"
         if failure:
