@@ -144,7 +144,7 @@ LAYOUTS: dict[str, tuple[list[str], list[str]]] = {  # class folders; notes of t
     "others beside": (["data/train/a", "data/train/b", "data/val/a", "docs"], ["all in data/", "not used: docs/"]),
     "unlabelled test": (
         ["train/a", "train/b", "val/a", "test/test"],
-        ["test/ is no side: its 2 images are in no class folders"],
+        ["test/ is no side: no class folder has its 2 images"],
     ),
     "trainval": (["trainval/a", "trainval/b", "test/b"], []),
 }
@@ -314,6 +314,26 @@ def test_table_of_names_in_a_folder(tmp_path: Path) -> None:
     assert load(source).notes == ["files are in photos/"] and load(source).path(0).is_file()
 
 
+def test_tables_columns_are_found_in_any_case_or_said(tmp_path: Path) -> None:
+    rows = ["photos/0.jpg,a,train,8", "photos/1.jpg,b,Training,8", "photos/2.jpg,b,dev,9"]
+    source = ImageFolder(table(tmp_path, "File, Label ,SPLIT,width", *rows), labels="labels.csv")
+    assert names_of(source, "train") == ["photos/0.jpg", "photos/1.jpg"]
+    assert names_of(source, "val") == ["photos/2.jpg"] and load(source).notes == ["columns that are not read: width"]
+
+
+def test_folders_inside_a_class_that_are_called_as_sides(tmp_path: Path) -> None:
+    folders(tmp_path, "cat/photos/train", "cat/photos/val", "dog/photos/train")
+    refused(lambda: ImageFolder(tmp_path), "nothing tells sides", "cat/photos", "train/<class>/")
+
+
+def test_what_is_linked_or_hidden_beside_the_sides_is_counted(tmp_path: Path) -> None:
+    folders(tmp_path, "train/a", "train/b", "__MACOSX/train/a")
+    (tmp_path / "val").symlink_to("train"), (tmp_path / "a.heic").touch()
+    assert load(ImageFolder(tmp_path)).left_out == {"linked back": 1, "hidden": 2, ".heic": 1}
+    (tmp_path / "train" / "c").mkdir(), (tmp_path / "train" / "c" / "a.heic").touch()
+    refused(lambda: ImageFolder(tmp_path), "train/c", "no images (1 file left out: 1 .heic)")
+
+
 TABLE_FAULTS: dict[str, tuple[list[str], list[str]]] = {
     "no label column": (["file,class", "photos/0.jpg,a"], ["no column 'label'", "file, class"]),
     "empty": ([""], ["no column 'file'"]),
@@ -328,6 +348,18 @@ TABLE_FAULTS: dict[str, tuple[list[str], list[str]]] = {
     "unknown in val": (
         ["file,label,split", "photos/0.jpg,a,train", "photos/1.jpg,b,train", "photos/2.jpg,c,val"],
         ["line 4", "'c'"],
+    ),
+    "alike in val": (
+        ["file,label,split", "photos/0.jpg,dog,train", "photos/1.jpg,cat,train", "photos/2.jpg,Dog,val"],
+        ["line 4", "'Dog'", "it is 'dog'"],
+    ),
+    "sides elsewhere": (
+        ["file,label,data set", "photos/0.jpg,a,train", "photos/1.jpg,b,train", "photos/2.jpg,b,test"],
+        ["column 'data set' tells sides", "call it split"],
+    ),
+    "sides in names": (
+        ["file,label", "photos/0.jpg,a", "photos/train/1.jpg,b", "photos\\valid\\2.jpg,b"],
+        ["photos/train/1.jpg and photos/valid/2.jpg", "add a column split"],
     ),
     "one class": (["file,label", "photos/0.jpg,a", "photos/1.jpg,a"], ["a is the only class"]),
 }

@@ -420,7 +420,7 @@ def test_one_list_is_trains(tmp_path: Path) -> None:
     assert sorted(names_of(source, "train") + names_of(source, "val")) == list("abcdef") and names_of(source, "val")
     assert load(source).left_out == {"on no list": 2}
     (tmp_path / "val.txt").write_text("a\n")
-    refused(lambda: Masks(tmp_path), "val.txt list images", "add train.txt")
+    refused(lambda: Masks(tmp_path), "val.txt", "add train.txt")
 
 
 def test_names_as_others_write_them(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_images_beside_the_sides_and_without_masks(tmp_path: Path) -> None:
     image(tmp_path / "images" / "test" / "c.jpg"), image(tmp_path / "images" / "cover.jpg")
     source = Masks(tmp_path)
     assert source.split("test") is None and load(source).left_out == {"on no side": 1}
-    assert load(source).notes[0] == "test/ is no side: its 1 image have no masks"
+    assert load(source).notes[0] == "test/ is no side: no mask for its 1 image"
 
 
 # Values that nobody named
@@ -496,3 +496,60 @@ def test_ignored_pixels_are_said(tmp_path: Path) -> None:
             image(tmp_path / "images" / f"{name}.jpg", (24, 24)), mask(tmp_path / "masks" / f"{name}.png", values)
         (note,) = load(Masks(tmp_path)).notes
         assert words in note and ("regions" in note) == (values is not thin)
+
+
+@pytest.mark.parametrize("place", ["ImageSets/Segmentation", "splits", "."])
+def test_lists_are_found_wherever_they_are(tmp_path: Path, place: str) -> None:
+    folder(tmp_path, "abcd")
+    for name, text in ((f"{place}/Training.txt", "./a\n/home/me/set/images/b.PNG\n"), (f"{place}/valid.txt", "c.jpg")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("d")
+    source = Masks(tmp_path)
+    assert names_of(source, "train") == ["a", "b"] and names_of(source, "val") == ["c"]
+    assert load(source).notes[:1] == ["not read: ImageSets/Main/train.txt"]
+
+
+def test_lists_in_two_places_and_sides_that_nothing_tells(tmp_path: Path) -> None:
+    folder(tmp_path, "abcd")
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "train.txt").write_text("a\nb\n")
+    refused(lambda: Masks(tmp_path), "one and two all hold lists", "data.lists=")
+    for side in ("train", "val"):
+        pair(tmp_path / "other", f"images/day/{side}/a.jpg", f"masks/day/{side}/a.png")
+    refused(lambda: Masks(tmp_path / "other"), "images/day/train/a.jpg and images/day/val/a.jpg", "images/train")
+
+
+def test_a_pattern_finds_sides_in_any_spelling(tmp_path: Path) -> None:
+    for side, i in (("train2017", 0), ("valid_2", 1)):
+        pair(tmp_path, f"frames/{side}/{i}.jpg", f"labels/{side}/{i}.png")
+    source = Masks(tmp_path, images="frames/{split}", masks="labels/{split}")
+    assert [names_of(source, side) for side in ("train", "val")] == [["0"], ["1"]]
+    refused(lambda: Masks(tmp_path, images="x/{split}", masks="labels/{split}"), "x/train", "data.images")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.JPG", "its mask a.JPG is a JPEG"),
+        ("a.webp", "is .webp, which may not keep values"),
+        ("a.npy", "its mask a.npy is of a kind that is not read"),
+        ("a_mask.png", "but a_mask.png is there: perhaps data.mask_suffix=_mask"),
+        ("a1.png", "masks/a.png (1 of 1"),
+    ],
+)
+def test_masks_of_other_names_and_kinds_are_said(tmp_path: Path, name: str, words: str) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / name).touch()
+    refused(lambda: Masks(tmp_path), "images/a.jpg", words)
+
+
+def test_masks_may_be_of_any_kind_that_keeps_values(tmp_path: Path) -> None:
+    for i, suffix in enumerate((".tga", ".pgm", ".bmp", ".TIF", ".qoi")):
+        image(tmp_path / "images" / f"{i}.jpg")
+        mask(tmp_path / "masks" / f"{i}{suffix}", TWO if suffix != ".qoi" else TWO[..., None].repeat(3, 2))
+    split = load(Masks(tmp_path, val_fraction=0))
+    assert [split.mask(i).tolist() for i in range(5)] == [TWO.tolist()] * 5

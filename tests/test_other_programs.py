@@ -71,6 +71,29 @@ def test_one_annotation_file_is_for_all_sides(tmp_path: Path, capsys: pytest.Cap
     ]
 
 
+def test_folders_of_sides_that_one_file_passes_over_are_refused(tmp_path: Path) -> None:
+    names = ["train/a.jpg", "val/b.jpg"]
+    pictures(tmp_path, *names)
+    table(tmp_path / "labels.json", names)
+    source = Coco(tmp_path)
+    refused(lambda: source.split("train"), "train/a.jpg and val/b.jpg", "data.annotations=labels.json")
+    assert load_count(Coco(tmp_path, annotations="labels.json", val_fraction=0)) == 2
+    voc(tmp_path / "voc", "train_a", "val_b")
+    for side, stem in (("Training", "train_a"), ("valid", "val_b")):
+        (tmp_path / "voc" / "JPEGImages" / side).mkdir()
+        (tmp_path / "voc" / "JPEGImages" / f"{stem}.jpg").rename(tmp_path / "voc" / "JPEGImages" / side / f"{stem}.jpg")
+    other = Voc(tmp_path / "voc")
+    refused(lambda: other.split("train"), "Training/train_a.jpg and valid/val_b.jpg", "ImageSets/Main")
+    lists(tmp_path / "voc", all="train_a val_b")
+    assert load_count(Voc(tmp_path / "voc", lists="all.txt", val_fraction=0)) == 2
+
+
+def load_count(source: Coco | Voc) -> int:
+    split = source.split("train")
+    assert split is not None
+    return len(split)
+
+
 @pytest.mark.parametrize("other", ["train.json", "annotations/train (1).json", "Training/labels.json"])
 def test_two_annotation_files_of_a_side_are_refused(tmp_path: Path, other: str) -> None:
     table(tmp_path / "annotations" / "instances_train.json", ["a.jpg"])
@@ -302,6 +325,14 @@ def test_lists_that_leave_a_doubt_are_refused_or_said(tmp_path: Path, capsys: py
     voc(tmp_path / "official", "a", "b")
     lists(tmp_path / "official", train="a", val="b", test="c d")
     assert "no test side: no image of test.txt has an XML file" in lines(capsys, Voc(tmp_path / "official"))[0]
+
+
+def test_names_in_lists_are_compared_in_one_form(tmp_path: Path) -> None:
+    voc(tmp_path, "a b", unicodedata.normalize("NFD", "é"), "c%20d", "c d", "e.F")
+    lists(tmp_path, train="a%20b.JPG é /x/y/c%20d e.F")
+    (tmp_path / "val.txt").write_text("c d\n")
+    source = Voc(tmp_path)
+    assert load_count(source) == 4 and len(source.split("val") or ()) == 1
 
 
 def test_images_of_xml_files(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.label_table import LabelledFiles, alike_form, choose_classes, composed
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
-from mnv2_tasks.datasets.sides import by_side, side_of
+from mnv2_tasks.datasets.sides import by_side, check_untold, side_of
 from mnv2_tasks.errors import InputError, quote
 
 DEEPEST = 3  # folders that archives put around their contents
@@ -30,6 +30,9 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
         raise InputError(_two_ways(train, odd[0], there))
     classes = choose_classes(train, list(there), given)
     found = {"train": _read(train, there, classes, root=root)}
+    if len(sides) == 1 and not any(map(side_of, classes)):
+        inside = [os.path.relpath(root / name, train) for name in found["train"].files]
+        check_untold(inside, train, fix="sort all images into train/<class>/ and val/<class>/")
     if place != root:
         notes.insert(0, f"all in {place.relative_to(root).as_posix()}/")
     for side, folder in sides.items():
@@ -37,12 +40,15 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
             continue
         own, its_notes = _unpacked(folder, classes)
         there = class_folders(own)
-        if side == "test" and (not there or (len(there) == 1 and not set(there) & set(classes))):
+        alike = set(map(alike_form, classes)) & set(map(alike_form, there))
+        if side == "test" and len(there) < 2 and not alike:
             number = len(walk(folder, SUFFIXES)[0])
-            notes.append(f"{folder.name}/ is no side: its {amount(number, 'image')} are in no class folders")
+            notes.append(f"{folder.name}/ is no side: no class folder has its {amount(number, 'image')}")
             continue
         if not there:
-            raise InputError(f"{own}: no class folders are here, as in {train.name}; sort the images into some")
+            raise InputError(
+                f"{own}: no class folders are here, as in {train.name}; sort the images into some, or remove the folder"
+            )
         if given is None:
             _check_known(own, there, train, classes)
         found[side] = _read(own, there, classes, root=root)
@@ -139,7 +145,10 @@ def _read(folder: Path, there: Mapping[str, str], classes: Sequence[str], *, roo
         if name not in classes and inside[entry]:
             left["of other classes"] += len(inside[entry])
         elif name in classes and not inside[entry]:
-            raise InputError(f"{folder / entry}: this class folder holds no images; put some there, or remove it")
+            aside = walk(folder / entry, SUFFIXES)[1].aside
+            raise InputError(
+                f"{folder / entry}: this class folder holds no images{aside}; put some there, or remove it"
+            )
     if not any(inside[there[name]] for name in classes if name in there):
         raise InputError(f"{folder}: no images of data.classes={list(classes)} are here; add some, or remove it")
     images = [inside[there[name]] if name in there else [] for name in classes]
@@ -148,13 +157,12 @@ def _read(folder: Path, there: Mapping[str, str], classes: Sequence[str], *, roo
 
 
 def _others(folder: Path, used: Collection[str], left_out: LeftOut) -> list[str]:
-    """A note on the folders that are not used; images in them, and beside them, are counted as left out."""
+    """A note on the folders that are not used; what is in them, and beside them, is counted as left out."""
+    files, left = walk(folder, SUFFIXES, beside=(".csv", ".txt", ".md", ".json"), skip=used)
+    left_out.update(left)
+    for name in files:
+        left_out["in other folders" if "/" in name else "beside the folders"] += 1
     others = [name for name in subfolders(folder) if name not in used]
-    if images := sum(len(walk(folder / name, SUFFIXES)[0]) for name in others):
-        left_out["in other folders"] += images
-    beside = [name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in SUFFIXES and name[0] != "."]
-    if beside:
-        left_out["beside the folders"] += len(beside)
     return [f"not used: {', '.join(f'{name}/' for name in others)}"] if others else []
 
 

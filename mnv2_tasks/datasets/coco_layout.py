@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import walk
+from mnv2_tasks.datasets.lists import not_read
 from mnv2_tasks.datasets.names import ByEnds, FileNames, check_inside, leads_out
-from mnv2_tasks.datasets.sides import BOTH, SPELLINGS, by_side, side_of, spelled
+from mnv2_tasks.datasets.sides import BOTH, SPELLINGS, by_side, check_untold, side_of, spelled
 from mnv2_tasks.errors import InputError, shorten
 
 IMAGES = ("images/{split}", "{split}/images", "{split}", "images", ".")
@@ -39,11 +40,9 @@ class Layout:
         self.images = [file for file in files if not file.lower().endswith(".json")]
         tables = self._tables(file for file in files if file.lower().endswith(".json"))
         self.notes: list[str] = []
+        self._untold: str | None = None  # the file that is for all sides, unless it is said to be
         self.sides = self._given(annotations) if annotations else self._by_name(tables)
-        unread = [file for file in tables if root / file not in self.sides.values()]
-        if unread:
-            others = f" and {len(unread) - 3} more" if unread[3:] else ""
-            self.notes.append(f"not read: {', '.join(unread[:3])}{others}")
+        self.notes += not_read([file for file in tables if root / file not in self.sides.values()])
         if images and os.path.relpath(self.top, root).startswith(".."):
             self.images, self.left_out = walk(self.top, SUFFIXES)
         elif self.top != root:
@@ -109,6 +108,7 @@ class Layout:
         own = [file for file in tables if not Path(file).name.lower().startswith(OTHER_KINDS)]
         if not sides and len(own) == 1:
             self.notes.append(f"{own[0]} is for all sides")
+            self._untold = own[0]
             sides = {"train": own[0]}
         if "train" not in sides:
             usual_names = "annotations/instances_train.json, train/_annotations.coco.json, train.json or the like"
@@ -159,6 +159,9 @@ class Layout:
                 f"{shorten(places, 150)} of {self.root}, nor is there one so named in another folder; put them there, "
                 "or name their folder, below data.root, as data.images"
             )
+        if self._untold:
+            fix = f"make a file for each side, or to mix them name it as data.annotations={self._untold}"
+            check_untold([start + file for file in files], self.root / self._untold, fix=fix)
         self._count(side, where, names, [start + file for file in files], others)
         if not moved:
             return folder, files, []

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
 from mnv2_tasks.datasets.names import FileNames, check_inside
-from mnv2_tasks.datasets.sides import BOTH, side_of
+from mnv2_tasks.datasets.sides import BOTH, check_untold, side_of
 from mnv2_tasks.errors import InputError, quote, shorten
 from mnv2_tasks.foreign import read_text
 
@@ -62,7 +62,7 @@ def read_table(
     Targets are (I,) int64 class indices or, with a separator, (I, K) bool. With `given`, rows of other classes are left
     out. Raises InputError for what is wrong, with the line.
     """
-    rows = _read_rows(file, separator)
+    rows, unread = _read_rows(file, separator)
     if not outside:
         for line, name, _, _ in rows:
             check_inside([name], root, root=root, where=f"{file}: line {line}")
@@ -83,9 +83,9 @@ def read_table(
     left = LeftOut()
     for line, name, side, labels in rows:
         if given is None and (odd := [label for label in labels if label not in number]):
-            raise InputError(
-                f"{file}: line {line}: no training image is labelled {quote(odd[0])}; correct it, or list some"
-            )
+            alike = next((one for one in classes if alike_form(one) == alike_form(odd[0])), None)
+            fix = f"on train it is {quote(alike)}; give both one name" if alike else "correct it, or list some"
+            raise InputError(f"{file}: line {line}: no training image is labelled {quote(odd[0])}; {fix}")
         known = [number[label] for label in labels if label in number]
         if known or separator is not None:
             files.setdefault(side, []).append(name)
@@ -105,7 +105,7 @@ def read_table(
             for row, shows in enumerate(lists):
                 targets[row, shows] = True
         chosen[side] = LabelledFiles(files[side], targets)
-    chosen["train"].left_out, chosen["train"].notes = left, notes
+    chosen["train"].left_out, chosen["train"].notes = left, [*notes, *unread]
     return classes, chosen
 
 
@@ -129,13 +129,15 @@ def _find_files(rows: Sequence[Row], root: Path) -> tuple[list[Row], list[str]]:
     return found, notes
 
 
-def _read_rows(file: Path, separator: str | None) -> list[Row]:
-    rows = []
+def _read_rows(file: Path, separator: str | None) -> tuple[list[Row], list[str]]:
+    """The rows, and a note of columns that are not read."""
+    rows: list[Row] = []
     text = read_text(file, fix="correct data.labels, or the file")
     try:
         with io.StringIO(text, newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
-            columns = reader.fieldnames or []
+            columns = [name.strip().casefold() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
             if missing := [name for name in ("file", "label") if name not in columns]:
                 raise InputError(
                     f"{file}: it has no column {missing[0]!r} (but {quote(', '.join(columns), 80)}); its first line "
@@ -144,26 +146,37 @@ def _read_rows(file: Path, separator: str | None) -> list[Row]:
             if len(set(columns)) < len(columns):
                 twice = next(name for name in columns if columns.count(name) > 1)
                 raise InputError(f"{file}: two columns are called {quote(twice)}; keep one of them")
+            values: dict[str, set[str]] = {name: set() for name in columns if name not in ("file", "label", "split")}
             for row in reader:
-                name, text = ((row[column] or "").strip() for column in ("file", "label"))
-                labels = [text] if separator is None else [part.strip() for part in text.split(separator)]
-                labels = [composed(label) for label in labels if label]
-                told = (row["split"] or "").strip() if "split" in columns else "train"
-                side = side_of(told)
                 where = f"{file}: line {reader.line_num}"
                 if None in row:
                     raise InputError(
                         f"{where}: it has more fields than the first line; quote what holds a comma, or remove them"
                     )
-                if not name or (not labels and separator is None):
-                    raise InputError(
-                        f"{where}: the {'label' if name else 'file'} is empty; fill it in, or remove the line"
-                    )
-                if side is None:
-                    raise InputError(f"{where}: the split is {quote(told)}; write train, val or test")
-                rows.append((reader.line_num, name, "train" if side == BOTH else side, labels))
+                for name, words in values.items():
+                    words.add((row[name] or "").strip())
+                rows.append((reader.line_num, *_read_row(row, separator, where=where)))
     except csv.Error as error:
         raise InputError(
             f"{file}: line {reader.line_num}: cannot be read as a CSV table: {error}; correct data.labels, or the file"
         ) from error
-    return rows
+    if "split" not in columns:
+        if told := [name for name, words in values.items() if len(words) > 1 and all(map(side_of, words))]:
+            raise InputError(f"{file}: its column {quote(told[0])} tells sides; call it split, or remove it")
+        names = [name.replace("\\", "/") for _, name, _, _ in rows]
+        check_untold(names, file, fix="add a column split, of train, val and test")
+    return rows, [f"columns that are not read: {shorten(', '.join(values), 80)}"] if values else []
+
+
+def _read_row(row: Mapping[str, str | None], separator: str | None, *, where: str) -> tuple[str, str, list[str]]:
+    """File, side and labels."""
+    name, text = ((row[column] or "").strip() for column in ("file", "label"))
+    labels = [text] if separator is None else [part.strip() for part in text.split(separator)]
+    labels = [composed(label) for label in labels if label]
+    word = (row["split"] or "").strip() if "split" in row else "train"
+    side = side_of(word)
+    if not name or (not labels and separator is None):
+        raise InputError(f"{where}: the {'label' if name else 'file'} is empty; fill it in, or remove the line")
+    if side is None:
+        raise InputError(f"{where}: the split is {quote(word)}; write train, val or test")
+    return name, "train" if side == BOTH else side, labels

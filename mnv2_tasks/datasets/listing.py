@@ -34,6 +34,11 @@ class LeftOut(Counter[str]):
         )
         return f"{amount(total, 'file')} left out: {reasons}"
 
+    @property
+    def aside(self) -> str:
+        """ " (4 files left out: 4 .heic)", to follow what says that nothing is there; "" for none."""
+        return f" ({self})" if self else ""
+
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is hidden or a system's own: .git, ._a.jpg, @eaDir, Thumbs.db."""
@@ -52,13 +57,15 @@ def walk(
     suffixes: Collection[str],
     *,
     beside: Collection[str] = (),
+    skip: Collection[str] = (),
     unwanted: Callable[["os.DirEntry[str]"], str | None] = lambda entry: None,
 ) -> tuple[list[str], LeftOut]:
     """The files with one of `suffixes` (lower case) at any depth, sorted, as "a/b.jpg" relative to the folder.
 
     Links are followed, but for those that lead back into the folder or to one that holds it. Left out and counted are
     these, hidden and system files, what `unwanted` gives a reason for, and other suffixes but those of `beside`, which
-    are of use elsewhere. Raises InputError for a folder that cannot be read.
+    are of use elsewhere. What `skip` names, of the folder itself, is not looked at. Raises InputError for a folder that
+    cannot be read.
     """
     files: list[str] = []
     left = LeftOut()
@@ -66,6 +73,8 @@ def walk(
 
     def visit(place: Path, prefix: str) -> None:
         for entry in _entries(place):
+            if not prefix and entry.name in skip:
+                continue
             if is_hidden(entry.name):
                 left["hidden"] += _count(entry)
             elif reason := unwanted(entry):

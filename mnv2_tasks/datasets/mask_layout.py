@@ -9,13 +9,14 @@ from pathlib import Path
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
-from mnv2_tasks.datasets.names import FileNames, check_inside, plain_form
-from mnv2_tasks.datasets.sides import BOTH, SPELLINGS, by_side
+from mnv2_tasks.datasets.lists import find_lists, given_lists, not_read
+from mnv2_tasks.datasets.names import ByEnds, FileNames, check_inside, plain_form
+from mnv2_tasks.datasets.sides import SPELLINGS, by_side, check_untold, side_of, spelled
 from mnv2_tasks.errors import InputError, shorten
 from mnv2_tasks.foreign import read_text
 
-MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")  # not JPEG: it changes values
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".j2k", ".jpx")  # they may change values
+MASK_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in LOSSY)
 Folders = tuple[Path, Path]  # of images, of masks
 
 
@@ -39,9 +40,12 @@ def read_layout(
     Raises InputError for an image without a mask, and for whatever leaves a doubt.
     """
     patterns = "{split}" in images + masks
-    if files := _find_lists(root, lists, patterns=patterns):
-        return _read_lists(files, root, images, masks, suffix=suffix, outside=outside)
-    place, notes = root, list[str]()
+    texts, _ = walk(root, (".txt",))
+    files = given_lists(root, lists) if lists else {} if patterns else find_lists(root, texts, task="Segmentation")
+    unread = notes = not_read([f for f in texts if side_of(Path(f).stem) and root / f not in files.values()])
+    if files:
+        return _read_lists(files, root, images, masks, suffix=suffix, outside=outside, notes=unread)
+    place = root
     while not patterns and not (place / images).is_dir():
         inner = subfolders(place)
         halves = by_side([name for name in inner if (place / name / images).is_dir()], place, among_others=True)
@@ -51,19 +55,22 @@ def read_layout(
         if len(inner) != 1:
             break
         place /= inner[0]
-        notes = [f"all in {place.relative_to(root).as_posix()}/"]
+        notes = [f"all in {place.relative_to(root).as_posix()}/", *unread]
     if patterns:
-        folders = {side: (_spelt(place, images, side), _spelt(place, masks, side)) for side in SPELLINGS}
-        folders = {side: pair for side, pair in folders.items() if side == "train" or pair[0].is_dir()}
+        own, theirs = _spelt(place, images, "images"), _spelt(place, masks, "masks")
+        folders = {s: (own[s], theirs.get(s, place / masks.replace("{split}", s))) for s in SPELLINGS if s in own}
     elif (place / images).is_dir():
         folders = _inner_sides(place / images, place / masks) or {"train": (place / images, place / masks)}
     else:
         folders = {"train": (root / images, root / masks)}
     found = _pair_all(folders, suffix=suffix, notes=notes)
+    if len(folders) == 1:
+        names = [image.relative_to(place).as_posix() for image, _ in found["train"].pairs]
+        check_untold(names, place, fix="put them into images/train and so on, or list those of each side in train.txt")
     if not patterns and len({its for its, _ in folders.values()} | {place / images}) > len(folders):
         used = [its.name for its, _ in folders.values()]
-        names, _ = walk(place / images, SUFFIXES)
-        if rest := sum(name.partition("/")[0] not in used for name in names):
+        there, _ = walk(place / images, SUFFIXES)
+        if rest := sum(name.partition("/")[0] not in used for name in there):
             found["train"].left_out["on no side"] += rest
     return found
 
@@ -78,29 +85,14 @@ def _inner_sides(images: Path, masks: Path) -> dict[str, Folders]:
     return {side: (images / name, flat or masks / theirs.get(side, name)) for side, name in own.items()}
 
 
-def _spelt(root: Path, pattern: str, side: str) -> Path:
-    """The file or folder of a side, whose word stands for {split}."""
-    words = [*SPELLINGS[side], *([BOTH] if side == "train" else [])]
-    paths = [root / pattern.replace("{split}", form) for word in words for form in (word, word.title(), word.upper())]
-    return next((path for path in paths if path.exists()), paths[0])
-
-
-def _find_lists(root: Path, lists: str | None, *, patterns: bool) -> dict[str, Path]:
-    if lists:
-        names = {side: _spelt(root, lists, side) for side in (SPELLINGS if "{split}" in lists else ("train",))}
-        if not names["train"].is_file():
-            raise InputError(
-                f"{names['train']}: there is no such list; name the lists, below {root}, as data.lists=<file>, with "
-                "{split} where train, val or test stands"
-            )
-        return {side: file for side, file in names.items() if file.is_file()}
-    if patterns:
-        return {}
-    stems = {file.stem: file for file in sorted(root.iterdir()) if file.suffix.lower() == ".txt" and file.is_file()}
-    sides = {side: stems[stem] for side, stem in by_side(stems, root, plainest=True).items()}
-    if sides and "train" not in sides:
-        names_there = " and ".join(file.name for file in sides.values())
-        raise InputError(f"{root}: {names_there} list images, but no list names the training images; add train.txt")
+def _spelt(root: Path, pattern: str, what: str) -> dict[str, Path]:
+    """{side: the folder whose word stands for {split}}, or of all sides the one that the pattern names."""
+    if "{split}" not in pattern:
+        return dict.fromkeys(SPELLINGS, root / pattern)
+    paths = {word: path for word, path in spelled(root, pattern).items() if path.is_dir()}
+    sides = {side: paths[word] for side, word in by_side(paths, root / pattern, plainest=True).items()}
+    if "train" not in sides:
+        raise InputError(f"{root / pattern.replace('{split}', 'train')}: there is no such folder; correct data.{what}")
     return sides
 
 
@@ -113,7 +105,7 @@ def _pair_all(folders: Mapping[str, Folders], *, suffix: str, notes: list[str]) 
                 raise InputError(f"{place}: there is no such folder of {what}; name it as data.{what}")
         names = Names(images, masks, suffix=suffix)
         if side == "test" and names.images and not any(map(names.mask_of, names.images)):
-            notes = [*notes, f"{images.name}/ is no side: its {amount(len(names.images), 'image')} have no masks"]
+            notes = [*notes, f"{images.name}/ is no side: no mask for its {amount(len(names.images), 'image')}"]
             continue
         found[side] = names.pairs()
         if shared:
@@ -149,10 +141,18 @@ class Names:
             [masks / file for file in others if os.path.splitext(file)[0].endswith(suffix)], masks, suffix=suffix
         )
         self._alike = [_by_form(self.images), _by_form(self.masks)]
+        self._ends: ByEnds | None = None
 
     def image(self, name: str) -> str | None:
         """The name of the image that a list calls so."""
         return name if name in self.images else self._alike[0].get(plain_form(name))
+
+    def by_end(self, text: str) -> list[str]:
+        """The name of the one image that a path of another place can mean."""
+        if self._ends is None:
+            self._ends = ByEnds(self.images)
+        ends = [self._ends.find(form) for form in (text, os.path.splitext(text)[0])]
+        return [names[0] for names in ends if len(names) == 1]
 
     def mask_of(self, name: str) -> Path | None:
         """The mask of an image."""
@@ -164,7 +164,8 @@ class Names:
         images, masks = self.folders
         if not self.images:
             raise InputError(
-                f"{images}: there are no images in this folder; put some there, or name another as data.images"
+                f"{images}: there are no images in this folder{self.left_out.aside}; put some there, or name another "
+                "as data.images"
             )
         pairs = [(path, self.mask_of(name)) for name, path in self.images.items()]
         if missing := [path for path, mask in pairs if mask is None]:
@@ -180,11 +181,19 @@ class Names:
     def lacking(self, image: Path) -> str:
         """What to say of an image without a mask."""
         images, masks = self.folders
-        stem = _stem(image, images) + self.suffix
-        for suffix in JPEG_SUFFIXES:
-            if (masks / f"{stem}{suffix}").is_file():
-                return f"its mask {stem}{suffix} is a JPEG, which does not keep values: save the masks anew as PNG"
-        return f"it has no mask {masks / stem}.png"
+        stem = masks / (_stem(image, images) + self.suffix)
+        beside = sorted(os.listdir(stem.parent)) if stem.parent.is_dir() else []
+        for name in beside:
+            its, suffix = os.path.splitext(name)
+            if its == stem.name and suffix.lower() in LOSSY:
+                kind = "a JPEG" if suffix.lower().startswith((".jp", ".jf")) else suffix
+                return f"its mask {name} is {kind}, which may not keep values: save the masks anew as PNG"
+            if its == stem.name and suffix.lower() not in MASK_SUFFIXES and images != masks:
+                return f"its mask {name} is of a kind that is not read: save the masks as PNG"
+            if re.match(rf"{re.escape(stem.name)}[^0-9A-Za-z].*", its) and suffix.lower() in MASK_SUFFIXES:
+                perhaps = f"perhaps data.mask_suffix={self.suffix}{its[len(stem.name) :]}"
+                return f"it has no mask {stem}.png, but {name} is there: {perhaps}"
+        return f"it has no mask {stem}.png"
 
 
 def _by_stem(paths: Sequence[Path], folder: Path, *, suffix: str = "") -> dict[str, Path]:
@@ -208,7 +217,7 @@ def _by_form(names: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _read_lists(
-    files: Mapping[str, Path], root: Path, images: str, masks: str, *, suffix: str, outside: bool
+    files: Mapping[str, Path], root: Path, images: str, masks: str, *, suffix: str, outside: bool, notes: list[str]
 ) -> dict[str, MaskFiles]:
     below = FileNames(root)
     names: Names | None = None
@@ -242,14 +251,16 @@ def _read_lists(
         if unlisted := len(set(names.images.values()) - listed):
             names.left_out["on no list"] += unlisted
         found["train"].left_out = names.left_out
+    found["train"].notes = notes
     return found
 
 
 def _named(line: str, names: Names, prefix: str, *, where: str) -> tuple[Path, Path]:
-    """The pair of a line that names an image, with or without its folder and its suffix."""
-    written = line.replace("\\", "/")
+    """The pair of a line that names an image, with or without its folder and its suffix, or by a path of elsewhere."""
+    written = os.path.normpath(line.replace("\\", "/"))
     forms = [form.removeprefix(prefix) for form in dict.fromkeys((line, written))]
     forms += [os.path.splitext(form)[0] for form in forms]
+    forms += names.by_end(written)
     name = next((name for name in map(names.image, forms) if name is not None), None)
     mask = names.mask_of(name) if name is not None else None
     if name is None or mask is None:

@@ -67,6 +67,15 @@ def by_side(names: Iterable[str], where: Path, *, among_others: bool = False, pl
     return {side: sides[side] for side in SPELLINGS if side in sides}
 
 
+def check_untold(names: Iterable[str], where: Path, *, fix: str) -> None:
+    """Refuse images, by their names with "/", in folders of several sides where nothing tells which is on which."""
+    folders = {os.path.dirname(name): name for name in names}
+    examples = {side: name for folder, name in folders.items() for part in folder.split("/") if (side := side_of(part))}
+    if len(examples) > 1:
+        some = " and ".join(list(examples.values())[:2])
+        raise InputError(f"{where}: nothing tells sides, but images are in folders called so, such as {some}; {fix}")
+
+
 def spelled(root: Path, pattern: str) -> dict[str, Path]:
     """{a spelling of a side: the file or folder below root that the pattern means with it in place of "{split}"}.
 

@@ -1,7 +1,6 @@
 """Where things lie in a Pascal VOC data set: the XML files of each side, and the image of each."""
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +8,14 @@ from typing import Protocol
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import walk
+from mnv2_tasks.datasets.lists import find_lists, given_lists, not_read
 from mnv2_tasks.datasets.names import ByEnds, plain_form
-from mnv2_tasks.datasets.sides import by_side, side_of, spelled
+from mnv2_tasks.datasets.sides import by_side, check_untold, side_of
 from mnv2_tasks.errors import InputError, shorten
 from mnv2_tasks.foreign import read_text
 
 ANNOTATIONS = ("Annotations", "annotations", "annotations/xmls", "xml", ".")
 IMAGES = ("JPEGImages", "images", ".")
-LISTS = "ImageSets/Main"
-OTHER_LISTS = ("Layout", "Segmentation", "Action")  # beside Main: lists for other tasks
 BESIDE = (".txt", ".json", ".yaml", ".yml", ".md", ".csv", ".html", ".pbtxt")
 
 
@@ -55,18 +53,17 @@ class Layout:
         if others > 0:
             self.left_out["XML in another folder"] = others
         texts = [file for file in files if file.lower().endswith(".txt")]
-        self.sides = self._listed(texts, lists) or _by_folders(self.folder, self.files)
+        listed_sides = self._listed(texts, lists)
+        self.sides = listed_sides or _by_folders(self.folder, self.files)
+        self._untold = not listed_sides and len(self.sides) == 1
         listed = {file for its in self.sides.values() for file in its}
         if unlisted := len(self.files) - len(listed):
             self.left_out["XML on no list"] = unlisted
         self._used: dict[str, set[str]] = {}  # side -> its images, relative to the folder of images
 
     def _listed(self, texts: Sequence[str], pattern: str | None) -> dict[str, list[str]]:
-        lists = _given_lists(self.root, pattern) if pattern else _find_lists(self.root, texts)
-        unread = [file for file in texts if side_of(Path(file).stem) and self.root / file not in lists.values()]
-        if unread:
-            others = f" and {len(unread) - 3} more" if unread[3:] else ""
-            self.notes.append(f"not read: {', '.join(unread[:3])}{others}")
+        lists = given_lists(self.root, pattern) if pattern else find_lists(self.root, texts, task="Main")
+        self.notes += not_read([f for f in texts if side_of(Path(f).stem) and self.root / f not in lists.values()])
         names = _by_stem(self.files)
         sides: dict[str, list[str]] = {}
         for side, file in lists.items():
@@ -109,6 +106,9 @@ class Layout:
                     f"{missing[0]}: there is no image {missing[0].stem}.* in {folder}, or there are several "
                     f"({len(missing)} of {len(pages)} images are missing); put it there, or remove the XML file"
                 )
+            if files and self._untold:
+                fix = "sort the XML files into such folders, too, or list the images of each side in ImageSets/Main"
+                check_untold(files, folder, fix=fix)
             if files:
                 self._count(side, folder, there, files)
                 note = f"{by_name:,} {'image has' if by_name == 1 else 'images have'} the name that the XML file says"
@@ -164,65 +164,19 @@ def _by_folders(top: Path, files: Sequence[str]) -> dict[str, list[str]]:
     return sides
 
 
-def _given_lists(root: Path, pattern: str) -> dict[str, Path]:
-    if "{split}" in pattern:
-        paths = {word: path for word, path in spelled(root, pattern).items() if path.is_file()}
-        lists = {side: paths[word] for side, word in by_side(paths, root / pattern, plainest=True).items()}
-    else:
-        lists = {"train": root / pattern} if (root / pattern).is_file() else {}
-    if "train" not in lists:
-        raise InputError(
-            f"{root}: there is no list {pattern.replace('{split}', 'train')}; name the lists as data.lists=<file>, "
-            "with {split} where train, val or test stands"
-        )
-    return lists
-
-
-def _find_lists(root: Path, texts: Sequence[str]) -> dict[str, Path]:
-    """The list of each side: of ImageSets/Main, or the root, or the only other folder that has one of train."""
-    folders: dict[str, list[str]] = {LISTS: [], "": []}
-    for file in texts:
-        folder, _, name = file.rpartition("/")
-        if folder == LISTS or side_of(os.path.splitext(name)[0]):
-            folders.setdefault(folder, []).append(file)
-    sides: dict[str, dict[str, Path]] = {}
-    for folder, files in folders.items():
-        stems = {os.path.splitext(file)[0].rpartition("/")[2]: file for file in files}
-        sides[folder] = {
-            side: root / stems[stem] for side, stem in by_side(stems, root / folder, plainest=True).items()
-        }
-        if folder == LISTS and len(files) == 1 and not sides[folder]:  # CVAT's default.txt
-            return {"train": root / files[0]}
-    if folders[LISTS] and not sides[LISTS]:
-        names = [file.rpartition("/")[2] for file in folders[LISTS]]
-        raise InputError(
-            f"{root / LISTS}: none of its lists is named for a side: {', '.join(names[:4])}; name the lists as "
-            "data.lists=<file>, with {split} where train, val or test stands"
-        )
-    for folder in (LISTS, ""):
-        if sides[folder] and "train" not in sides[folder]:
-            there = ", ".join(map(str, sides[folder].values()))
-            raise InputError(f"{there}: there is no list of the training images beside it; add train.txt there")
-        if sides[folder]:
-            return sides[folder]
-    others = [f for f in sides if "train" in sides[f] and not f.endswith(OTHER_LISTS)]
-    others = [folder for folder in others if folder.endswith(LISTS)] or others
-    if len(others) > 1:
-        raise InputError(
-            f"{root}: {' and '.join(others[:4])} all hold lists of training images; give one data set's folder as "
-            "data.root, or name the lists as data.lists=<file>, with {split} where train, val or test stands"
-        )
-    return sides[others[0]] if others else {}
-
-
 def _by_stem(files: Sequence[str]) -> dict[str, str | None]:
-    """{what a list may call an XML file, by its path or its name alone: the file, None where several are so called}."""
+    """{what a list may call an XML file, by its path or its name alone: the file, None where several are so called}.
+
+    Names are in their plain form, too, unless another file is so called as it is.
+    """
     names: dict[str, str | None] = {}
+    alike: dict[str, str | None] = {}
     for file in files:
-        stem = unicodedata.normalize("NFC", os.path.splitext(file)[0])
+        stem = os.path.splitext(file)[0]
         for name in dict.fromkeys((stem, stem.rpartition("/")[2])):
             names[name] = file if name not in names else None
-    return names
+            alike[plain_form(name)] = file if alike.get(plain_form(name), file) == file else None
+    return alike | names
 
 
 def _read_list(file: Path, names: Mapping[str, str | None]) -> dict[tuple[int, str], str | None]:
@@ -230,9 +184,10 @@ def _read_list(file: Path, names: Mapping[str, str | None]) -> dict[tuple[int, s
     rows: dict[tuple[int, str], str | None] = {}
     for number, line in enumerate(read_text(file, fix="give a list of image names, one a line").splitlines(), 1):
         if words := line.split():
-            forms = [unicodedata.normalize("NFC", form.replace("\\", "/")) for form in (line.strip(), words[0])]
+            forms = [form.replace("\\", "/") for form in (line.strip(), words[0])]
             forms += [os.path.splitext(form)[0] for form in forms]
             forms += [form.rpartition("/")[2] for form in forms]
+            forms += [plain_form(form) for form in forms]
             rows[number, words[0]] = next((names[form] or "" for form in forms if form in names), None)
     return rows
 
