@@ -216,6 +216,7 @@ def test_the_layout_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
         "sides as data.yaml says",
         *(f"{side}: ../{side}/images is read as {side}/images" for side in SIDES),
         "2 lines that repeat another are left out",
+        "no label file for 1 image",
         "4 files left out: 2 label file without an image, 1 .pdf, 1 on no side",
     ]
     assert (val, test) == ("yolo val: 2 images, 3 classes, 3 boxes", "yolo test: 1 image, 3 classes, 1 box")
@@ -296,7 +297,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"val.txt": "images/a.png"}, ["val.txt", "no train.txt"]),
+        ({"val.txt": "images/a.png"}, ["val.txt", "add train.txt"]),
         ({"train.txt": "images/a.png\nimages/z.png\nq.png"}, ["line 2", "images/z.png", "2 of 3 are missing"]),
         ({"train.txt": "images/a.png\n./images/a.png"}, ["images/a.png is listed 2 times"]),
         ({"train.txt": "images/a.png", "val.txt": "images/a.png"}, ["train and val are the same 1 images"]),
@@ -308,6 +309,57 @@ def test_images_without_labels(tmp_path: Path) -> None:
 def test_lists_are_checked(tmp_path: Path, files: Files, words: list[str]) -> None:
     root = small(tmp_path, yaml="names: [cat, dog, cow]")
     refused(lambda: Yolo(write(root, files)), str(tmp_path), *words)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "line"),
+    [
+        ("autosplit_train.txt", "autosplit_val.txt", "./images/{}.png"),  # Ultralytics' own
+        ("splits/trn.txt", "splits/dev.txt", "images/{}.png"),
+        ("ImageSets/Main/train.txt", "ImageSets/Main/val.txt", "{}"),
+        ("train.txt", "val.txt", "labels/{}.txt"),
+    ],
+)
+def test_lists_are_found_wherever_they_are(tmp_path: Path, train: str, val: str, line: str) -> None:
+    root = small(tmp_path, yaml="names: [cat, dog, cow]")
+    write(root, {train: line.format("a"), val: line.format("b"), "labels/train.txt": "0 .5 .5 .1 .1"})
+    source = Yolo(root)
+    assert names_of(load(source)) == ["a.png"] and names_of(source.split("val")) == ["b.png"]
+    assert load(source).notes == [f"sides as listed in {train}, {val}"]
+
+
+def test_lists_that_leave_a_doubt_are_refused(tmp_path: Path) -> None:
+    root = small(tmp_path, yaml="names: [cat, dog, cow]")
+    write(root, {"one/train.txt": "a", "two/train.txt": "b"})
+    refused(lambda: Yolo(root), "one and two all hold lists", "in a data.yaml")
+    write(root, {"train.txt": "a\nq"})
+    refused(lambda: Yolo(root), "train.txt: line 2: there is no image q")
+
+
+def test_a_description_is_found_in_a_folder_below(tmp_path: Path) -> None:
+    build(tmp_path / "archive", {"data.yaml": YAML}, images=FOLDERS[0], labels=FOLDERS[1])
+    source = Yolo(tmp_path)
+    assert [len(source.split(side) or ()) for side in SIDES] == [3, 2, 1] and source.provides["detection"] == CLASSES
+    assert load(source).notes[0] == "sides as archive/data.yaml says"
+    write(tmp_path, {"two/data.yaml": YAML})
+    refused(lambda: Yolo(tmp_path), "archive/data.yaml and two/data.yaml", "data.file=")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        ([(0.6, 0.6, 0.9, 0.95), (0.5, 0.1, 0.95, 0.4), (0.7, 0.7, 0.95, 0.9)], "nearly all do as x1, y1, x2, y2"),
+        (
+            [(0.1, 0.5, 0.8, 0.3), (0.05, 0.9, 0.9, 0.05), (0, 0.6, 0.5, 0.3)],
+            "nearly all do with x, y as their corner",
+        ),
+        ([(0.0, 0.0, 0.0, 0.0)] * 2, "has no area"),
+    ],
+)
+def test_boxes_that_cannot_be_meant(tmp_path: Path, boxes: list, words: str) -> None:
+    root = small(tmp_path, "".join(f"0 {' '.join(map(str, box))}\n" for box in boxes * 3 + boxes))
+    write(root, {"labels/b.txt": ""})
+    refused(lambda: Yolo(root, val_fraction=0).split("train"), words)
 
 
 def test_a_label_beside_an_image_named_train_is_no_list(tmp_path: Path) -> None:

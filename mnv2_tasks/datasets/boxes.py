@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_tasks.errors import InputError
 
+Order = Literal["corners", "corner", "centre"]
 NEARLY_ALL = 0.95  # of a file's boxes; some are bad for themselves
 
 
@@ -18,7 +19,7 @@ def check_boxes(
     *,
     bad_boxes: str,
     where: str,
-    xywh: bool = False,
+    order: Order = "corners",
     describe: Callable[[int], str],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Refuse, or with bad_boxes="fix" mend, boxes (N, 4) xyxy in images of `sizes` (N, 2) (H, W).
@@ -27,12 +28,12 @@ def check_boxes(
     pixel; up to 1 pixel is rounding and is clipped in silence. "fix" clips what sticks out and drops what
     then has no area, with one warning that counts both (`where` opens it).
 
-    Boxes that cannot be meant are refused in any case: see `check_meaning`, which has `xywh`, too.
+    Boxes that cannot be meant are refused in any case: see `check_meaning`, which has `order`, too.
 
     Returns the boxes clipped to their images, and the mask (N,) of those to keep. With "error", raises
     InputError for the first bad box, which `describe(row)` names.
     """
-    check_meaning(boxes, sizes, where=where, xywh=xywh)
+    check_meaning(boxes, sizes, where=where, order=order)
     low, high = boxes[:, :2], boxes[:, 2:]
     edges = np.tile(sizes[:, ::-1], 2)  # (N, 4): W, H, W, H
     finite = np.isfinite(boxes).all(1)
@@ -67,12 +68,12 @@ def check_boxes(
     )
 
 
-def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *, where: str, xywh: bool) -> None:
+def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *, where: str, order: Order) -> None:
     """Refuse boxes of a whole file that are no pixels, or not in the order that the format has.
 
     Args:
         boxes: (N, 4), as x1, y1, x2, y2, in images of `sizes` (N, 2) (H, W).
-        xywh: whether they were written as x, y, width, height.
+        order: how they were written: as x1, y1, x2, y2; or "corner" or "centre" first, then width and height.
 
     A reading counts as meant where nearly all boxes fit their images by it, and not as they are.
     """
@@ -85,7 +86,7 @@ def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *,
     def share(rows: NDArray[np.bool_]) -> float:
         return np.count_nonzero(rows) / max(len(rows), 1)
 
-    small = (np.abs(boxes) <= 1.1).all(1) & (sizes > 4).all(1)
+    small = (np.abs(boxes) <= 1.1).all(1) & (sizes > 4).all(1) & (boxes != 0).any(1)
     if share(small) > 0.5:
         number = f"all of its {len(boxes):,}" if small.all() else f"{np.count_nonzero(small):,} of its {len(boxes):,}"
         raise InputError(
@@ -97,16 +98,21 @@ def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *,
     if share(misfits) <= 1 - NEARLY_ALL:
         return
     problem = f"{where}: {bad:,} of its {len(boxes):,} boxes do not lie in their images"
-    if xywh and share(fit(low, sides)) >= NEARLY_ALL:
-        raise InputError(
-            f"{problem} as x, y, width, height, but nearly all do as x1, y1, x2, y2; write width and height in place "
-            "of x2 and y2"
+    first = (low + high) / 2 if order == "centre" else low
+    if order != "corners" and share(fit(first, sides)) >= NEARLY_ALL:
+        written, fix = (
+            ("centre, width, height", "write the centre in place of x1 and y1, and width and height")
+            if order == "centre"
+            else ("x, y, width, height", "write width and height")
         )
-    if bad > 2 and xywh and share(fit(low - sides / 2, low + sides / 2)) >= 0.99:  # it is easier to fit so
+        raise InputError(f"{problem} as {written}, but nearly all do as x1, y1, x2, y2; {fix} in place of x2 and y2")
+    if bad > 2 and order == "corner" and share(fit(low - sides / 2, low + sides / 2)) >= 0.99:  # it is easier to fit so
         raise InputError(f"{problem}, but nearly all do with x, y as their centre; subtract half of width and height")
+    if bad > 2 and order == "centre" and share(fit(first, first + sides)) >= 0.99:
+        raise InputError(f"{problem}, but nearly all do with x, y as their corner; add half of width and height")
     if bad < 2 or share(misfits) < 0.2:
         return
-    if not xywh and (high < low).any() and share(fit(low, low + high)) >= NEARLY_ALL:
+    if order == "corners" and (high < low).any() and share(fit(low, low + high)) >= NEARLY_ALL:
         other = ", or with the smaller corner second" if share(fit(high, low)) >= NEARLY_ALL else ""
         raise InputError(
             f"{problem} as x1, y1, x2, y2, but nearly all do as x, y, width, height{other}; write x + width and "

@@ -293,5 +293,5 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
     )
     shapes = Shapes.of(str(file), numbers, outlines) if has_outlines else None
     return Parsed(
-        str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes, xywh=True, notes=notes
+        str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes, order="corner", notes=notes
     )

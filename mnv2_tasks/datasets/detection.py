@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
-from mnv2_tasks.datasets.boxes import check_boxes
+from mnv2_tasks.datasets.boxes import Order, check_boxes
 from mnv2_tasks.datasets.files import IGNORED, MAX_SIDE, FileSplit, check_root, held_out, part
 from mnv2_tasks.datasets.images import check_images, image_size
 from mnv2_tasks.datasets.listing import amount, without_any
@@ -192,7 +192,7 @@ class Parsed:
     objects: Objects  # area NaN where not told
     describe: Callable[[int], str]  # row of `objects` -> the file and annotation that it comes from
     shapes: Shapes | None = None
-    xywh: bool = False  # whether the boxes were written as x, y, width, height
+    order: Order = "corners"  # how the boxes were written, as `check_meaning` has it
     notes: Sequence[str] = ()  # what was decided
 
 
@@ -216,7 +216,7 @@ def make_split(
         sizes[objects.image],
         bad_boxes=bad_boxes,
         where=parsed.where,
-        xywh=parsed.xywh,
+        order=parsed.order,
         describe=parsed.describe,
     )
     sides = boxes[:, 2:] - boxes[:, :2]

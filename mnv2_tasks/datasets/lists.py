@@ -23,7 +23,7 @@ def given_lists(root: Path, pattern: str) -> dict[str, Path]:
     return lists
 
 
-def find_lists(root: Path, texts: Sequence[str], *, task: str) -> dict[str, Path]:
+def find_lists(root: Path, texts: Sequence[str], *, task: str, fix: str = FIX) -> dict[str, Path]:
     """{side: its list} of ImageSets/<task>, or of the root, or of the only other folder that has one of train.
 
     `texts` are the text files below root. Raises InputError where there are several such folders, and where lists are
@@ -45,7 +45,7 @@ def find_lists(root: Path, texts: Sequence[str], *, task: str) -> dict[str, Path
             return {"train": root / files[0]}
     if folders[usual] and not sides[usual]:
         names = [file.rpartition("/")[2] for file in folders[usual]]
-        raise InputError(f"{root}: none of the lists in {usual} is named for a side: {', '.join(names[:4])}; {FIX}")
+        raise InputError(f"{root}: none of the lists in {usual} is named for a side: {', '.join(names[:4])}; {fix}")
     for folder in (usual, ""):
         if sides[folder] and "train" not in sides[folder]:
             there = ", ".join(map(str, sides[folder].values()))
@@ -57,7 +57,7 @@ def find_lists(root: Path, texts: Sequence[str], *, task: str) -> dict[str, Path
     if len(others) > 1:
         raise InputError(
             f"{root}: {' and '.join(others[:4])} all hold lists of training images; give one data set's folder as "
-            f"data.root, or {FIX}"
+            f"data.root, or {fix}"
         )
     return sides[others[0]] if others else {}
 

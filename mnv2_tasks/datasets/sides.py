@@ -10,14 +10,14 @@ from mnv2_tasks.errors import InputError
 SPELLINGS = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "tst"),
 }
 BOTH = "trainval"  # train and val in one, as Pascal VOC calls it
 _SIDE = {word: side for side, words in SPELLINGS.items() for word in words} | {BOTH: BOTH}
 _PLAIN = {  # words beside a side's that say nothing else: train_images, val2017, testset
     *("annotations", "captions", "data", "dataset", "default", "folder", "full", "images", "image", "imgs", "img"),
     *("instances", "jpegs", "labels", "list", "masks", "new", "old", "original", "photos", "pics", "pictures", "set"),
-    *("split", "the", "all", "my", "coco", "voc", "x", "y"),
+    *("split", "autosplit", "the", "all", "my", "coco", "voc", "x", "y"),
 }
 _GLUED = re.compile(rf"({'|'.join(sorted(_SIDE, key=len, reverse=True))})(set|data|dataset|images|imgs|split)")
 

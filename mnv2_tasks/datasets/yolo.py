@@ -10,6 +10,7 @@ from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.datasets.images import check_images, image_size
 from mnv2_tasks.datasets.legend import MOST_CLASSES
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.datasets.shapes import Shapes, pack
 from mnv2_tasks.datasets.yolo_labels import Line, class_names, label_files, label_folders, read_labels, stray_labels
 from mnv2_tasks.datasets.yolo_layout import read_layout
@@ -138,7 +139,10 @@ class Yolo:
                 )
             lines.append(its)
             repeats += again
-        notes = [f"{repeats:,} lines that repeat another are left out"] if repeats else []
+        notes = [f"{repeats:,} lines that repeat another are left out"] if repeats > 1 else []
+        notes += ["1 line that repeats another is left out"] if repeats == 1 else []
+        if without := len(images) - len(files):
+            notes.append(f"no label file for {amount(without, 'image')}")
         if side == "train" and told and told.keypoints:
             notes.append("keypoints are left alone")
         return Labelled(images, [files.get(image) for image in images], lines, notes)
@@ -185,7 +189,7 @@ class Yolo:
             shape=np.arange(len(rows)) if self.outlines else None,
         )
         shapes = Shapes.of(str(self.root), [line.number for _, line in rows], outlines) if self.outlines else None
-        return Parsed(str(self.layout.where), side.images, sizes, objects, describe, shapes)
+        return Parsed(str(self.layout.where), side.images, sizes, objects, describe, shapes, order="centre")
 
 
 def _check_meaning(where: Path, boxes: np.ndarray, edges: np.ndarray) -> None:

@@ -162,6 +162,7 @@ def _problem(values: tuple[float, ...], classes: int, keypoints: int) -> str:
         return "a number is not finite; correct or remove the line"
     if label != int(label) or not 0 <= label < (classes or MOST_UNNAMED):
         known = f"the {classes} classes have 0 to {classes - 1}" if classes else f"give 0 to {MOST_UNNAMED - 1}"
+        known = "the only class is 0" if classes == 1 else known
         return f"class {label:g}: {known}; correct it, or name the class in data.yaml"
     if abs(largest := max(values[1 : 5 if keypoints else None], key=abs)) > FARTHEST:
         return (

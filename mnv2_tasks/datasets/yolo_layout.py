@@ -9,14 +9,16 @@ from pathlib import Path
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import LeftOut, walk
-from mnv2_tasks.datasets.names import FileNames
+from mnv2_tasks.datasets.lists import find_lists, not_read
+from mnv2_tasks.datasets.names import ByEnds, FileNames
 from mnv2_tasks.datasets.sides import by_side, side_of
 from mnv2_tasks.datasets.yolo_files import Description, read_description, read_list
 from mnv2_tasks.errors import InputError
 
 USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "obj.data")
 DESCRIPTIONS = (".yaml", ".yml", ".data")
-BESIDE = (*DESCRIPTIONS, ".txt", ".names", ".labels")
+TEXTS = (*DESCRIPTIONS, ".txt")
+BESIDE = (".names", ".labels")
 IMAGES = re.compile(r"jpegimages|images|image|imgs|img", re.IGNORECASE)
 
 
@@ -38,18 +40,22 @@ def read_layout(root: Path, file: str | None, *, outside: bool = False) -> Layou
 
     Raises InputError where that leaves a doubt: an image on two sides, a place that is not there, two descriptions.
     """
-    description = _find_description(root, file)
-    images, left_out = walk(root, SUFFIXES, beside=BESIDE)
+    files, left_out = walk(root, (*SUFFIXES, *TEXTS), beside=BESIDE)
+    texts = [name for name in files if name.lower().endswith(TEXTS)]
+    images = [name for name in files if not name.lower().endswith(TEXTS)]
+    description = _find_description(root, file, texts)
     if not images and not outside:
-        raise InputError(f"{root}: there are no images in this folder; give the data set's as data.root")
+        raise InputError(
+            f"{root}: there are no images in this folder{left_out.aside}; give the data set's as data.root"
+        )
     layout = Layout(root, {}, FileNames(root), description, outside, left_out)
     if description and description.sides:
         layout.where = description.file
-        layout.notes.append(f"sides as {description.file.name} says")
+        layout.notes.append(f"sides as {os.path.relpath(description.file, root)} says")
         layout.notes += ["its download: is not run"] if description.download else []
         layout.sides = _described(layout, description, images)
     else:
-        layout.sides = _listed(layout) or _by_folders(layout, images)
+        layout.sides = _listed(layout, texts, images) or _by_folders(layout, images)
     _check_sides(layout)
     used = {name for names in layout.sides.values() for name in names}
     if unused := len(set(images) - used):
@@ -57,22 +63,24 @@ def read_layout(root: Path, file: str | None, *, outside: bool = False) -> Layou
     return layout
 
 
-def _find_description(root: Path, file: str | None) -> Description | None:
+def _find_description(root: Path, file: str | None, texts: Sequence[str]) -> Description | None:
+    """The one that is named, or in the root, or darknet's data/obj.data, or of a usual name in any folder."""
     if file is not None:
         return read_description(root / file)
-    texts = [name for name in sorted(os.listdir(root)) if name.lower().endswith(DESCRIPTIONS) and name[0] != "."]
-    texts += [name for name in ("data/obj.data",) if (root / name).is_file()]  # as darknet's own examples have it
+    texts = [name for name in texts if name.lower().endswith(DESCRIPTIONS)]
+    usual = [name for name in texts if name.rpartition("/")[2].lower() in USUAL]
+    texts = [name for name in texts if "/" not in name or name == "data/obj.data"] or usual
     descriptions, errors = [], []
     for name in texts:
         try:
             descriptions.append(read_description(root / name))
         except InputError as error:
-            if name.lower() in USUAL:
+            if name in usual:
                 raise
             errors.append(error)
     data = [one for one in descriptions if one.is_data] or [one for one in descriptions if one.count is not None]
     if len(data) > 1:
-        found = " and ".join(one.file.name for one in data[:4])
+        found = " and ".join(os.path.relpath(one.file, root) for one in data[:4])
         raise InputError(f"{root}: {found} describe data sets; name the one to read as data.file=<file>")
     if errors and not data:
         raise errors[0]
@@ -141,7 +149,7 @@ def _described(layout: Layout, told: Description, images: Sequence[str]) -> dict
             if place is not None:
                 there = _images_in(place, root, images)
             elif entry.lower().endswith(".txt") and (place := places.find(entry, names.find)) is not None:
-                there = _images_of(layout, root / place, bases)
+                there = _images_of(layout, root / place, bases, images)
             else:
                 there = []
             if place is not None and (places.moved or os.path.normpath(entry) != os.path.normpath(place or ".")):
@@ -166,11 +174,19 @@ def _images_in(place: str, root: Path, images: Sequence[str]) -> list[str]:
     return [name for name in images if name.startswith(place and f"{place}/")]
 
 
-def _images_of(layout: Layout, file: Path, bases: Sequence[str | Path]) -> list[str]:
+def _images_of(layout: Layout, file: Path, bases: Sequence[str | Path], images: Sequence[str]) -> list[str]:
     """The images of a list, relative to the root. Raises InputError for one that is not there, or there twice."""
     places = Places(layout.names.folder, [file.parent.absolute(), *bases], outside=layout.outside)
+    ends = ByEnds(images, stems=True)
+
+    def find(text: str) -> str | None:
+        if os.path.splitext(text)[1].lower() not in ("", ".txt"):
+            return places.find(text, layout.names.find)
+        names = ends.find(text)  # its name alone, or its label file
+        return names[0] if len(names) == 1 else None
+
     lines = read_list(file)
-    names = [places.find(text, layout.names.find) for _, text in lines]
+    names = [find(text) for _, text in lines]
     if not names:
         raise InputError(f"{file}: no images are listed; list some, or remove the file")
     if None in names:
@@ -187,22 +203,27 @@ def _images_of(layout: Layout, file: Path, bases: Sequence[str | Path]) -> list[
     return paths
 
 
-def _listed(layout: Layout) -> dict[str, list[str]]:
-    """The sides of train.txt and others in the root, where there are any; a label file is none of them."""
+def _listed(layout: Layout, texts: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
+    """The sides of train.txt and others, where there are any; a label file is none of them."""
     root = layout.names.folder
-    lists = {}
-    for name in sorted(os.listdir(root)):
-        if name.lower().endswith(".txt") and side_of(name[:-4]) and (root / name).is_file():
-            first = next((text for _, text in read_list(root / name)), "")
-            if first.lower().endswith(SUFFIXES):
-                lists[name[:-4]] = root / name
-    sides = by_side(lists, root)
-    if sides and "train" not in sides:
-        raise InputError(f"{lists[next(iter(sides.values()))]}: there is no train.txt beside it; list the others there")
-    if sides:
-        layout.where = lists[sides["train"]]
-        layout.notes.append(f"sides as listed in {', '.join(lists[name].name for name in sides.values())}")
-    return {side: _images_of(layout, lists[name], [root]) for side, name in sides.items()}
+    stems = {os.path.splitext(os.path.basename(image))[0] for image in images}
+    files = []
+    for name in texts:
+        stem = os.path.splitext(os.path.basename(name))[0]
+        if name.lower().endswith(".txt") and side_of(stem) and ("/" not in name or stem not in stems):
+            entries = read_list(root / name)
+            if entries and not _NUMBERS.fullmatch(entries[0][1]):
+                files.append(name)
+    fix = "name the lists in a data.yaml, as train: <file> and val: <file>"
+    lists = find_lists(root, files, task="Main", fix=fix)
+    if lists:
+        layout.where = lists["train"]
+        layout.notes.append(f"sides as listed in {', '.join(os.path.relpath(file, root) for file in lists.values())}")
+        layout.notes += not_read([name for name in files if root / name not in lists.values()])
+    return {side: _images_of(layout, file, [root], images) for side, file in lists.items()}
+
+
+_NUMBERS = re.compile(r"[-+.\deE]+(\s+[-+.\deE]+){4,}")  # a line of a label file
 
 
 def _by_folders(layout: Layout, images: Sequence[str]) -> dict[str, list[str]]:
