@@ -517,7 +517,8 @@ def test_voc_lists_and_folders_are_checked(tmp_path: Path) -> None:
 def test_voc_missing_images(tmp_path: Path) -> None:
     root = voc(tmp_path)
     (root / "JPEGImages" / "b.jpg").unlink()
-    refused(lambda: Voc(root).split("train"), "b.xml", "b.*", "1 of 2 images are missing")
+    (root / "JPEGImages" / "b.heic").touch()
+    refused(lambda: Voc(root).split("train"), "b.xml", "b.*", "1 of 2 images are missing) (1 file left out: 1 .heic)")
     (root / "JPEGImages" / "a.jpg").unlink()
     refused(lambda: Voc(root).split("train"), "a.xml", "JPEGImages", "data.images")
 

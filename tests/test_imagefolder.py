@@ -321,6 +321,11 @@ def test_tables_columns_are_found_in_any_case_or_said(tmp_path: Path) -> None:
     assert names_of(source, "val") == ["photos/2.jpg"] and load(source).notes == ["columns that are not read: width"]
 
 
+def test_folders_that_every_class_has_are_said(tmp_path: Path) -> None:
+    source = ImageFolder(folders(tmp_path, "fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"))
+    assert load(source).notes == ["every class has the folders cat, dog: all in them is of that class"]
+
+
 def test_folders_inside_a_class_that_are_called_as_sides(tmp_path: Path) -> None:
     folders(tmp_path, "cat/photos/train", "cat/photos/val", "dog/photos/train")
     refused(lambda: ImageFolder(tmp_path), "nothing tells sides", "cat/photos", "train/<class>/")

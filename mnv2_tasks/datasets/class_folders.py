@@ -33,6 +33,9 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
     if len(sides) == 1 and not any(map(side_of, classes)):
         inside = [os.path.relpath(root / name, train) for name in found["train"].files]
         check_untold(inside, train, fix="sort all images into train/<class>/ and val/<class>/")
+    inner = [subfolders(train / there[name]) for name in classes if name in there]
+    if len(inner) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
+        notes.append(f"every class has the folders {', '.join(inner[0][:3])}: all in them is of that class")
     if place != root:
         notes.insert(0, f"all in {place.relative_to(root).as_posix()}/")
     for side, folder in sides.items():

@@ -156,7 +156,7 @@ class Layout:
             )
             raise InputError(
                 f"{where}: its images are missing: {shorten(names[0], 150)} (the first of {len(names)}) is not in "
-                f"{shorten(places, 150)} of {self.root}, nor is there one so named in another folder; put them there, "
+                f"{shorten(places, 150)} of {self.root}, nor is there one so named in another folder{self.left_out.aside}; put them there, "
                 "or name their folder, below data.root, as data.images"
             )
         if self._untold:

@@ -104,7 +104,8 @@ class Layout:
             if missing and files:
                 raise InputError(
                     f"{missing[0]}: there is no image {missing[0].stem}.* in {folder}, or there are several "
-                    f"({len(missing)} of {len(pages)} images are missing); put it there, or remove the XML file"
+                    f"({len(missing)} of {len(pages)} images are missing){self.left_out.aside}; put it there, or remove "
+                    "the XML file"
                 )
             if files and self._untold:
                 fix = "sort the XML files into such folders, too, or list the images of each side in ImageSets/Main"
@@ -115,7 +116,7 @@ class Layout:
                 return folder, list(files), [note] if by_name else []
         raise InputError(
             f"{pages[0].file}: its image is missing, and so are all {len(pages)}: there is no {pages[0].file.stem}.* "
-            f"in {' or '.join(map(str, folders))}; put them there, or name their folder below data.root as data.images"
+            f"in {' or '.join(map(str, folders))}{self.left_out.aside}; put them there, or name their folder below data.root as data.images"
         )
 
     def _count(self, side: str, folder: Path, there: Sequence[str], files: Mapping[str, Path]) -> None:
