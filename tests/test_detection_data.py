@@ -470,7 +470,8 @@ def test_voc_images_beside_the_xml_and_two_with_one_stem(tmp_path: Path) -> None
     picture(tmp_path / "stale.png")
     for stem in ("a", "stale"):
         (tmp_path / f"{stem}.xml").write_text(page(CAT))
-    assert names_of(load(Voc(tmp_path, val_fraction=0))) == ["a.jpg", "stale.jpg"]
+    split = load(Voc(tmp_path, val_fraction=0))
+    assert names_of(split) == ["a.jpg", "stale.jpg"] and split.left_out == {"image without XML": 1}
 
 
 def test_voc_classes_come_from_all_sides(tmp_path: Path) -> None:

@@ -321,6 +321,19 @@ def test_tables_columns_are_found_in_any_case_or_said(tmp_path: Path) -> None:
     assert names_of(source, "val") == ["photos/2.jpg"] and load(source).notes == ["columns that are not read: width"]
 
 
+def test_lists_that_class_folders_do_not_read_are_refused(tmp_path: Path) -> None:
+    folders(tmp_path, "photos/a", "photos/b")
+    for name in ("TrainImages.txt", "TestImages.txt"):
+        (tmp_path / name).write_text("a/0.jpg\n")
+    refused(lambda: ImageFolder(tmp_path), "TestImages.txt and TrainImages.txt seem to list sides", "data.labels=")
+    (tmp_path / "photos").rename(tmp_path / "train")
+    assert len(load(ImageFolder(tmp_path, val_fraction=0))) == 4
+    rows = "file,label\ntrain/a/0.jpg,a\ntrain/b/0.jpg,b\n"
+    (tmp_path / "train.csv").write_text(rows), (tmp_path / "val.csv").write_text(rows)
+    source = ImageFolder(tmp_path, labels="train.csv", val_fraction=0)
+    assert load(source).notes == ["not read: TestImages.txt, TrainImages.txt, val.csv"]
+
+
 def test_folders_that_every_class_has_are_said(tmp_path: Path) -> None:
     source = ImageFolder(folders(tmp_path, "fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"))
     assert load(source).notes == ["every class has the folders cat, dog: all in them is of that class"]

@@ -88,6 +88,17 @@ def test_folders_of_sides_that_one_file_passes_over_are_refused(tmp_path: Path) 
     assert load_count(Voc(tmp_path / "voc", lists="all.txt", val_fraction=0)) == 2
 
 
+def test_lists_of_sides_that_are_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    table(tmp_path / "labels.json", ["a.jpg", "b.jpg"])
+    lists(tmp_path, train="a", val="b")
+    refused(lambda: Coco(tmp_path), "train.txt and val.txt seem to list sides", "data.annotations=labels.json")
+    assert "not read: train.txt, val.txt" in lines(capsys, Coco(tmp_path, annotations="labels.json"))[0]
+    voc(tmp_path / "voc", "a", "b")
+    (tmp_path / "voc" / "train_labels.csv").touch()
+    assert "not read: train_labels.csv" in lines(capsys, Voc(tmp_path / "voc"))[0]
+
+
 def load_count(source: Coco | Voc) -> int:
     split = source.split("train")
     assert split is not None

@@ -9,6 +9,7 @@ import numpy as np
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.label_table import LabelledFiles, alike_form, choose_classes, composed
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
+from mnv2_tasks.datasets.lists import TABLES, check_no_lists
 from mnv2_tasks.datasets.sides import by_side, check_untold, side_of
 from mnv2_tasks.errors import InputError, quote
 
@@ -31,8 +32,11 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
     classes = choose_classes(train, list(there), given)
     found = {"train": _read(train, there, classes, root=root)}
     if len(sides) == 1 and not any(map(side_of, classes)):
+        fix = "sort all images into train/<class>/ and val/<class>/, or name a table as data.labels=<file>.csv"
         inside = [os.path.relpath(root / name, train) for name in found["train"].files]
-        check_untold(inside, train, fix="sort all images into train/<class>/ and val/<class>/")
+        check_untold(inside, train, fix=fix)
+        if sides["train"] == place:  # else a folder tells that it is train's
+            check_no_lists(root, walk(root, TABLES)[0], fix=fix)
     inner = [subfolders(train / there[name]) for name in classes if name in there]
     if len(inner) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         notes.append(f"every class has the folders {', '.join(inner[0][:3])}: all in them is of that class")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import walk
-from mnv2_tasks.datasets.lists import not_read
+from mnv2_tasks.datasets.lists import TABLES, check_no_lists, not_read
 from mnv2_tasks.datasets.names import ByEnds, FileNames, check_inside, leads_out
 from mnv2_tasks.datasets.sides import BOTH, SPELLINGS, by_side, check_untold, side_of, spelled
 from mnv2_tasks.errors import InputError, shorten
@@ -14,7 +14,7 @@ from mnv2_tasks.errors import InputError, shorten
 IMAGES = ("images/{split}", "{split}/images", "{split}", "images", ".")
 OTHER_KINDS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")  # of COCO's own annotation files
 DEEPEST = 3  # parts of an annotation file's name: train/annotations/instances.json
-BESIDE = (".json", ".txt", ".md", ".yaml", ".yml", ".xml", ".csv", ".html")
+BESIDE = (".md", ".yaml", ".yml", ".xml", ".html")
 
 
 class Layout:
@@ -36,13 +36,17 @@ class Layout:
         self.pattern = images
         top = (images or "").partition("{split}")[0].rpartition("/")[0] if "{split}" in (images or "") else images
         self.top = root / (top or ".")
-        files, self.left_out = walk(root, (".json", *SUFFIXES), beside=BESIDE)
-        self.images = [file for file in files if not file.lower().endswith(".json")]
+        files, self.left_out = walk(root, (*TABLES, *SUFFIXES), beside=BESIDE)
+        self.images = [file for file in files if not file.lower().endswith(TABLES)]
+        lists = [f for f in files if f.lower().endswith(TABLES) and not f.lower().endswith(".json")]
         tables = self._tables(file for file in files if file.lower().endswith(".json"))
         self.notes: list[str] = []
         self._untold: str | None = None  # the file that is for all sides, unless it is said to be
         self.sides = self._given(annotations) if annotations else self._by_name(tables)
-        self.notes += not_read([file for file in tables if root / file not in self.sides.values()])
+        lists = [file for file in lists if side_of(Path(file).stem)]
+        if self._untold:
+            check_no_lists(root, lists, fix=self._fix_untold)
+        self.notes += not_read(file for file in [*tables, *lists] if root / file not in self.sides.values())
         if images and os.path.relpath(self.top, root).startswith(".."):
             self.images, self.left_out = walk(self.top, SUFFIXES)
         elif self.top != root:
@@ -51,6 +55,10 @@ class Layout:
         self._set = frozenset(self.images)
         self._ends: ByEnds | None = None
         self._used: dict[str, set[str]] = {}  # side -> the images below `top` that are its own
+
+    @property
+    def _fix_untold(self) -> str:
+        return f"make an annotation file for each side, or to mix them name it as data.annotations={self._untold}"
 
     def _tables(self, files: Iterable[str]) -> list[str]:
         """The JSON files that may be annotations of many images; LabelMe writes one beside each image."""
@@ -156,12 +164,11 @@ class Layout:
             )
             raise InputError(
                 f"{where}: its images are missing: {shorten(names[0], 150)} (the first of {len(names)}) is not in "
-                f"{shorten(places, 150)} of {self.root}, nor is there one so named in another folder{self.left_out.aside}; put them there, "
-                "or name their folder, below data.root, as data.images"
+                f"{shorten(places, 150)} of {self.root}, nor is there one so named in another folder"
+                f"{self.left_out.aside}; put them there, or name their folder, below data.root, as data.images"
             )
         if self._untold:
-            fix = f"make a file for each side, or to mix them name it as data.annotations={self._untold}"
-            check_untold([start + file for file in files], self.root / self._untold, fix=fix)
+            check_untold([start + file for file in files], self.root / self._untold, fix=self._fix_untold)
         self._count(side, where, names, [start + file for file in files], others)
         if not moved:
             return folder, files, []

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
+from mnv2_tasks.datasets.lists import TABLES, not_read
 from mnv2_tasks.datasets.names import FileNames, check_inside
 from mnv2_tasks.datasets.sides import BOTH, check_untold, side_of
 from mnv2_tasks.errors import InputError, quote, shorten
@@ -92,7 +93,9 @@ def read_table(
             shown.setdefault(side, []).append(known)
         else:
             left["of other classes"] += 1
-    images, hidden = walk(root, SUFFIXES, beside=(".csv", ".txt", ".md", ".json"))
+    paths, hidden = walk(root, (*TABLES, *SUFFIXES), beside=(".md",))
+    images = [path for path in paths if not path.lower().endswith(TABLES)]
+    unread += not_read(p for p in paths if p.lower().endswith(TABLES) and side_of(Path(p).stem) and root / p != file)
     left.update(hidden)
     if unlisted := len(set(images) - {os.path.normpath(name) for _, name, _, _ in rows}):
         left["in no row of the table"] = unlisted

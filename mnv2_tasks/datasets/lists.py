@@ -1,12 +1,13 @@
 """Text files that name the images of each side: which of those below a data set's root are meant."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mnv2_tasks.datasets.sides import by_side, side_of, spelled
 from mnv2_tasks.errors import InputError
 
+TABLES = (".txt", ".csv", ".lst", ".json")  # what tells sides is often in such
 SETS = "ImageSets"  # Pascal VOC's folder of lists, in which each task has its own
 FIX = "name the lists, below this folder, as data.lists=<file>, with {split} where train, val or test stands"
 
@@ -67,7 +68,15 @@ def _is_of_another_task(folder: str, task: str) -> bool:
     return above.rpartition("/")[2] == SETS and name != task
 
 
-def not_read(files: Sequence[str]) -> list[str]:
+def check_no_lists(root: Path, files: Sequence[str], *, fix: str) -> None:
+    """Refuse lists of several sides where a format reads none, and nothing else tells sides."""
+    sides = {side: file for file in files if (side := side_of(Path(file).stem))}
+    if len(sides) > 1:
+        raise InputError(f"{root}: {' and '.join(sides.values())} seem to list sides, but are not read here; {fix}")
+
+
+def not_read(files: Iterable[str]) -> list[str]:
     """A note of files that might have been meant; none where there are none."""
+    files = list(files)
     others = f" and {len(files) - 3} more" if files[3:] else ""
     return [f"not read: {', '.join(files[:3])}{others}"] if files else []

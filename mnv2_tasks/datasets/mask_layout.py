@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
-from mnv2_tasks.datasets.lists import find_lists, given_lists, not_read
+from mnv2_tasks.datasets.lists import TABLES, find_lists, given_lists, not_read
 from mnv2_tasks.datasets.names import ByEnds, FileNames, check_inside, plain_form
 from mnv2_tasks.datasets.sides import SPELLINGS, by_side, check_untold, side_of, spelled
 from mnv2_tasks.errors import InputError, shorten
@@ -40,9 +40,10 @@ def read_layout(
     Raises InputError for an image without a mask, and for whatever leaves a doubt.
     """
     patterns = "{split}" in images + masks
-    texts, _ = walk(root, (".txt",))
+    tables, _ = walk(root, TABLES)
+    texts = [file for file in tables if file.lower().endswith(".txt")]
     files = given_lists(root, lists) if lists else {} if patterns else find_lists(root, texts, task="Segmentation")
-    unread = notes = not_read([f for f in texts if side_of(Path(f).stem) and root / f not in files.values()])
+    unread = notes = not_read(f for f in tables if side_of(Path(f).stem) and root / f not in files.values())
     if files:
         return _read_lists(files, root, images, masks, suffix=suffix, outside=outside, notes=unread)
     place = root

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import walk
-from mnv2_tasks.datasets.lists import find_lists, given_lists, not_read
+from mnv2_tasks.datasets.lists import TABLES, find_lists, given_lists, not_read
 from mnv2_tasks.datasets.names import ByEnds, plain_form
 from mnv2_tasks.datasets.sides import by_side, check_untold, side_of
 from mnv2_tasks.errors import InputError, shorten
@@ -16,7 +16,7 @@ from mnv2_tasks.foreign import read_text
 
 ANNOTATIONS = ("Annotations", "annotations", "annotations/xmls", "xml", ".")
 IMAGES = ("JPEGImages", "images", ".")
-BESIDE = (".txt", ".json", ".yaml", ".yml", ".md", ".csv", ".html", ".pbtxt")
+BESIDE = (".yaml", ".yml", ".md", ".html", ".pbtxt")
 
 
 class Source(Protocol):
@@ -47,23 +47,23 @@ class Layout:
         self.root = root
         self.images = images
         self.notes: list[str] = []
-        files, self.left_out = walk(root, (".xml", ".txt", *SUFFIXES), beside=BESIDE)
+        files, self.left_out = walk(root, (".xml", *TABLES, *SUFFIXES), beside=BESIDE)
         self.folder, self.files = _find_annotations(root, annotations, files)
         others = sum(file.lower().endswith(".xml") for file in files) - len(self.files)
         if others > 0:
             self.left_out["XML in another folder"] = others
-        texts = [file for file in files if file.lower().endswith(".txt")]
-        listed_sides = self._listed(texts, lists)
+        listed_sides = self._listed([file for file in files if file.lower().endswith(TABLES)], lists)
         self.sides = listed_sides or _by_folders(self.folder, self.files)
         self._untold = not listed_sides and len(self.sides) == 1
-        listed = {file for its in self.sides.values() for file in its}
-        if unlisted := len(self.files) - len(listed):
-            self.left_out["XML on no list"] = unlisted
+        self._unlisted = set(self.files).difference(*self.sides.values())
+        if self._unlisted:
+            self.left_out["XML on no list"] = len(self._unlisted)
         self._used: dict[str, set[str]] = {}  # side -> its images, relative to the folder of images
 
-    def _listed(self, texts: Sequence[str], pattern: str | None) -> dict[str, list[str]]:
+    def _listed(self, tables: Sequence[str], pattern: str | None) -> dict[str, list[str]]:
+        texts = [file for file in tables if file.lower().endswith(".txt")]
         lists = given_lists(self.root, pattern) if pattern else find_lists(self.root, texts, task="Main")
-        self.notes += not_read([f for f in texts if side_of(Path(f).stem) and self.root / f not in lists.values()])
+        self.notes += not_read(f for f in tables if side_of(Path(f).stem) and self.root / f not in lists.values())
         names = _by_stem(self.files)
         sides: dict[str, list[str]] = {}
         for side, file in lists.items():
@@ -104,8 +104,8 @@ class Layout:
             if missing and files:
                 raise InputError(
                     f"{missing[0]}: there is no image {missing[0].stem}.* in {folder}, or there are several "
-                    f"({len(missing)} of {len(pages)} images are missing){self.left_out.aside}; put it there, or remove "
-                    "the XML file"
+                    f"({len(missing)} of {len(pages)} images are missing){self.left_out.aside}; put it there, or "
+                    "remove the XML file"
                 )
             if files and self._untold:
                 fix = "sort the XML files into such folders, too, or list the images of each side in ImageSets/Main"
@@ -116,7 +116,8 @@ class Layout:
                 return folder, list(files), [note] if by_name else []
         raise InputError(
             f"{pages[0].file}: its image is missing, and so are all {len(pages)}: there is no {pages[0].file.stem}.* "
-            f"in {' or '.join(map(str, folders))}{self.left_out.aside}; put them there, or name their folder below data.root as data.images"
+            f"in {' or '.join(map(str, folders))}{self.left_out.aside}; put them there, or name their "
+            "folder below data.root as data.images"
         )
 
     def _count(self, side: str, folder: Path, there: Sequence[str], files: Mapping[str, Path]) -> None:
@@ -125,7 +126,7 @@ class Layout:
         if len(self._used) < len(self.sides):
             return
         used = set().union(*self._used.values())
-        stems = {plain_form(Path(file).stem) for file in self.files}
+        stems = {plain_form(Path(file).stem) for file in self._unlisted}
         rest = [name for name in there if name not in used and plain_form(Path(name).stem) not in stems]
         if rest:
             self.left_out[f"{'images' if len(rest) > 1 else 'image'} without XML"] = len(rest)
