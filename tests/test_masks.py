@@ -449,7 +449,7 @@ def test_images_beside_the_sides_and_without_masks(tmp_path: Path) -> None:
     image(tmp_path / "images" / "test" / "c.jpg"), image(tmp_path / "images" / "cover.jpg")
     source = Masks(tmp_path)
     assert source.split("test") is None and load(source).left_out == {"on no side": 1}
-    assert load(source).notes[0] == "test/ is no side: no mask for its 1 image"
+    assert load(source).notes[0] == "there is no test side: no mask for its 1 image"
 
 
 # Values that nobody named

@@ -106,7 +106,7 @@ def _pair_all(folders: Mapping[str, Folders], *, suffix: str, notes: list[str]) 
                 raise InputError(f"{place}: there is no such folder of {what}; name it as data.{what}")
         names = Names(images, masks, suffix=suffix)
         if side == "test" and names.images and not any(map(names.mask_of, names.images)):
-            notes = [*notes, f"{images.name}/ is no side: no mask for its {amount(len(names.images), 'image')}"]
+            notes = [*notes, f"there is no test side: no mask for its {amount(len(names.images), 'image')}"]
             continue
         found[side] = names.pairs()
         if shared:
