@@ -325,7 +325,9 @@ def test_lists_are_found_wherever_they_are(tmp_path: Path, train: str, val: str,
     write(root, {train: line.format("a"), val: line.format("b"), "labels/train.txt": "0 .5 .5 .1 .1"})
     source = Yolo(root)
     assert names_of(load(source)) == ["a.png"] and names_of(source.split("val")) == ["b.png"]
-    assert load(source).notes == [f"sides as listed in {train}, {val}"]
+    assert load(source).notes == [f"sides as listed in {train}, {val}"] and not load(source).left_out
+    picture(root / "images" / "c.png"), write(root, {"labels/c.txt": text("a")})
+    assert load(Yolo(root)).left_out == {"on no side": 1}
 
 
 def test_lists_that_leave_a_doubt_are_refused(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Yolo:
         self._files = {side: label_files(names, self.layout.names) for side, names in self.layout.sides.items()}
         self._check_files()
         labels = [file for files in self._files.values() for file in files.values()]
-        if stray := stray_labels(labels, self.layout.names):
+        if stray := stray_labels(labels, self.layout):
             self.layout.left_out["label file without an image"] = stray
         self._classes: tuple[str, ...] = class_names(self.layout, labels)
         self._classes = names = self._classes or self._numbers()

@@ -66,15 +66,16 @@ def label_folders(folder: str, names: FileNames) -> list[str]:
     return [place for place in dict.fromkeys(places) if names.find_folder(place) == place] + [folder]
 
 
-def stray_labels(used: Iterable[str], names: FileNames) -> int:
+def stray_labels(used: Iterable[str], layout: Layout) -> int:
     """How many text files lie beside label files without being one of an image, nor a list or the names of classes."""
     files = set(used)
+    stems = {os.path.splitext(os.path.basename(image))[0].lower() for image in layout.unused}
     count = 0
     for folder in {os.path.dirname(file) for file in files}:
-        for name in os.listdir(names.folder / folder):
+        for name in os.listdir(layout.names.folder / folder):
             stem, suffix = os.path.splitext(name.lower())
             other = name.lower() in NAMES or side_of(stem) or stem.startswith(("readme", "license", "."))
-            count += suffix == ".txt" and not other and os.path.join(folder, name) not in files
+            count += suffix == ".txt" and not other and stem not in stems and os.path.join(folder, name) not in files
     return count
 
 

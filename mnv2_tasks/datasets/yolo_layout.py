@@ -33,6 +33,7 @@ class Layout:
     outside: bool  # whether names may lead out of the root
     left_out: LeftOut
     notes: list[str] = field(default_factory=list)  # what was decided
+    unused: list[str] = field(default_factory=list)  # images on no side
 
 
 def read_layout(root: Path, file: str | None, *, outside: bool = False) -> Layout:
@@ -58,8 +59,9 @@ def read_layout(root: Path, file: str | None, *, outside: bool = False) -> Layou
         layout.sides = _listed(layout, texts, images) or _by_folders(layout, images)
     _check_sides(layout)
     used = {name for names in layout.sides.values() for name in names}
-    if unused := len(set(images) - used):
-        left_out["on no side"] = unused
+    layout.unused = sorted(set(images) - used)
+    if layout.unused:
+        left_out["on no side"] = len(layout.unused)
     return layout
 
 
