@@ -358,7 +358,7 @@ def test_a_description_is_found_in_a_folder_below(tmp_path: Path) -> None:
         ([(0.0, 0.0, 0.0, 0.0)] * 2, "has no area"),
     ],
 )
-def test_boxes_that_cannot_be_meant(tmp_path: Path, boxes: list, words: str) -> None:
+def test_boxes_of_another_order(tmp_path: Path, boxes: list, words: str) -> None:
     root = small(tmp_path, "".join(f"0 {' '.join(map(str, box))}\n" for box in boxes * 3 + boxes))
     write(root, {"labels/b.txt": ""})
     refused(lambda: Yolo(root, val_fraction=0).split("train"), words)
@@ -529,7 +529,7 @@ def test_bad_boxes(tmp_path: Path, fault: str) -> None:
 
 def test_boxes_that_cannot_be_meant(tmp_path: Path) -> None:
     corners, twice = "0 .1 .1 .3 .8\n0 .5 .5 .9 .9", "0 .01 .01 .01 .01"
-    for lines, words in ((corners, ["1 of 3 boxes", "x1 y1 x2 y2"]), (twice, ["all 2 boxes", "twice"])):
+    for lines, words in ((corners, ["1 of its 3 boxes", "x1, y1, x2, y2"]), (twice, ["all 2 boxes", "twice"])):
         root = write(small(tmp_path, lines), {"labels/b.txt": lines.splitlines()[-1]})
         refused(lambda root=root: Yolo(root, val_fraction=0, bad_boxes="fix").split("train"), str(root), *words)
 
