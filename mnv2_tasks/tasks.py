@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,12 @@ class MultiTask(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.model.backbone.thaw(self.current_epoch)
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Dropout and the like depend on the step alone, so that a resumed run does as the whole one would."""
+        if self.config:
+            place = [self.config["seed"], self.global_step, self.global_rank]
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: list[Source], index: int) -> Tensor:
         self._step_losses, _ = self._losses(batch, "train")

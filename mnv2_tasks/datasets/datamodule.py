@@ -1,7 +1,7 @@
 """From data sources to batches: kinds for tasks, transforms, padding, one loader a source."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -51,6 +51,17 @@ def assign_tasks(
     if idle := [name for name, its in found.items() if not its]:
         raise InputError(f"no task learns from data={idle[0]} ({offers}); leave it out, or set assign.<task>={idle[0]}")
     return found
+
+
+class LateLoader(DataLoader):
+    """A DataLoader whose workers read nothing before a batch is asked for.
+
+    Lightning asks for an iterator first, and then tells the order which epoch it is: of a resumed run, the workers
+    would by then have read images of epoch 0.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 class DataModule(pl.LightningDataModule):
@@ -205,7 +216,7 @@ class DataModule(pl.LightningDataModule):
             transform = make(self.sizes[source]) if make else None
             mixing = _mixing(*self.mixing)
         workers = self._workers(processes * len(self.sources))
-        return DataLoader(
+        return LateLoader(
             self._samples(source, side, transform),
             batch_size=batch_size,
             sampler=order,
