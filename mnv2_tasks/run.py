@@ -93,7 +93,7 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
         asked = OmegaConf.from_dotlist(changes)
         refuse_foreign(own, path, trust=tuple(asked.get("trust") or ()))
         refuse_unknown(own, path)
-        if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched")]:
+        if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched", "study")]:
             fix = "take it out, or use the version that wrote it"
             raise InputError(f"{path}: this version ({__version__}) has no setting {quote(unknown[0])}; {fix}")
         config = OmegaConf.create(own)
