@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 from mnv2_tasks.cli import command, one_line, settle, tune_for_cpu
 from mnv2_tasks.errors import InputError, reason_of
@@ -23,18 +24,18 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         settings = settle(config)
     if study.wanted(settings):
         return study.run(settings)
-    data, task = prepare(settings)
+    data, task, last = prepare(settings)
     folder = run.open_folder(settings)
-    trainer = run.make_trainer(settings, folder)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(settings)
-    last = folder / "checkpoints" / "last.ckpt" if settings["resume"] else None
-    run.fit(trainer, task, data, last)
-    run.finish(task, data, settings, folder, began)
+    with run.stoppable(folder) as stop:
+        trainer = run.make_trainer(settings, folder, stop)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(settings)
+        run.fit(trainer, task, data, last)
+        run.finish(task, data, settings, folder, began=began, stop=stop)
 
 
 def prepare(settings):  # type: ignore[no-untyped-def]
-    """Data and LightningModule: everything wrong with the input is said before the run has a folder."""
+    """Data, LightningModule and the checkpoint to go on from; all that is wrong is said before the run has a folder."""
     try:
         return _prepare(settings)
     except Exception as error:  # whatever a damaged setting leads to
@@ -53,8 +54,8 @@ def _prepare(settings):  # type: ignore[no-untyped-def]
     from mnv2_tasks.weights import check_fit
 
     seed_everything(settings["seed"], verbose=False)
-    last = f"{settings['resume']}/checkpoints/last.ckpt"
-    state = read_checkpoint(last)["state"] if settings["resume"] else None
+    last = run.last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
+    state = read_checkpoint(last)["state"] if last else None
     wiring.agree_on_stride(settings)
     data = wiring.make_data(settings)
     data.tell(("train", "val", "test"))
@@ -66,9 +67,9 @@ def _prepare(settings):  # type: ignore[no-untyped-def]
         joint.read_baselines(settings["baselines"], data.classes)
     task = wiring.make_task(settings, data)
     if state is not None:
-        check_fit(task.model, state, last, hint="its run's config.yaml tells of another network")
+        check_fit(task.model, state, str(last), hint="its run's config.yaml tells of another network")
     run.make_trainer(settings, None)
-    return data, task
+    return data, task, last
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Lightning callbacks: averaged weights, a progress bar with an estimate, metrics per epoch, example pictures."""
 
 import csv
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -11,12 +13,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.examples import Example, task_examples
 from mnv2_tasks.loggers import log_examples
+from mnv2_tasks.stopping import Stop
 from mnv2_tasks.tasks import MultiTask
+
+DRAFT = ".part"  # at the end of a checkpoint's name while it is written
 
 
 def warmed_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
@@ -93,6 +99,45 @@ class Best(ModelCheckpoint):
         if current is not None and best is not None:  # every process decides the same
             return trainer.strategy.reduce_boolean_decision(bool(current >= best))
         return super().check_monitor_top_k(trainer, current)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are written beside their place and moved there: a kill or a full disk leaves the one before.
+
+    Lightning's own are written where TMPDIR is, and copied from another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        draft = Path(f"{path}{DRAFT}")
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+class AtStop(Callback):
+    """Ends the loops after the batch in which a signal came."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if self.stop.number is not None:
+            if (launcher := trainer.strategy.launcher) is not None:  # of processes that the signal may not have reached
+                launcher.kill(signal.SIGTERM)
+            raise SystemExit
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.on_train_batch_end(trainer)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.on_train_batch_end(trainer)
 
 
 class Last(Checkpoint):

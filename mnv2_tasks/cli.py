@@ -18,6 +18,7 @@ from omegaconf.errors import InterpolationToMissingValueError
 
 from mnv2_tasks import children
 from mnv2_tasks.errors import InputError, line
+from mnv2_tasks.stopping import Lasting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PATHS = re.compile(  # settings whose value is a path, a pattern of paths, an address or a name
@@ -38,9 +39,11 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     children.end_with_parent()
-    for stream in (sys.stdout, sys.stderr):  # names of files and classes are printed whatever the locale
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # names of files and classes are printed whatever the locale
+            own = Lasting(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
+            setattr(sys, name, own)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
     sys.argv[1:] = expand(sys.argv[1:])
     composed = False
@@ -106,11 +109,6 @@ def in_one_line(folder: str | Path, *, resumes: bool = False) -> Iterator[None]:
     """An error that people can mend ends the program in one line; see `one_line`."""
     try:
         yield
-    except BrokenPipeError:  # who read what is printed has gone, as `head` does
-        silence = os.open(os.devnull, os.O_WRONLY)
-        for number in (1, 2):
-            os.dup2(silence, number)
-        raise SystemExit(141) from None
     except Exception as error:
         if message := one_line(error, folder, resumes=resumes):
             fail(message)

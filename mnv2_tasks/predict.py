@@ -3,15 +3,14 @@
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.cli import FULL, command, settle, tune_for_cpu
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.stopping import Stop
 
 if TYPE_CHECKING:
     from mnv2_tasks.films import Film, Named, Video
@@ -76,8 +75,6 @@ def main(config: Any) -> None:
         try:
             batch_size = 1 if source.endless else settings["batch_size"]
             stopped = _run(predictor, source, batch_size, results, drawing, stop, reasons)
-        except BrokenPipeError:  # of what is printed
-            raise
         except OSError as error:
             failure = error
         finally:  # what came until then is worth keeping
@@ -131,33 +128,6 @@ def check(settings: dict[str, Any]) -> None:
     size = settings["size"]
     if not (size is None or counts(size) or isinstance(size, list) and len(size) == 2 and all(map(counts, size))):
         raise InputError(f"size={size}: use a side or [height, width], whole numbers above 0")
-
-
-class Stop:
-    """Takes SIGINT, SIGTERM and SIGHUP as a wish to stop, in `number`; the second of its kind stops at once.
-
-    What the process was told to ignore (nohup, a shell's &) stays ignored.
-    """
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stop":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no signals
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._wish)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _wish(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        signal.signal(number, self._before[number])
 
 
 def _run(

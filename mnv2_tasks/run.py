@@ -2,9 +2,13 @@
 
 import logging
 import os
+import shlex
+import signal
+import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from statistics import median_high
@@ -15,20 +19,24 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.utilities import rank_zero_only
 
 from mnv2_tasks import __version__, joint, report
-from mnv2_tasks.callbacks import EMA, Best, EpochLog, Examples, Last, Progress, read_rows
+from mnv2_tasks.callbacks import DRAFT, EMA, AtStop, Best, EpochLog, Examples, Last, Progress, WholeFiles, read_rows
 from mnv2_tasks.cli import one_line
 from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError, quote, reason_of
 from mnv2_tasks.foreign import read_text
 from mnv2_tasks.model import complete_backbone
+from mnv2_tasks.stopping import Stop
 from mnv2_tasks.tasks import MultiTask
 from mnv2_tasks.trust import refuse_foreign, refuse_unknown
 
 Config = dict[str, Any]
 PLAIN_SECTIONS = ("loader", "optim", "trainer")  # whose keys are the same in every run
 MOST_CONFIG = 1 << 20  # bytes of a config.yaml
+LAST = "last.ckpt"
 RUN_VARIABLE = "MNV2_TASKS_RUN"  # tells the processes of one run its folder
 
 
@@ -73,9 +81,9 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
     from omegaconf.errors import OmegaConfBaseException
 
     path = Path(folder) / "config.yaml"
-    if not path.exists() or not (Path(folder) / "checkpoints" / "last.ckpt").exists():
+    if not path.exists():
         raise InputError(
-            f"resume={folder}: no run to continue there (config.yaml and checkpoints/last.ckpt are needed)"
+            f"resume={folder}: no run to continue there (config.yaml is needed, and checkpoints/last.ckpt)"
         )
     fix = "correct it, or take the config.yaml of a copy"
     try:
@@ -121,15 +129,15 @@ def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: 
             raise InputError(f"{path}: {name} is {quote(value)}, not a number or true or false; correct it")
 
 
-def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
+def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) -> pl.Trainer:
     """Lightning's Trainer with the config's `trainer` section as it stands; `folder=None` is for evaluation alone."""
     _quiet()
-    callbacks: list[Callback] = [Progress()]
+    callbacks: list[Callback] = [Progress(), *([AtStop(stop)] if stop else [])]
     loggers: list[Any] = []
     if folder is not None:
         callbacks += [
             Best(folder / "checkpoints"),
-            Last(folder / "checkpoints" / "last.ckpt"),
+            Last(folder / "checkpoints" / LAST),
             EpochLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),
         ]
@@ -143,6 +151,7 @@ def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
             config["trainer"],
             callbacks=callbacks,
             logger=loggers or False,
+            plugins=[WholeFiles(), *instantiate(config["trainer"].get("plugins") or [])],
             enable_checkpointing=folder is not None,
             default_root_dir=str(folder or "."),
             use_distributed_sampler=False,
@@ -150,6 +159,40 @@ def make_trainer(config: Config, folder: Path | None) -> pl.Trainer:
         )
     except InstantiationException as error:
         raise InputError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
+
+
+@contextmanager
+def stoppable(folder: Path) -> Iterator[Stop]:
+    """A signal ends what is within after the batch at hand, with a line on what is there, and 128 + its number."""
+    with Stop() as stop:
+        try:
+            yield stop
+        except SystemExit:
+            if stop.number is None:
+                raise
+    if stop.number is not None:
+        epochs = len(read_rows(folder / "metrics.csv")) if (folder / "checkpoints" / LAST).exists() else 0
+        rank_zero_only(print)(
+            f"stopped by {signal.Signals(stop.number).name}: {amount(epochs, 'epoch')} done; "
+            f"python train.py {shlex.quote(f'resume={folder}')} goes on",
+            file=sys.stderr,
+        )
+        raise SystemExit(128 + stop.number)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """From where a run goes on; None where it ended before its first epoch did. Says what it found, if not a whole one.
+
+    A run that has lost its last.ckpt has results of its own; then the path is of no file.
+    """
+    last = folder / "checkpoints" / LAST
+    draft = Path(f"{last}{DRAFT}")
+    if draft.exists():
+        rank_zero_only(print)(f"{draft}: not written to its end, and left aside: the one before counts")
+    if last.exists() or (folder / "metrics.csv").exists():
+        return last
+    rank_zero_only(print)(f"{folder}: none of its epochs was done: it starts from the beginning")
+    return None
 
 
 def fit(trainer: pl.Trainer, task: MultiTask, data: DataModule, last: Path | None) -> None:
@@ -200,7 +243,9 @@ def describe(task: MultiTask, data: DataModule) -> dict[str, Any]:
     }
 
 
-def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, began: float) -> None:
+def finish(
+    task: MultiTask, data: DataModule, config: Config, folder: Path, *, began: float, stop: Stop | None = None
+) -> None:
     """Evaluate the best checkpoint on val, and on test where there is one; write metrics.json and the pictures."""
     from mnv2_tasks.model import read_checkpoint
     from mnv2_tasks.weights import load_exactly
@@ -211,7 +256,7 @@ def finish(task: MultiTask, data: DataModule, config: Config, folder: Path, bega
     sides = ["val"] + (["test"] if data.with_side("test") else [])
     results: dict[str, Any] = {}
     for side in sides:
-        trainer = make_trainer(config, None)
+        trainer = make_trainer(config, None, stop)
         results[side] = evaluate(task, data, trainer, side)
         if trainer.is_global_zero and side == sides[-1]:
             report.write_pictures(task, data, side, folder, count=config["examples"])

@@ -309,6 +309,17 @@ def test_int8_stays_close(name, tmp_path):
     assert 0 < found["relative"] < 0.35
 
 
+@pytest.mark.slow
+def test_int8_of_onnx_fits_processors_that_add_products_in_16_bits(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path, _ = written("onnx", make("classifier", spread=0.05), tmp_path, precision="int8")
+    graph = onnx.load(str(path)).graph
+    weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer]
+    weights = [one for one in weights if one.dtype == np.int8 and one.ndim > 1]
+    assert len(weights) > 40 and max(np.abs(one.astype(int)).max() for one in weights) <= 64
+    assert 2 * 255 * 64 < 2**15
+
+
 class Payload:
     def __init__(self, path):
         self.path = path

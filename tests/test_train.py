@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -98,32 +97,105 @@ def test_evaluate_repeats_the_runs_numbers(trained, cli, tmp_path):
     assert {"examples.png", "precision_recall.png", "confusion.png"} <= files(tmp_path / "evaluate" / "again")
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, tmp_path):
-    process = spawn("train.py", *TINY, f"runs={tmp_path}", "name=cut", stdout=subprocess.DEVNULL)
-    folder = tmp_path / "ssdlite" / "cut"
-    for _ in range(20_000):
-        if (folder / "metrics.csv").exists() and (folder / "checkpoints" / "last.ckpt").exists():
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    last_epoch_done = len(rows(folder)) == 2  # then only the end is left, which works with the averaged weights
-    if (folder / "metrics.json").exists():
-        pytest.skip("the run was over before it could be killed")
-    again = spawn("train.py", f"resume={folder}", stdout=subprocess.DEVNULL)
-    _, err = again.communicate()
-    assert again.returncode == 0, err
-    assert files(folder) == FILES
-    for straight, resumed in zip(rows(trained), rows(folder), strict=True):
+KILLED = """# train.py that sends itself a signal, after an epoch or where another method of callbacks is called
+import os, runpy, sys
+from mnv2_tasks import callbacks
+name, method, number = sys.argv[1:4]
+owner = getattr(callbacks, name)
+whole = getattr(owner, method)
+def once(self, first, *rest):
+    if method == "replace" and not (str(first).endswith("last.ckpt") and os.path.exists(first)):
+        return whole(self, first, *rest)
+    if method == "on_train_epoch_end":
+        whole(self, first, *rest)
+    os.kill(os.getpid(), int(number))
+    if method != "on_train_epoch_end":
+        return whole(self, first, *rest)
+setattr(owner, method, once)
+sys.argv = ["train.py", *sys.argv[4:]]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def cut(number: int, *settings: str, at: tuple[str, str] = ("Last", "on_train_epoch_end")) -> tuple[int, str]:
+    """(exit code, errors) of a run that gets a signal after its first epoch, or where `at` says."""
+    process = spawn("-c", KILLED, *at, str(int(number)), *settings, stdout=subprocess.DEVNULL)
+    _, err = process.communicate()
+    return process.returncode, err
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    for straight, resumed in zip(rows(one), rows(other), strict=True):
         for name, value in straight.items():
             if name not in ("seconds", "images_per_second", "step_ms"):
                 assert float(value) == pytest.approx(float(resumed[name]), nan_ok=True, abs=1e-12), name
-    whole, cut = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (trained, folder))
+    whole, again = (torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (one, other))
     # The averaged weights, and those in training.
-    for state in ("state_dict",) if last_epoch_done else ("state_dict", "current_model_state"):
-        differ = [name for name, value in whole[state].items() if not torch.equal(value, cut[state][name])]
+    for state in ("state_dict", "current_model_state"):
+        differ = [name for name, value in whole[state].items() if not torch.equal(value, again[state][name])]
         assert not differ, (state, differ)
+
+
+DEFAULTS = tuple(setting for setting in TINY if not setting.startswith("loader.workers"))  # and dropout, and EMA
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task", [("task=ssdlite",), ("task=classifier",), ("task=[classifier,ssdlite,deeplabv3]", "balance=gradnorm")]
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, task):
+    settings = (*DEFAULTS, *task, f"runs={tmp_path}")
+    spawn("train.py", *settings, "name=whole", stdout=subprocess.DEVNULL).communicate()
+    assert cut(signal.SIGKILL, *settings, "name=cut")[0] == -signal.SIGKILL
+    (whole,) = tmp_path.glob("*/whole")
+    assert len(rows(whole)) == 2 and not (whole.with_name("cut") / "metrics.json").exists()
+    again = spawn("train.py", f"resume={whole.with_name('cut')}", stdout=subprocess.DEVNULL)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert files(whole) == files(whole.with_name("cut"))
+    assert_same_runs(whole, whole.with_name("cut"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_ends_a_run_with_what_is_there(tmp_path, name):
+    number = getattr(signal, name)
+    code, err = cut(number, *TINY, f"runs={tmp_path}", "name=a")
+    folder = tmp_path / "ssdlite" / "a"
+    line = f"stopped by {name}: 1 epoch done; python train.py resume={folder} goes on"
+    assert code == 128 + number and err.strip().splitlines()[-1] == line and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_before_its_first_epoch_did_is_begun_again(trained, tmp_path):
+    code, err = cut(signal.SIGTERM, *TINY, f"runs={tmp_path}", "name=a", at=("EpochLog", "on_train_epoch_start"))
+    folder = tmp_path / "ssdlite" / "a"
+    assert code == 143 and "0 epochs done" in err and files(folder) == {"config.yaml"}
+    out, _ = spawn("train.py", f"resume={folder}", stdout=subprocess.PIPE).communicate()
+    assert f"{folder}: none of its epochs was done: it starts from the beginning" in out
+    assert_same_runs(trained, folder)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_there_whole_or_as_it_was(trained, tmp_path):
+    code, _ = cut(signal.SIGKILL, *TINY, f"runs={tmp_path}", "name=a", at=("Path", "replace"))  # in the second epoch
+    folder = tmp_path / "ssdlite" / "a"
+    draft = folder / "checkpoints" / "last.ckpt.part"
+    assert code == -signal.SIGKILL and draft.exists()
+    out, _ = spawn("train.py", f"resume={folder}", stdout=subprocess.PIPE).communicate()
+    assert f"{draft}: not written to its end" in out and files(folder) == FILES
+    assert_same_runs(trained, folder)
+
+
+@pytest.mark.slow
+def test_a_run_outlasts_the_reader_of_its_output(trained, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = spawn("train.py", *TINY, f"runs={tmp_path}", "name=a", stdout=writer)
+    os.close(writer)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert_same_runs(trained, tmp_path / "ssdlite" / "a")
 
 
 @pytest.mark.slow
