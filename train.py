@@ -1,5 +1,6 @@
 """Train: `python train.py task=ssdlite data=coco data.root=<folder>`; `--cfg job` prints every setting."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -39,11 +40,10 @@ def prepare(settings):  # type: ignore[no-untyped-def]
     try:
         return _prepare(settings)
     except Exception as error:  # whatever a damaged setting leads to
-        if not settings["resume"] or one_line(error):
+        line, path = one_line(error), f"{settings['resume']}/config.yaml"
+        if not settings["resume"] or (line and os.path.exists(line.partition(": ")[0])):  # it names its file itself
             raise
-        raise InputError(
-            f"{settings['resume']}/config.yaml: it makes no run ({reason_of(error)}); correct it"
-        ) from error
+        raise InputError(f"{path}: {line or f'it makes no run ({reason_of(error)}); correct it'}") from error
 
 
 def _prepare(settings):  # type: ignore[no-untyped-def]

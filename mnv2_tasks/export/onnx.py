@@ -172,7 +172,8 @@ def half(model: Any, outside: list[str]) -> Any:
 def _quantized(model: Any, path: Path, calibration: Sequence[Tensor], outside: list[str]) -> Any:
     """Per-channel int8 weights and uint8 activations by ONNX Runtime's static quantiser, ranges by min and max.
 
-    Weights have seven bits: x86 processors without VNNI add pairs of 8-bit products in 16 bits, which would overflow.
+    x86 processors without VNNI add pairs of 8-bit products in 16 bits. Where a sum goes over several channels its
+    weights have seven bits, so that it cannot overflow; those of depthwise convolutions, added otherwise, keep eight.
     """
     import tempfile
 
@@ -200,14 +201,26 @@ def _quantized(model: Any, path: Path, calibration: Sequence[Tensor], outside: l
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": _seven_bits(onnx.load(prepared))},
             calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=[name for name in outside if name in there],
         )
         return onnx.load(quantized)
+
+
+def _seven_bits(model: Any) -> dict[str, list[dict[str, Any]]]:
+    """ONNX Runtime's settings of the weights whose products are added in pairs."""
+    shapes = {one.name: one.dims for one in model.graph.initializer}
+    settings = {}
+    for node in model.graph.node:
+        weight = node.input[1] if node.op_type in ("Conv", "Gemm") else ""
+        if weight in shapes and shapes[weight][1] > 1:
+            turned = any(one.name == "transB" and one.i for one in node.attribute)
+            settings[weight] = [{"axis": 0 if node.op_type == "Conv" or turned else 1, "reduce_range": True}]
+    return settings
 
 
 def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
