@@ -14,7 +14,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     tune_for_cpu()
     from omegaconf import OmegaConf
 
-    from mnv2_tasks import run, study
+    from mnv2_tasks import loggers, run, study
 
     if config.resume:
         changes = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("resume=", "hydra."))]
@@ -25,9 +25,9 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         settings = settle(config)
     if study.wanted(settings):
         return study.run(settings)
-    data, task, last = prepare(settings)
-    folder = run.open_folder(settings)
-    with run.stoppable(folder) as stop:
+    data, task, last, trainer = prepare(settings)
+    folder = run.agree(trainer, lambda: run.open_folder(settings))
+    with run.stoppable(folder) as stop, loggers.closing_wandb():
         trainer = run.make_trainer(settings, folder, stop)
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
@@ -36,7 +36,10 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
 
 
 def prepare(settings):  # type: ignore[no-untyped-def]
-    """Data, LightningModule and the checkpoint to go on from; all that is wrong is said before the run has a folder."""
+    """Data, LightningModule, the checkpoint to go on from, and a Trainer as yet without a folder.
+
+    Before there is one, all that is wrong is said.
+    """
     try:
         return _prepare(settings)
     except Exception as error:  # whatever a damaged setting leads to
@@ -68,8 +71,7 @@ def _prepare(settings):  # type: ignore[no-untyped-def]
     task = wiring.make_task(settings, data)
     if state is not None:
         check_fit(task.model, state, str(last), hint="its run's config.yaml tells of another network")
-    run.make_trainer(settings, None)
-    return data, task, last
+    return data, task, last, run.make_trainer(settings, None)
 
 
 if __name__ == "__main__":

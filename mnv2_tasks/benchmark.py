@@ -14,7 +14,8 @@ FIX = "export the model again"
 def main(config: Any) -> None:
     tune_for_cpu()
     settings = settle(config)
-    from mnv2_tasks import report, run
+    from mnv2_tasks import report
+    from mnv2_tasks.folders import new_folder
     from mnv2_tasks.plots.export import plot_formats
 
     given = Path(settings["model"])
@@ -23,9 +24,8 @@ def main(config: Any) -> None:
     home = given if given.is_dir() else given.parent
     names = _files(home) if given.is_dir() else [given.name]
     metrics = proved(home)
+    folder = new_folder(Path(settings["runs"]) / "benchmark", settings["name"])
     rows = [_measure(home / name, settings, metrics.get(name, {})) for name in names]
-    folder = Path(settings["runs"]) / "benchmark" / run.folder_name(settings)
-    folder.mkdir(parents=True, exist_ok=True)
     machine = {"machine": platform.machine(), "system": platform.system(), "processor": platform.processor()}
     report.write_json(folder / "benchmark.json", {**machine, "batch": settings["batch"], "files": rows})
     table = _table(rows, settings["threads"])

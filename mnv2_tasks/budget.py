@@ -66,7 +66,8 @@ def fits(found: Mapping[str, float], limits: Mapping[str, float]) -> bool:
 
 def main(config: Any) -> None:
     tune_for_cpu()
-    from mnv2_tasks import match, report, run, wiring
+    from mnv2_tasks import match, report, wiring
+    from mnv2_tasks.folders import new_folder
     from mnv2_tasks.model import build_model
 
     settings = settle(config)
@@ -81,6 +82,7 @@ def main(config: Any) -> None:
         raise InputError("backbone.match: the widths are the grid's here; leave it out")
     (size, *_) = wiring.image_sizes(settings).values()
     classes = wiring.nameless_classes(settings)
+    folder = new_folder(Path(settings["runs"]) / "budget", settings["name"])
     fitting: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for cell in candidates(settings, strides, size):
@@ -92,8 +94,6 @@ def main(config: Any) -> None:
         if fits(found, limits):  # only then is it worth measuring
             found["latency_ms"] = report.latency(build_model(changed, classes).eval(), passes)
         (fitting if fits(found, limits) else others).append(found)
-    folder = Path(settings["runs"]) / "budget" / run.folder_name(settings)
-    folder.mkdir(parents=True, exist_ok=True)
     report.write_json(folder / "budget.json", {"limits": limits, "fitting": fitting})
     if not fitting:
         raise InputError(f"nothing of the grid fits; {_closest(others, limits)}")

@@ -131,7 +131,7 @@ class AtStop(Callback):
         if self.stop.number is not None:
             if (launcher := trainer.strategy.launcher) is not None:  # of processes that the signal may not have reached
                 launcher.kill(signal.SIGTERM)
-            raise SystemExit
+            raise SystemExit(128 + self.stop.number)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         self.on_train_batch_end(trainer)

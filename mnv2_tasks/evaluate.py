@@ -14,6 +14,7 @@ def main(config: Any) -> None:
     from pytorch_lightning import seed_everything
 
     from mnv2_tasks import report, run
+    from mnv2_tasks.folders import new_folder
     from mnv2_tasks.tasks import MultiTask
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
@@ -26,11 +27,10 @@ def main(config: Any) -> None:
     data.tell([split])
     task = MultiTask(model, data.classes)
     trainer = run.make_trainer(settings, None)
+    folder = run.agree(trainer, lambda: new_folder(Path(settings["runs"]) / "evaluate", settings["name"]))
     results: dict[str, Any] = {split: run.evaluate(task, data, trainer, split)}
     if not trainer.is_global_zero:
         return
-    folder = Path(settings["runs"]) / "evaluate" / run.folder_name(settings)
-    folder.mkdir(parents=True, exist_ok=True)
     results |= {**run.describe(task, data), "model": str(config.ckpt or config.weights)}
     report.write_json(folder / "metrics.json", results)
     report.write_pictures(task, data, split, folder, count=settings["examples"])
@@ -40,9 +40,10 @@ def main(config: Any) -> None:
 
 def evaluate_exported(config: Any, given: list[str]) -> None:
     """The metrics of an exported file, through its own runtime. The data set is not in the file: it is asked for."""
-    from mnv2_tasks import report, run, wiring
+    from mnv2_tasks import report, wiring
     from mnv2_tasks.export.proof import Proof
     from mnv2_tasks.export.report import batches
+    from mnv2_tasks.folders import new_folder
     from mnv2_tasks.model import checked_config
     from mnv2_tasks.predictor import Predictor
 
@@ -55,12 +56,11 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     data.tell([split])
     for task, names in predictor.classes.items():
         _same_classes(config.ckpt, task, names, data.classes[task])
+    folder = new_folder(Path(settings["runs"]) / "evaluate", settings["name"])
     proof = Proof(predictor.exported, predictor.model, predictor.classes)
     for images, targets in batches(data, split, None):
         proof.count(predictor.exported(images), targets)
     found = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
-    folder = Path(settings["runs"]) / "evaluate" / run.folder_name(settings)
-    folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {
         split: found,
         "model": str(config.ckpt),

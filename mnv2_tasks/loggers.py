@@ -2,17 +2,21 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.cli import one_line
+from mnv2_tasks.errors import InputError, reason_of
 from mnv2_tasks.examples import Example
 from mnv2_tasks.model import Classes
 
@@ -49,21 +53,18 @@ def wandb(
 
     WANDB_MODE in the environment goes before "auto". The run's id is kept in the folder, so that a resumed run goes
     on in its old curve. An offline run is sent later with `wandb sync`. `log_model` uploads best.ckpt as an artifact.
+    The run starts at once; `closing_wandb` ends it.
     """
     if mode not in ("auto", "online", "offline", "disabled"):
         raise InputError(f"logger.wandb.mode is {mode!r}: use auto, online, offline or disabled")
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")  # type: ignore[assignment]
-    if mode == "online" and not logged_in():
-        raise InputError("logger.wandb.mode=online, but no one is logged in: run `wandb login`, or use mode=offline")
-    kept = Path(folder) / "wandb_id.txt"
-    if kept.exists():
-        run_id = kept.read_text(encoding="utf-8").strip()
-    else:
-        run_id = secrets.token_hex(4)
-        kept.write_text(run_id, encoding="utf-8")
+    if mode not in ("offline", "disabled", "dryrun") and not logged_in():  # W&B would ask
+        raise InputError(f"logger.wandb.mode={mode}, but no one is logged in: run `wandb login`, or use mode=offline")
+    path = Path(folder) / "wandb_id.txt"
+    run_id = path.read_text(encoding="utf-8").strip() if path.exists() else secrets.token_hex(4)
     os.environ.setdefault("WANDB_SILENT", "true")
-    return WandbLogger(
+    logger = WandbLogger(
         project=project,
         entity=entity,
         group=group,
@@ -75,6 +76,45 @@ def wandb(
         save_dir=folder,
         log_model=log_model,
     )
+    _start(logger, path)
+    return logger
+
+
+@rank_zero_only
+def _start(logger: WandbLogger, path: Path) -> None:
+    """Start the run and write down its id, which in a sweep is the sweep's choice."""
+    from wandb import Error
+
+    try:
+        experiment = logger.experiment
+    except Error as error:
+        raise InputError(f"logger=wandb: {reason_of(error)}; mend it, or use logger.wandb.mode=offline") from error
+    if not experiment.disabled:
+        path.write_text(experiment.id, encoding="utf-8")
+
+
+@contextmanager
+def closing_wandb() -> Iterator[None]:
+    """The W&B run that starts in the block ends with it, so that the next run of a multirun has its own.
+
+    It ends as finished, or as failed with the exit code of what ended the block.
+    """
+    code = 0
+    try:
+        yield
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        raise
+    except KeyboardInterrupt:
+        code = 130
+        raise
+    except BaseException as error:
+        code = 2 if one_line(error) else 1
+        raise
+    finally:
+        package = sys.modules.get("wandb")
+        if package is not None and package.run is not None:
+            package.finish(exit_code=code)
 
 
 def tensorboard(folder: str) -> Logger:

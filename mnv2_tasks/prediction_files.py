@@ -7,7 +7,6 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from mnv2_tasks import __version__
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.films import Named, plain_name
+from mnv2_tasks.folders import new_folder
 from mnv2_tasks.predictor import Predictor
 
 RECORD = "predict.json"  # what was predicted with what; marks a folder as this program's
@@ -73,7 +73,7 @@ def open_folder(runs: str, name: str | None, record: Mapping[str, Any]) -> tuple
     another process writes there, or other files lie there.
     """
     base = Path(runs) / "predict"
-    folder = base / str(name) if name is not None else _new_folder(base)
+    folder = base / str(name) if name is not None else new_folder(base, None)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -104,19 +104,6 @@ def mark_complete(folder: Path) -> None:
 
 def _json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2) + "\n").encode()
-
-
-def _new_folder(base: Path) -> Path:
-    stem = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    base.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = base / (stem if number == 1 else f"{stem}_{number}")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -7,9 +7,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from statistics import median_high
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from mnv2_tasks import __version__, joint, report
@@ -27,6 +27,7 @@ from mnv2_tasks.cli import one_line
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError, quote, reason_of
+from mnv2_tasks.folders import new_folder
 from mnv2_tasks.foreign import read_text
 from mnv2_tasks.model import complete_backbone
 from mnv2_tasks.stopping import Stop
@@ -40,35 +41,57 @@ LAST = "last.ckpt"
 RUN_VARIABLE = "MNV2_TASKS_RUN"  # tells the processes of one run its folder
 
 
-def folder_name(config: Config) -> str:
-    """The run's `name`, or the time."""
-    return str(config["name"] or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-
-
 def open_folder(config: Config) -> Path:
     """Where the run writes: runs/<task>/<name or time>, its own folder again when it is resumed.
 
     Called once everything that can be wrong with the input has been checked, so that nothing half-written stays.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) and RUN_VARIABLE in os.environ:  # a further process of the same run
-        return Path(os.environ[RUN_VARIABLE])
     if config["resume"]:
         folder = Path(config["resume"])
     else:
         base = Path(config["runs"]) / "+".join(config["heads"])
-        stem = folder_name(config)
-        folder, n = base / stem, 1
-        while not config["name"] and folder.exists():
-            n += 1
-            folder = base / f"{stem}_{n}"
-        if (folder / "checkpoints").exists():
+        try:
+            folder = new_folder(base, config["name"])
+        except InputError as error:
+            old = base / str(config["name"])
+            if not (old / "config.yaml").exists():
+                raise
             raise InputError(
-                f"{folder}: a run of that name exists; choose another name=, or go on with resume={folder}"
-            )
+                f"{old}: a run of that name exists; choose another name=, or go on with resume={old}"
+            ) from error
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.environ[RUN_VARIABLE] = str(folder)
     return folder
+
+
+def agree(trainer: pl.Trainer, decide: Callable[[], Path]) -> Path:
+    """The folder that the first of a run's processes decides on; the others are told, and all write one run.
+
+    Processes that Lightning starts find it in their environment. Those that torchrun, srun or another launcher started
+    are told through their process group, which is made for it. Where the first is refused, it alone says why.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) and RUN_VARIABLE in os.environ:
+        return Path(os.environ[RUN_VARIABLE])
+    strategy = trainer.strategy
+    environment = getattr(strategy, "cluster_environment", None)  # of one process: none
+    starts_others = strategy.launcher is not None and not (environment and environment.creates_processes_externally)
+    if starts_others and trainer.num_nodes > 1:
+        raise InputError(f"trainer.num_nodes={trainer.num_nodes}: start it with torchrun or srun on several machines")
+    if starts_others or trainer.world_size == 1:
+        folder = decide()
+        if starts_others:
+            os.environ[RUN_VARIABLE] = str(folder)
+        return folder
+    strategy.setup_environment()
+    answer: str | None = None
+    try:
+        if trainer.is_global_zero:
+            answer = str(decide())
+    finally:  # the others wait for it
+        answer = strategy.broadcast(answer)
+    if answer is None:
+        raise SystemExit(2)
+    return Path(answer)
 
 
 def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> Config:
@@ -148,7 +171,7 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
         loggers = [instantiate(node, folder=str(folder)) for node in config["logger"].values() if node]
     try:
         return instantiate(
-            config["trainer"],
+            {**config["trainer"], **_launched(config["trainer"])},
             callbacks=callbacks,
             logger=loggers or False,
             plugins=[WholeFiles(), *instantiate(config["trainer"].get("plugins") or [])],
@@ -193,6 +216,19 @@ def last_checkpoint(folder: Path) -> Path | None:
         return last
     rank_zero_only(print)(f"{folder}: none of its epochs was done: it starts from the beginning")
     return None
+
+
+def _launched(section: Mapping[str, Any]) -> dict[str, int]:
+    """Where `devices` is "auto": one for each process that torchrun or srun started on this machine; the machines."""
+    if section.get("devices") != "auto":
+        return {}
+    if TorchElasticEnvironment.detect():
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect() and os.environ.get("SLURM_NTASKS_PER_NODE", "").isdecimal():
+        here, everywhere = int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ["SLURM_NTASKS"])
+    else:
+        return {}
+    return {"devices": here, "num_nodes": section.get("num_nodes", max(1, everywhere // here))}
 
 
 def fit(trainer: pl.Trainer, task: MultiTask, data: DataModule, last: Path | None) -> None:

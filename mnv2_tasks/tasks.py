@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mnv2_tasks import __version__
 from mnv2_tasks.balance import Balance, Fixed
+from mnv2_tasks.divergence import Divergence
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import Classes, Model
 
@@ -49,6 +50,7 @@ class MultiTask(pl.LightningModule):
         self.optimizer, self.schedule, self.backbone_lr = optimizer, schedule, backbone_lr
         self.balance = Fixed(tuple(model.heads)) if balance is None else balance
         self._step_losses: dict[str, Tensor] = {}
+        self.terms: dict[tuple[str, str], Tensor] = {}  # of the last training step: {(task, term of its loss): value}
         self.metrics = nn.ModuleDict({task: head.metrics(classes[task]) for task, head in model.heads.items()})  # type: ignore[operator]
         self.split = "val"  # what the test loop calls its numbers
         self.results: dict[str, float] = {}  # of the last evaluation, in float64: {"task/stage/name": value}
@@ -69,7 +71,11 @@ class MultiTask(pl.LightningModule):
             place = [self.config["seed"], self.global_step, self.global_rank]
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
+    def configure_callbacks(self) -> list[Any]:
+        return [Divergence()]
+
     def training_step(self, batch: list[Source], index: int) -> Tensor:
+        self.terms = {}
         self._step_losses, _ = self._losses(batch, "train")
         return self.balance(self._step_losses)
 
@@ -100,6 +106,8 @@ class MultiTask(pl.LightningModule):
                 parts = self.model.heads[task].loss(output, targets[task])  # type: ignore[operator]
                 losses[task] = torch.stack(list(parts.values())).sum()
                 named = {f"{task}/{stage}/{name}": value.detach() for name, value in parts.items()}
+                if stage == "train":
+                    self.terms |= {(task, name): value.detach() for name, value in parts.items()}
                 named[f"{task}/{stage}/loss"] = losses[task].detach()
                 self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return losses, outputs

@@ -28,7 +28,9 @@ ALLOWED = {
     "cost": {"backbone", "blocks", "heads"},
     "datasets": {"datasets", "errors", "foreign"},
     "schedules": set(),
-    "tasks": {"model", "balance", "errors"},
+    "divergence": {"errors"},
+    "folders": {"errors"},
+    "tasks": {"model", "balance", "divergence", "errors"},
 }
 PURE = (
     "errors",

@@ -17,12 +17,14 @@ from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages
 from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.scenes import Scenes
-from mnv2_tasks.datasets.summary import check_labels, check_sides, describe
+from mnv2_tasks.datasets.summary import check_labels, check_samples, check_sides, describe
 
 
 def picture(path: Path, colour: str = "teal") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30), colour).save(path)
+    image = Image.new("RGB", (40, 30), colour)
+    image.paste("white", (0, 0, 10, 10))
+    image.save(path)
     return path
 
 
@@ -113,6 +115,23 @@ def test_val_without_objects_is_said(tmp_path: Path) -> None:
         line
         == "warning: x val: no label at all: it tells no checkpoint from another, and the newest counts as the best"
     )
+
+
+def test_images_of_one_colour_and_masks_without_labels_are_said(tmp_path: Path) -> None:
+    for i in range(30):
+        Image.new("RGB", (20, 20), (i, 0, 9)).save(tmp_path / f"{i}.png")
+    names = [f"{i}.png" for i in range(30)]
+    kinds = {"x": {"classification": ("a", "b"), "segmentation": ("a", "b")}}
+    (line,) = check_samples({("x", "train"): images(tmp_path, *names)}, kinds)
+    assert line.startswith("warning: x train: of a single colour each, the 20 images looked at")
+    picture(tmp_path / "29.png")
+    assert (
+        check_samples({("x", "train"): images(tmp_path, *names), ("x", "val"): images(tmp_path, "0.png")}, kinds) == []
+    )
+    sample = {"image": torch.arange(12).view(3, 2, 2), "mask": torch.full((2, 2), 255)}
+    (line,) = check_samples({("x", "train"): [sample] * 3}, kinds)
+    assert line == "warning: x train: no labelled pixel in the 3 masks looked at: there is nothing to learn"
+    assert check_samples({("x", "train"): [sample, {**sample, "mask": torch.zeros(2, 2)}]}, kinds) == []
 
 
 def test_of_equal_scores_the_newest_is_the_best(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -263,15 +264,53 @@ def test_two_processes_make_one_run(tmp_path):
             assert trained[name] == results[1][name], name
 
 
+@pytest.mark.slow
+def test_every_run_of_a_multirun_is_a_wandb_run(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tiny = [*TINY, "trainer.max_epochs=1", "examples=0", f"runs={tmp_path}", "task=classifier", "logger=wandb"]
+    cli("train", "-m", *tiny, "seed=0,1")
+    folders = [folder for folder in (tmp_path / "classifier").iterdir()]
+    ids = {(folder / "wandb_id.txt").read_text() for folder in folders}
+    assert len(folders) == len(ids) == 2
+    for folder in folders:
+        (run,) = (folder / "wandb").glob("offline-run-*")
+        assert run.name.endswith((folder / "wandb_id.txt").read_text())
+    code, err = cli("train", *tiny, "optim.optimizer.lr=1e9", "name=failed", fails=True)
+    assert code == 2 and "diverged" in err
+    import wandb
+
+    assert wandb.run is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_processes_of_a_launcher_make_one_run(tmp_path, launcher):
+    tiny = ["train.py", *TINY, "trainer.max_epochs=1", "examples=0", "trainer.accelerator=cpu", f"runs={tmp_path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if launcher == "torchrun":
+        one = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *tiny]
+        ranks = [spawn(*one, stdout=subprocess.PIPE, env=environment)]
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        job = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0, "JOB_ID": 7, "NODELIST": "127.0.0.1"}
+        environment |= {f"SLURM_{name}": str(value) for name, value in job.items()}
+        environment |= {"SLURM_JOB_NAME": "train", "MASTER_PORT": str(port)}
+        each = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1)]
+        ranks = [spawn(*tiny, "name=one", stdout=subprocess.PIPE, env=environment | own) for own in each]
+    said = [process.communicate(timeout=400) for process in ranks]
+    assert [process.returncode for process in ranks] == [0] * len(ranks), said
+    (folder,) = (tmp_path / "ssdlite").iterdir()
+    assert files(folder) >= FILES - {"examples.png", "worst.png"} and len(rows(folder)) == 1
+
+
 JOINT = "task=[classifier,ssdlite,deeplabv3]"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("balance", ["fixed", "uncertainty", "gradnorm", "torchjd"])
 def test_three_heads_train_on_one_trunk(cli, tmp_path, balance, monkeypatch):
-    import wandb
-
-    wandb.finish()  # of a test before: a process has one run at a time
     monkeypatch.setenv("WANDB_MODE", "offline")
     tiny = [*TINY, f"runs={tmp_path}", "loader.batch_size=6"]
     if balance == "fixed":  # compared with runs of each head

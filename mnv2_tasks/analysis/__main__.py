@@ -14,8 +14,9 @@ def main(config: Any) -> None:
     tune_for_cpu()
     from hydra.core.hydra_config import HydraConfig
 
-    from mnv2_tasks import report, run
+    from mnv2_tasks import report
     from mnv2_tasks.evaluate import take_settings
+    from mnv2_tasks.folders import new_folder
     from mnv2_tasks.model import read_trusted
 
     wanted = [config.what] if isinstance(config.what, str) else list(config.what)
@@ -29,8 +30,7 @@ def main(config: Any) -> None:
         given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
         take_settings(config, checkpoint["config"], given)
     settings = settle(config)
-    folder = Path(settings["runs"]) / "analysis" / run.folder_name(settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = new_folder(Path(settings["runs"]) / "analysis", settings["name"])
     for what in wanted:
         found = ANALYSES[what](settings, checkpoint, folder)
         report.write_json(folder / f"{what}.json", found)

@@ -169,7 +169,8 @@ class DataModule(pl.LightningDataModule):
         for (source, side), split in splits.items():
             rank_zero_only(print)(summary.describe(source, side, split))
         kinds = {s: {kind: self.sources[s].provides[kind] for kind in its.values()} for s, its in self.assigned.items()}
-        for line in summary.check_sides(splits) + summary.check_labels(splits, kinds):
+        warnings = summary.check_sides(splits) + summary.check_labels(splits, kinds)
+        for line in warnings + summary.check_samples(splits, kinds):
             rank_zero_only(print)(line)
 
     def with_side(self, side: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_tasks.datasets.files import FileSplit
+from mnv2_tasks.datasets.files import IGNORED, FileSplit
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
 
@@ -18,6 +18,7 @@ EMPTY = {  # what follows where a side has no label
     "val": ": it tells no checkpoint from another, and the newest counts as the best",
     "test": ": it measures nothing",
 }
+LOOKS = 20  # samples that are looked at, where the first do not tell
 Splits = Mapping[tuple[str, str], Any]  # (source, side) -> its samples
 
 
@@ -82,6 +83,35 @@ def check_labels(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]]
     return warnings
 
 
+def check_samples(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """A line on each train side whose images are of one colour each, or whose masks are of unknown pixels alone.
+
+    At most `LOOKS` samples are read, evenly spread, and no more than it takes to see that all is well.
+    """
+    warnings = []
+    for source, split in ((source, split) for (source, side), split in splits.items() if side == "train"):
+        plain, blank = [], []
+        for index in np.linspace(0, len(split) - 1, min(LOOKS, len(split))).astype(int).tolist():
+            try:
+                sample = split[index]
+            except InputError:  # told when it is trained on
+                continue
+            pixels = sample["image"].flatten(1)
+            plain.append(bool((pixels == pixels[:, :1]).all()))
+            if "mask" in sample and "segmentation" in kinds[source]:
+                blank.append(bool((sample["mask"] == IGNORED).all()))
+            if not all(plain) and not (blank and all(blank)):
+                break
+        where = f"warning: {source} train"
+        if plain and all(plain):
+            looked = f"{amount(len(plain), 'image')} looked at"
+            warnings.append(f"{where}: of a single colour each, the {looked}; see whether they are the right files")
+        if blank and all(blank) and not getattr(split, "counted", 0):
+            looked = f"{amount(len(blank), 'mask')} looked at"
+            warnings.append(f"{where}: no labelled pixel in the {looked}{EMPTY['train']}")
+    return warnings
+
+
 def _label_counts(split: Any, kind: str, classes: int) -> tuple[list[int] | None, str]:
     """How often each class is there, where that is known without reading files, and " in 9 of 20 masks"."""
     part = split.teller(kind) if hasattr(split, "teller") else split
@@ -90,6 +120,9 @@ def _label_counts(split: Any, kind: str, classes: int) -> tuple[list[int] | None
     if kind != "segmentation":
         return (part.label_counts().tolist() if hasattr(part, "label_counts") else None), ""
     counted = getattr(part, "counted", 0)
+    if not counted and hasattr(part, "label_counts"):  # masks of objects; a background is everywhere
+        objects = part.label_counts().tolist()
+        return [1] * (classes - len(objects)) + objects, ""
     among = f" in {counted:,} of {len(part):,} masks" if counted < len(part) else ""
     return (part.pixel_counts().tolist() if counted else None), among
 

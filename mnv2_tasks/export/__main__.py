@@ -27,9 +27,10 @@ def main(config: Any) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     from hydra.core.hydra_config import HydraConfig
 
-    from mnv2_tasks import export, run
+    from mnv2_tasks import export
     from mnv2_tasks.evaluate import assemble
     from mnv2_tasks.export.exported import ABOUT
+    from mnv2_tasks.folders import new_folder
 
     given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
     for key, choices in CHOICES.items():
@@ -49,13 +50,7 @@ def main(config: Any) -> None:
         )
     if data:
         data.tell((["train"] if _quantised(precisions) else []) + ([settings["split"]] if settings["proof"] else []))
-    folder = Path(settings["runs"]) / "export" / run.folder_name(settings)
-    if (folder / ABOUT).exists():
-        raise InputError(f"{folder}: an export of that name exists; choose another name=, or delete it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another runs=") from error
+    folder = new_folder(Path(settings["runs"]) / "export", settings["name"])
     if config.what == "backbone":
         from mnv2_tasks.export.backbone import write_backbone
 
