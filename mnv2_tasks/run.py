@@ -15,7 +15,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -77,6 +79,8 @@ def agree(trainer: pl.Trainer, decide: Callable[[], Path]) -> Path:
     starts_others = strategy.launcher is not None and not (environment and environment.creates_processes_externally)
     if starts_others and trainer.num_nodes > 1:
         raise InputError(f"trainer.num_nodes={trainer.num_nodes}: start it with torchrun or srun on several machines")
+    if starts_others and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise InputError("-m on several processes: start it with torchrun, one run after the other, or as a study")
     if starts_others or trainer.world_size == 1:
         folder = decide()
         if starts_others:
