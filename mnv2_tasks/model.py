@@ -98,6 +98,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         lightning = "; it is another Lightning project's" if "pytorch-lightning_version" in held else ""
         raise InputError(f"{path}: not a checkpoint of mnv2_tasks{lightning}; weights alone go to backbone.weights")
     by = writer(about)
+    if isinstance(about, Mapping) and about.get("config", by) is None:
+        raise InputError(
+            f"{path} ({by}): its task was built in Python without config=..., so that it does not tell its network; "
+            "build the same model and call MultiTask.load_from_checkpoint(<this file>, model=<it>, classes=<{task: "
+            "names}>), or train with config=<its backbone, heads and size as config.yaml holds them>"
+        )
     try:
         config, classes = checked_config(about)
         config["size"]  # has to be there

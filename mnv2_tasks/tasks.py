@@ -12,6 +12,7 @@ from mnv2_tasks import __version__
 from mnv2_tasks.balance import Balance, Fixed
 from mnv2_tasks.divergence import Divergence
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.heads import complete
 from mnv2_tasks.model import Classes, Model
 
 LOGGED = 50  # with more classes, only metrics.json tells them one by one
@@ -22,14 +23,16 @@ class MultiTask(pl.LightningModule):
     """The heads' losses are balanced into one; `val/score` is the mean of the heads' primary metrics.
 
     A batch is a list of sources, each (images, {task: targets}), or None once a source has no more: tasks that share
-    images share one forward of the backbone. Metrics are named task/stage/name.
+    images share one forward of the backbone. A plain DataLoader's batch is one source: (images, targets), with the
+    targets of a lone head as `heads.complete` takes them. Metrics are named task/stage/name.
 
     Args:
         model, classes: the network, and the class names of each task.
         config: the plain config; it travels in the checkpoint with the class names, so that nothing else is needed
             to rebuild the model.
         optimizer: parameter groups -> optimizer.
-        schedule: (optimizer, steps=total optimizer steps) -> learning-rate scheduler, stepped once a batch.
+        schedule: (optimizer, steps=total optimizer steps) -> learning-rate scheduler, stepped once a batch; None keeps
+            the rate.
         balance: {task: loss} -> the loss to minimise; None sums them.
         backbone_lr: learning rate of the backbone over that of the heads.
     """
@@ -54,6 +57,8 @@ class MultiTask(pl.LightningModule):
         self.metrics = nn.ModuleDict({task: head.metrics(classes[task]) for task, head in model.heads.items()})  # type: ignore[operator]
         self.split = "val"  # what the test loop calls its numbers
         self.results: dict[str, float] = {}  # of the last evaluation, in float64: {"task/stage/name": value}
+        self._measured: dict[str, None] = {}  # the tasks that this evaluation had batches of, in their order
+        self._images = 0  # that this process has seen in it
 
     def setup(self, stage: str) -> None:
         freeze = self.model.backbone.freeze
@@ -74,7 +79,7 @@ class MultiTask(pl.LightningModule):
     def configure_callbacks(self) -> list[Any]:
         return [Divergence()]
 
-    def training_step(self, batch: list[Source], index: int) -> Tensor:
+    def training_step(self, batch: list[Source] | Source, index: int) -> Tensor:
         self.terms = {}
         self._step_losses, _ = self._losses(batch, "train")
         return self.balance(self._step_losses)
@@ -89,16 +94,16 @@ class MultiTask(pl.LightningModule):
             weights = {f"balance/{task}": weight for task, weight in self.balance.weights().items()}
             self.log_dict(weights, on_step=False, on_epoch=True, batch_size=1)
 
-    def validation_step(self, batch: list[Source | None], index: int) -> None:
+    def validation_step(self, batch: list[Source | None] | Source, index: int) -> None:
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: list[Source | None], index: int) -> None:
+    def test_step(self, batch: list[Source | None] | Source, index: int) -> None:
         self._evaluate(batch, self.split)
 
-    def _losses(self, batch: list[Any], stage: str) -> tuple[dict[str, Tensor], dict[str, tuple[Any, Any]]]:
+    def _losses(self, batch: Any, stage: str) -> tuple[dict[str, Tensor], dict[str, tuple[Any, Any]]]:
         """{task: loss} and {task: (outputs, targets)} of one batch."""
         losses, outputs = {}, {}
-        for images, targets in (source for source in batch if source is not None):
+        for images, targets in self._sources(batch):
             images = images.contiguous(memory_format=torch.channels_last)
             run = self.model if stage == "train" else self.model.infer
             for task, output in run(images, targets.keys()).items():
@@ -112,13 +117,30 @@ class MultiTask(pl.LightningModule):
                 self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return losses, outputs
 
-    def _evaluate(self, batch: list[Source | None], stage: str) -> None:
+    def _sources(self, batch: Any) -> list[Source]:
+        """The sources of a batch that have images. Raises InputError for targets of another form."""
+        sources = [batch] if len(batch) == 2 and isinstance(batch[0], Tensor) else batch
+        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        whole = []
+        for images, targets in (source for source in sources if source is not None):
+            if not isinstance(targets, Mapping) or not set(targets) <= set(self.model.heads):
+                if len(self.model.heads) > 1:
+                    raise InputError(f"a batch is (images, {{task: targets}}), of {', '.join(self.model.heads)}")
+                targets = {next(iter(self.model.heads)): targets}
+            ids = (self._images + torch.arange(len(images), device=images.device)) * world + self.global_rank
+            kinds: dict[str, Any] = {task: self.model.heads[task].kind for task in targets}
+            whole.append((images, {t: complete(kinds[t], fields, images, ids=ids) for t, fields in targets.items()}))
+            self._images += len(images)
+        return whole
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
         _, outputs = self._losses(batch, stage)
+        self._measured |= dict.fromkeys(outputs)
         for task, (output, targets) in outputs.items():
             self.model.heads[task].update(self.metrics[task], output, targets)  # type: ignore[operator]
 
     def _start_metrics(self) -> None:
-        self.results = {}
+        self.results, self._measured, self._images = {}, {}, 0
         for metric in self.metrics.values():
             metric.reset()  # type: ignore[operator]
 
@@ -126,15 +148,13 @@ class MultiTask(pl.LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         scores = []
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        for source in data.with_side(data.tested if self.trainer.testing else stage):
-            for task in data.assigned[source]:
-                values = self.metrics[task].compute()  # type: ignore[operator]
-                few = len(self.classes[task]) <= LOGGED  # "iou/cat" and the like: a curve a class
-                logged = {name: value.float() for name, value in values.items() if few or "/" not in name}
-                self.log_dict({f"{task}/{stage}/{name}": value for name, value in logged.items()})
-                self.results |= {f"{task}/{stage}/{name}": float(value) for name, value in values.items()}
-                scores.append(values[self.model.heads[task].primary].float())  # type: ignore[index]
+        for task in self._measured:
+            values = self.metrics[task].compute()  # type: ignore[operator]
+            few = len(self.classes[task]) <= LOGGED  # "iou/cat" and the like: a curve a class
+            logged = {name: value.float() for name, value in values.items() if few or "/" not in name}
+            self.log_dict({f"{task}/{stage}/{name}": value for name, value in logged.items()})
+            self.results |= {f"{task}/{stage}/{name}": float(value) for name, value in values.items()}
+            scores.append(values[self.model.heads[task].primary].float())  # type: ignore[index]
         self.log(f"{stage}/score", torch.stack(scores).nan_to_num(0).mean(), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -144,7 +164,11 @@ class MultiTask(pl.LightningModule):
         self._log_metrics(self.split)
 
     def configure_optimizers(self) -> Any:
-        assert self.optimizer is not None and self.schedule is not None, "made for evaluation only"
+        if self.optimizer is None:
+            raise InputError(
+                f"{type(self).__name__} was made for evaluation: to train it, give optimizer=<parameter groups -> "
+                "optimizer>, such as functools.partial(torch.optim.SGD, lr=0.05)"
+            )
         groups = parameter_groups(self.model.backbone.may_learn(), [*self.model.heads.parameters()])
         groups.append({"params": list(self.balance.parameters()), "weight_decay": 0.0})
         optimizer = self.optimizer([group for group in groups if group["params"]])
@@ -152,6 +176,8 @@ class MultiTask(pl.LightningModule):
         for group in optimizer.param_groups:
             if id(group["params"][0]) in backbone:
                 group["lr"] *= self.backbone_lr
+        if self.schedule is None:
+            return optimizer
         schedule = self.schedule(optimizer, steps=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

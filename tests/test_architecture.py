@@ -30,7 +30,7 @@ ALLOWED = {
     "schedules": set(),
     "divergence": {"errors"},
     "folders": {"errors"},
-    "tasks": {"model", "balance", "divergence", "errors"},
+    "tasks": {"model", "balance", "divergence", "errors", "heads"},
 }
 PURE = (
     "errors",

@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from refusal import refused
+from torch.utils.data import DataLoader
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.datasets.datamodule import DataModule
@@ -12,9 +14,9 @@ from mnv2_tasks.datasets.scenes import Scenes
 from mnv2_tasks.heads.classifier import Classifier
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.ssdlite import SSDLite
-from mnv2_tasks.model import Model
+from mnv2_tasks.model import Model, load_model
 from mnv2_tasks.schedules import warmup_cosine
-from mnv2_tasks.tasks import MultiTask
+from mnv2_tasks.tasks import ClassifierTask, DeepLabV3Task, MultiTask, SSDLiteTask
 
 HEADS = {"classifier": Classifier, "ssdlite": SSDLite, "deeplabv3": DeepLabV3}
 CLASSES = ("circle", "square", "triangle")
@@ -102,3 +104,62 @@ def test_the_backbone_has_its_own_learning_rate_and_norms_no_decay(tmp_path):
             assert group["initial_lr"] == pytest.approx(0.05 if ".backbone." in name else 0.1), name
             assert (group["weight_decay"] > 0) == (p.ndim > 1), name
     assert seen == set(names.values())
+
+
+BOX = {"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}
+OWN = {  # the task's class, and the targets of an image in somebody's own data set
+    "classifier": (ClassifierTask, torch.tensor(1)),
+    "ssdlite": (SSDLiteTask, BOX),
+    "deeplabv3": (DeepLabV3Task, torch.ones(64, 64, dtype=torch.int64)),
+}
+
+
+def by_hand(name: str, *, config=None) -> tuple[MultiTask, Model]:
+    torch.manual_seed(0)
+    trunk = MobileNetV2(0.35)
+    model = Model(trunk, {name: HEADS[name](trunk.taps, len(CLASSES))}, mean=[0.5] * 3, std=[0.5] * 3)
+    return OWN[name][0](model, CLASSES, optimizer=partial(torch.optim.SGD, lr=0.01), config=config), model
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "by task"])
+@pytest.mark.parametrize("name", OWN)
+def test_own_loader_and_plain_trainer(name, wrapped, tmp_path):
+    images = (torch.arange(4 * 3 * 64 * 64) % 251).to(torch.uint8).view(4, 3, 64, 64)
+    own = OWN[name][1]
+    loader = DataLoader([(image, {name: own} if wrapped else own) for image in images], batch_size=2)
+    task, _ = by_hand(name)
+    settings = {"logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=1, **settings)
+    trainer.fit(task, loader, loader)
+    assert {"val/score", f"{name}/val/{HEADS[name].primary}"} <= set(trainer.callback_metrics)
+    (scores,) = trainer.test(task, loader, verbose=False)
+    assert scores["val/score"] == pytest.approx(float(trainer.callback_metrics["val/score"]))
+    counted = task.metrics[name].confusion().sum()
+    assert counted == {"classifier": 4, "deeplabv3": 4 * 64 * 64}.get(name, counted) and (
+        counted >= 4 or name != "ssdlite"
+    )
+
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    refused(lambda: load_model(tmp_path / "a.ckpt"), "a.ckpt", "without config", "load_from_checkpoint")
+    trained = {key: value.clone() for key, value in task.model.state_dict().items()}
+    again, model = by_hand(name)
+    loaded = OWN[name][0].load_from_checkpoint(tmp_path / "a.ckpt", model=model, classes=CLASSES, map_location="cpu")
+    assert all(torch.equal(value, trained[key]) for key, value in loaded.model.state_dict().items())
+    config = {
+        "backbone": {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "heads": {name: {"_target_": f"{HEADS[name].__module__}.{HEADS[name].__name__}", "_partial_": True}},
+        "size": 64,
+    }
+    trainer.strategy.connect(by_hand(name, config=config)[0])
+    trainer.save_checkpoint(tmp_path / "b.ckpt")
+    assert load_model(tmp_path / "b.ckpt")[1]["classes"] == {name: CLASSES}
+
+
+def test_own_batches_of_another_form_and_no_optimizer(tmp_path):
+    task, model = by_hand("ssdlite")
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    refused(lambda: task.validation_step([images, torch.zeros(2, 5)], 0), "detection", "give boxes and labels")
+    refused(lambda: task.validation_step([images, {"boxes": torch.zeros(2, 1, 4)}], 0), "boxes", "labels")
+    both, _ = joint()
+    refused(lambda: both.validation_step([images, torch.zeros(2)], 0), "classifier, ssdlite, deeplabv3")
+    refused(SSDLiteTask(model, CLASSES).configure_optimizers, "optimizer=")

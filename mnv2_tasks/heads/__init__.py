@@ -1,14 +1,24 @@
 """What every head is: layers, loss, decoding, metrics and pictures of one task, in pure PyTorch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from mnv2_tasks.errors import InputError
 
 Taps: TypeAlias = dict[str, Tensor]
 Targets: TypeAlias = dict[str, Tensor]  # batched; a missing label is an ignore value
 Prediction: TypeAlias = dict[str, Tensor]  # of one image
+NEEDED = {  # fields of targets that nothing else tells
+    "classification": ("label",),
+    "multilabel": ("presence",),
+    "detection": ("boxes", "labels"),
+    "segmentation": ("mask",),
+}
 
 
 class Head(Protocol):
@@ -59,3 +69,28 @@ class Head(Protocol):
 
     def plot(self, metric: Metric, classes: tuple[str, ...], folder: Path) -> None:
         """Write the metric's plots as PNG files."""
+
+
+def complete(kind: str, targets: Any, images: Tensor, *, ids: Tensor) -> Targets:
+    """The targets of a batch with all fields that `Head` lists, as evaluation wants them.
+
+    Those of a plain DataLoader may lack what follows from the images (B, C, H, W): they lie as they are on disk, are
+    numbered by `ids` (B,), and are labelled throughout. Labels, presences and masks may come as a bare tensor.
+    """
+    needed = NEEDED[kind]
+    own = {needed[0]: targets} if isinstance(targets, Tensor) and kind != "detection" else targets
+    if not isinstance(own, Mapping) or not set(needed) <= set(own):
+        have = ", ".join(map(str, own)) if isinstance(own, Mapping) else type(own).__name__
+        raise InputError(
+            f"a batch's targets for {kind} hold {have}: give {' and '.join(needed)}, as mnv2_tasks.heads.Head tells"
+        )
+    fields: Targets = dict(own)
+    size = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+    fields = {"image_id": ids, "size": size, "seen": size} | fields
+    if kind == "detection":
+        none = torch.zeros_like(fields["labels"], dtype=torch.bool)
+        sides = fields["boxes"][..., 2:] - fields["boxes"][..., :2]
+        fields = {"crowd": none, "area": sides.prod(-1), "known": torch.ones_like(ids, dtype=torch.bool)} | fields
+    if kind == "segmentation":
+        fields = {"whole": fields["mask"], "whole_size": size} | fields
+    return fields
