@@ -1,5 +1,6 @@
 """Boxes, sheets and plots: what is drawn where, and that odd data still gives a picture."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from mnv2_tasks.draw import _font, _inside, _place, _shorten, draw_boxes, palette, sheet
-from mnv2_tasks.plots import _count, _curve, plot_confusion, plot_losses, plot_precision_recall, plot_scores
+from mnv2_tasks.plots import _count, _curve, ends, plot_confusion, plot_losses, plot_precision_recall, plot_scores
+from mnv2_tasks.plots.classification import plot_class_bars
+from mnv2_tasks.plots.segmentation import plot_iou
 
 CLASSES = ("cat", "dog", "кот café $x$")
 
@@ -204,6 +207,34 @@ def test_confusion(n: int, background: bool, tmp_path: Path) -> None:
     assert (pixels[..., 2] - pixels[..., 0] > 60).sum() > 1000, "cells are blue"
     with pytest.raises(AssertionError, match="background"):
         plot_confusion(matrix, tuple("x" * n), tmp_path / "d.png", background=not background)
+
+
+def test_predictions_of_no_object_are_never_the_darkest(tmp_path: Path) -> None:
+    dark = []
+    for false in (0, 7):
+        matrix = np.array([[5, 3, 0], [2, 9, 0], [false, 0, 0]])
+        plot_confusion(matrix, ("cat", "dog"), tmp_path / "c.png", background=True, title="score at least 0.5")
+        pixels = read(tmp_path / "c.png").astype(int)
+        dark.append(int(((pixels[..., 2] - pixels[..., 0] > 60) & (pixels[..., 0] < 120)).sum()))
+    assert dark[0] == pytest.approx(dark[1], rel=0.02) and dark[0] > 1000
+    assert (tmp_path / "c.csv").read_text().splitlines() == [
+        "truth / prediction,cat,dog,background", "cat,5,3,0", "dog,2,9,0", "background,7,0,0",
+    ]  # fmt: skip
+
+
+def test_of_many_classes_the_best_and_the_worst_are_drawn_and_all_are_in_the_table(tmp_path: Path) -> None:
+    n = 200
+    names = tuple(f"class {i}, its name" for i in range(n))
+    matrix = np.diag(np.arange(n)) + np.eye(n, k=1, dtype=int)
+    plot_confusion(matrix, names, tmp_path / "confusion.png")
+    plot_iou(matrix, names, tmp_path / "iou.png")
+    plot_class_bars(np.linspace(0, 1, n), np.arange(n), names, tmp_path / "accuracy.png", of="accuracy")
+    for name, rows in (("confusion", n), ("iou", n), ("accuracy", n - 1)):  # the first class has no image
+        assert max(read(tmp_path / f"{name}.png").shape) < 3200  # sixty names at 0.3 inches, 150 dots each
+        with (tmp_path / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            table = list(csv.reader(file))
+        assert len(table) == 1 + rows and {row[0] for row in table[1:]} == set(names[n - rows :])
+    assert ends(list(range(100))) == [*range(30), *range(70, 100)] and ends([3, 1]) == [3, 1]
 
 
 def test_counts_fit_their_cells() -> None:

@@ -32,12 +32,19 @@ def update(metric: CocoMAP, predictions: list[Prediction], targets: Targets) -> 
     metric.update(found, truths)
 
 
-def draw(image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, seen: tuple[int, int]) -> Tensor:
-    """The boxes of a prediction, or of one image's targets, on the image: see `Head.draw`."""
+def draw(
+    image: Tensor,
+    shown: Prediction | Targets,
+    classes: tuple[str, ...],
+    *,
+    seen: tuple[int, int],
+    least: float = DRAWN_SCORE,
+) -> Tensor:
+    """The boxes of a prediction that score `least`, or of one image's targets, on the image: see `Head.draw`."""
     from mnv2_tasks.draw import draw_boxes
 
     scores = shown.get("scores")
-    real = shown["labels"] >= 0 if scores is None else scores >= DRAWN_SCORE
+    real = shown["labels"] >= 0 if scores is None else scores >= least
     height, width = image.shape[1] / seen[0], image.shape[2] / seen[1]
     boxes = shown["boxes"][real] * shown["boxes"].new_tensor([width, height] * 2)
     kept = {name: shown[name][real] for name in ("labels", "scores", "crowd") if name in shown}
@@ -49,7 +56,8 @@ def plot(metric: CocoMAP, classes: tuple[str, ...], folder: Path) -> None:
     from mnv2_tasks.plots import plot_confusion, plot_precision_recall
 
     plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
-    plot_confusion(metric.confusion(), classes, folder / "confusion.png", background=True)
+    matrix, said = metric.confusion(), "score at least 0.5, IoU at least 0.5"
+    plot_confusion(matrix, classes, folder / "confusion.png", background=True, title=said)
 
 
 class Detector(nn.Module):
@@ -58,6 +66,15 @@ class Detector(nn.Module):
     kind = "detection"
     primary = "map"
     curves = ("map", "map_50", "map_75")
+    score_threshold: float
+    nms: float
+
+    def decide(self, *, score: float | None = None, iou: float | None = None) -> None:
+        """Change the lowest score, and the IoU of suppression, that `predict` works with; None leaves it."""
+        if score is not None:
+            self.score_threshold = score
+        if iou is not None:
+            self.nms = iou
 
     @abstractmethod
     def predict(self, outputs: Any) -> list[Prediction]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the first run says that it lists the fonts
+
 DASHES = {"train": "-", "val": "--"}  # any other stage is dotted
 FEW = 20  # with more classes than this, curves and cells are no longer written out one by one
+MOST = 60  # classes that a picture has room for
 
 
 def plot_losses(rows: list[dict[str, float]], path: str | Path) -> None:
@@ -96,41 +101,83 @@ def plot_precision_recall(
     _save(figure, path)
 
 
-def plot_confusion(matrix: np.ndarray, classes: tuple[str, ...], path: str | Path, *, background: bool = False) -> None:
-    """A confusion matrix: rows are the truth, columns the prediction, colour the share of the row.
+def plot_confusion(
+    matrix: np.ndarray, classes: tuple[str, ...], path: str | Path, *, background: bool = False, title: str = ""
+) -> None:
+    """A confusion matrix: rows are the truth, columns the prediction, colour the share of the row; and all counts, CSV.
 
-    matrix: counts (K, K), or (K + 1, K + 1) with `background`, whose last row and column stand for no object.
+    matrix: counts (K, K), or (K + 1, K + 1) with `background`, whose last column stands for missed objects and last
+    row for predictions of no object. That row lies apart, grey, by the share of the column: there is no number of true
+    backgrounds that it could be a part of. Of more than 60 classes the picture shows the best and the worst thirty.
     Counts are written in the cells up to 20 classes.
     """
-    names = [_plain(name) for name in classes] + (["background"] if background else [])
-    n = len(names)
-    assert matrix.shape == (n, n), f"matrix: ({n}, {n}) for {len(classes)} classes, background={background}"
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    few = len(classes) <= FEW
-    side = max(2.5, n * 0.5) if few else min(16.0, n * 0.17)
+    names = [*classes, *(["background"] if background else [])]
+    n, k = len(names), len(classes)
+    assert matrix.shape == (n, n), f"matrix: ({n}, {n}) for {k} classes, background={background}"
+    rows = [[name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True)]
+    write_table(Path(path).with_suffix(".csv"), ["truth / prediction", *names], rows)
+    hits = np.diag(matrix)[:k] / np.maximum(matrix[:k].sum(axis=1), 1)
+    there = [int(i) for i in np.argsort(-hits, kind="stable") if matrix[i].any()]
+    shown = ends(there if k > MOST else list(range(k)))
+    others = sorted(set(range(k)) - set(shown))
+    columns = [matrix[:, shown], *([matrix[:, others].sum(1, keepdims=True)] if others else []), matrix[:, k:]]
+    across = [_plain(classes[i]) for i in shown] + ([f"{len(others)} others"] if others else []) + names[k:]
+    down = [_plain(classes[i]) for i in shown]
+    counts = np.concatenate(columns, axis=1)[[*shown, *range(k, n)]]  # (rows, columns), perhaps the background's last
+    share = counts[: len(shown)] / np.maximum(counts[: len(shown)].sum(axis=1, keepdims=True), 1)
+    few = k <= FEW
+    side = max(2.5, n * 0.5) if few else len(across) * 0.17
     figure = _figure(side + 2.4, side + 1.6)
-    axis = figure.subplots()
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    bar = figure.colorbar(image, ax=axis, fraction=0.04, pad=0.02, aspect=25)
+    strip = background and len(shown) > 0
+    panels = figure.subplots(
+        1 + strip, 1, squeeze=False, sharex=True, height_ratios=[max(len(shown), 1), 1][: 1 + strip]
+    ).ravel()
+    image = panels[0].imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    bar = figure.colorbar(image, ax=panels[0], fraction=0.04, pad=0.02, aspect=25)
     bar.set_label("share of the truth (row)")
-    step = math.ceil(n / 95)  # more names than this do not fit beside each other
+    parts = [(panels[0], share, counts[: len(shown)], down)]
+    if strip:
+        false = counts[-1:] / np.maximum(counts.sum(axis=0, keepdims=True), 1)
+        panels[1].imshow(false, cmap="Greys", vmin=0, vmax=2, aspect="auto")  # never dark: it is no part of the truth
+        parts.append((panels[1], false / 2, counts[-1:], ["background"]))
     size = 9 if few else 7
-    axis.set_xticks(range(0, n, step), names[::step], rotation=45 if few else 90, fontsize=size)
-    axis.set_yticks(range(0, n, step), names[::step], fontsize=size)
-    if few:
-        for tick in axis.get_xticklabels():
-            tick.set(ha="right", rotation_mode="anchor")
-        for row, column in np.argwhere(matrix > 0):
-            ink = "white" if share[row, column] > 0.55 else "black"
-            count = _count(matrix[row, column])
-            axis.text(column, row, count, ha="center", va="center", color=ink, fontsize=8)
-    axis.set(xlabel="prediction", ylabel="truth")
-    if step == 1:  # with more classes the lines would hide the cells
-        axis.set_xticks(np.arange(n + 1) - 0.5, minor=True)
-        axis.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    for axis, colour, cells, labels in parts:
+        axis.set_yticks(range(len(labels)), labels, fontsize=size)
+        if few:
+            for row, column in np.argwhere(cells > 0):
+                ink = "white" if colour[row, column] > 0.55 else "black"
+                axis.text(column, row, _count(cells[row, column]), ha="center", va="center", color=ink, fontsize=8)
+        axis.set_xticks(np.arange(len(across) + 1) - 0.5, minor=True)
+        axis.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
         axis.grid(which="minor", color="0.9", linewidth=0.5)
         axis.tick_params(which="minor", length=0)
+    panels[-1].set_xticks(range(len(across)), across, rotation=45 if few else 90, fontsize=size)
+    if few:
+        for tick in panels[-1].get_xticklabels():
+            tick.set(ha="right", rotation_mode="anchor")
+    panels[-1].set_xlabel("prediction")
+    more = f"{len(there)} classes{left_out(len(there))}" if others else ""
+    panels[0].set_ylabel("truth")
+    panels[0].set_title("\n".join(filter(None, (title, more))), fontsize=10)
     _save(figure, path)
+
+
+def ends(ranked: list[int]) -> list[int]:
+    """The first and the last thirty; all of sixty or fewer."""
+    return ranked if len(ranked) <= MOST else [*ranked[: MOST // 2], *ranked[-(MOST // 2) :]]
+
+
+def left_out(classes: int) -> str:
+    """What a title says of the classes that `ends` leaves out."""
+    return f"; the best and the worst {MOST // 2}, all in the CSV file" if classes > MOST else ""
+
+
+def write_table(path: Path, titles: list[str], rows: list[list[Any]]) -> None:
+    """A table as CSV, for what a picture has no room for."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(titles)
+        writer.writerows(rows)
 
 
 def _columns(rows: list[dict[str, float]]) -> list[str]:
