@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mnv2_tasks.predictor import Predictor
     from mnv2_tasks.sources import Pictures
 
+MINUTE = 60  # seconds between two lines of a log
 BATCH_BYTES = 2**27  # of pictures that wait for a batch to be full
 
 
@@ -42,6 +43,7 @@ def main(config: Any) -> None:
         threads=settings["threads"],
         trust=settings["trust"],
     )
+    predictor.choose(**{key: settings[key] for key in ("score", "classes", "iou")})
     if settings["depth"]:
         predictor.depth = settings["depth"]
     if isinstance(source, Pictures):
@@ -54,7 +56,7 @@ def main(config: Any) -> None:
         "model": fingerprint(predictor.path),
         "source": shown if is_remote(name) else os.path.abspath(name),
         "source_bytes": os.path.getsize(name) if os.path.isfile(name) else None,
-        **{key: settings[key] for key in ("size", "depth", "draw", "frames")},
+        **{key: settings[key] for key in ("size", "depth", "draw", "frames", "score", "classes", "iou")},
     }
     folder, lock, complete = open_folder(settings["runs"], settings["name"], record)
     with lock, Stop() as stop:
@@ -123,6 +125,18 @@ def check(settings: dict[str, Any]) -> None:
     for key in ("batch_size", "threads", "frames"):
         if not counts(settings[key]) and (settings[key] is not None or key == "batch_size"):
             raise InputError(f"{key}={settings[key]}: use a whole number above 0")
+    for key in ("score", "iou"):
+        value = settings[key]
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1
+        ):
+            raise InputError(f"{key}={value}: use a number from 0 to 1")
+    if isinstance(settings["classes"], (str, int, float)):
+        settings["classes"] = [settings["classes"]]
+    if settings["classes"] is not None:
+        settings["classes"] = [str(name) for name in settings["classes"]]
+        if not settings["classes"]:
+            raise InputError("classes=[]: name some of the model's classes, or leave it out")
     if not isinstance(settings["draw"], bool):
         raise InputError(f"draw={settings['draw']}: use true or false")
     size = settings["size"]
@@ -144,8 +158,11 @@ def _run(
 
     waiting: list[Named] = []
     images: list[Any] = []
+    watched = sys.stderr.isatty()
+    last_line = time.monotonic()
 
     def flush() -> None:
+        nonlocal last_line
         rows = predictor.predict(images, batch_size=batch_size) if images else []
         for named, row in zip(waiting, rows, strict=True):
             if drawing:
@@ -153,10 +170,16 @@ def _run(
             results.add(named, row)
         bar.total = source.count
         bar.update(len(waiting))
+        if not watched and time.monotonic() - last_line >= MINUTE:
+            last_line = time.monotonic()
+            of = f" of {source.count:,}" if source.count is not None else ""
+            print(f"{len(results.done):,}{of} images are done", file=sys.stderr, flush=True)
         waiting.clear()
         images.clear()
 
-    with tqdm(total=source.count, initial=len(results.done), unit="image", desc="predicting") as bar:
+    with tqdm(
+        total=source.count, initial=len(results.done), unit="image", desc="predicting", disable=not watched
+    ) as bar:
         for named in source.read(results.done):
             if stop.number:
                 return True
@@ -198,6 +221,8 @@ def _report(source: Any, results: "Results", folder: Path, before: int, seconds:
         print(f"further frames that belong to one picture (views, layers, thumbnails) are left out: {views}")
     if source.hurt:
         print(f"{source.hurt:,} packets could not be decoded")
+    for line in results.counts():
+        print(line)
     if fresh:
         print(f"{amount(fresh, 'image')}, {1000 * seconds / fresh:.1f} ms each")
     print(f"predictions: {folder}")

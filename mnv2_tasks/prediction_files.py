@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -25,6 +26,7 @@ from mnv2_tasks.predictor import Predictor
 RECORD = "predict.json"  # what was predicted with what; marks a folder as this program's
 RESULTS = "results.jsonl"
 LOCK, DRAFT = ".lock", ".draft"
+LISTED = 20  # classes whose counts are printed
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Row = dict[str, Any]
@@ -133,6 +135,7 @@ class Results:
         self.done: set[str] = set()
         self.failed: dict[str, int] = {}  # name -> image_id
         self.next_id = 0
+        self._counts: dict[str, Counter[str]] = {task: Counter() for task in predictor.heads}  # of this process
         self._folders: set[Path] = set()
         self._lines = _Appended(folder / RESULTS)
         self._lines.cut(self._remember())
@@ -158,12 +161,35 @@ class Results:
     def add(self, named: Named, prediction: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Raises OSError where it cannot be written; then nothing of it counts."""
         self._write(named, {"predictions": {task: self._told(task, named, row) for task, row in prediction.items()}})
+        for task, row in prediction.items():
+            self._count(task, row)
         self.done.add(named.name)
         self.failed.pop(named.name, None)
 
     def add_error(self, named: Named) -> None:
         if named.name not in self.failed:
             self._write(named, {"error": str(named.image)})
+
+    def counts(self) -> list[str]:
+        """A line a head: the objects of each class that this process found, or the images or masks that show it."""
+        objects = f"objects that score {self.predictor.drawn_score:g} or more"
+        kinds = {"detection": objects, "segmentation": "masks with", "classification": "images"}
+        lines = []
+        for task, counts in self._counts.items():
+            shown = [f"{count:,} {name}" for name, count in counts.most_common(LISTED)]
+            more = f" and {len(counts) - LISTED} classes more" if len(counts) > LISTED else ""
+            what = kinds.get(self.predictor.heads[task].kind, "images, by their best class,")
+            lines.append(f"{task}: {what}: {', '.join(shown) or 'none'}{more}")
+        return lines if self.done else []
+
+    def _count(self, task: str, row: Mapping[str, Tensor]) -> None:
+        if "boxes" in row:
+            labels = row["labels"][row["scores"] >= self.predictor.drawn_score].tolist()
+        elif "mask" in row:
+            labels = [label for label in row["mask"].unique().tolist() if label < len(self.predictor.classes[task])]
+        else:
+            labels = [int(row["scores"].argmax())]
+        self._counts[task].update(self.predictor.classes[task][label] for label in labels)
 
     def finish(self) -> None:
         """Write detections.json from the lines, one at a time. Raises OSError."""

@@ -1,6 +1,7 @@
 """Trained models at work: images of any size in, predictions in their own pixels out; from any file that holds one."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export import results
 from mnv2_tasks.foreign import open_regular
 from mnv2_tasks.heads import Prediction
+from mnv2_tasks.heads.detection import DRAWN_SCORE
 from mnv2_tasks.model import build_model, build_told, checked_config, load_model, writer
 
 # A file; PIL's image of any mode; uint8 RGB, grey or with transparency: (H, W, 3), (H, W), (H, W, 1), (H, W, 4), and as
@@ -85,6 +87,8 @@ class Predictor:
             told = about.get("preprocessing")
             depth = told.get("depth") if isinstance(told, dict) else None
         self.size: tuple[int, int] = size or fitted
+        self._score: float | None = None
+        self._chosen: dict[str, Tensor] = {}  # {task: (K,) bool, the classes that are looked for}
         self.depth = 16 if depth is None else depth  # bits that the values of 16-bit files use
         if self.depth not in DEPTHS:
             raise InputError(f"{path}: 16-bit files use {quote(depth)} bits, it says; that is none of {DEPTHS}")
@@ -92,6 +96,53 @@ class Predictor:
     @property
     def heads(self) -> dict[str, Any]:
         return dict(self.model.heads)
+
+    def choose(
+        self, *, score: float | None = None, classes: Sequence[str] | None = None, iou: float | None = None
+    ) -> None:
+        """What predictions hold from now on; None leaves it as the model was made.
+
+        Args:
+            score: of detectors: the lowest score.
+            classes: names. Detectors find these alone; of segmenters, pixels of others are 255; of classifiers, the
+                scores of others are 0. A head that knows none of the names goes on as before.
+            iou: of detectors: the IoU from which the weaker of two boxes of a class is suppressed.
+
+        Raises InputError for names that no head knows, for a model without a detector, and for an exported file that
+        decides otherwise by itself.
+        """
+        detectors = {task: head for task, head in self.heads.items() if head.kind == "detection"}
+        for key, value in {"score": score, "iou": iou}.items():
+            if value is not None and not detectors:
+                raise InputError(f"{key}={value}: {self.path} has no detector, which it would be for; leave it out")
+        built_in = self.exported is not None and self.exported.about.get("nms") != "app"
+        if iou is not None and built_in:
+            raise InputError(
+                f"iou={iou}: {self.path} has its suppression built in; leave it out, predict with the checkpoint, or "
+                "export with nms=false"
+            )
+        for head in detectors.values():
+            if not hasattr(head, "decide"):  # somebody's own
+                raise InputError(f"score, iou: {type(head).__name__} does not take them; leave them out")
+            if score is not None and built_in and score < head.score_threshold:
+                raise InputError(
+                    f"score={score}: {self.path} has {head.score_threshold} built in; give no lower one, or predict "
+                    "with the checkpoint"
+                )
+            # A little less, for heads take what is above it; `_narrow` takes what scores as much, too.
+            head.decide(score=None if score is None else score - 1e-6, iou=iou)
+        self._score = score
+        known = {name for names in self.classes.values() for name in names}
+        if classes is not None and (unknown := [name for name in classes if name not in known]):
+            close = get_close_matches(unknown[0], known, n=1)
+            perhaps = f"; did you mean {close[0]}?" if close else ""
+            names = ", ".join(sorted(known))
+            raise InputError(f"classes: {quote(unknown[0])} is no class of {self.path}{perhaps}; it has {names}")
+        self._chosen = {
+            task: torch.tensor([name in classes for name in names])
+            for task, names in self.classes.items()
+            if classes is not None and set(classes) & set(names)
+        }
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> dict[str, list[Prediction]]:
@@ -117,8 +168,22 @@ class Predictor:
             for i, image in enumerate(raw):
                 original = (image.shape[-2], image.shape[-1])
                 seen = seen_size(self.size, original, self.fit)
-                found.append({task: _restore(rows[i], seen, original) for task, rows in outputs.items()})
+                rows = {task: self._narrow(task, row[i]) for task, row in outputs.items()}
+                found.append({task: _restore(row, seen, original) for task, row in rows.items()})
         return found
+
+    def _narrow(self, task: str, row: Prediction) -> Prediction:
+        """What `choose` leaves of a prediction."""
+        if "boxes" in row and self._score is not None:
+            row = {name: values[row["scores"] >= self._score] for name, values in row.items()}
+        if (chosen := self._chosen.get(task)) is None:
+            return row
+        if "boxes" in row:
+            return {name: values[chosen[row["labels"]]] for name, values in row.items()}
+        if "mask" in row:
+            there = torch.cat([chosen, chosen.new_zeros(256 - len(chosen))])[row["mask"].long()]
+            return {**row, "mask": torch.where(there, row["mask"], 255)}
+        return {**row, "scores": torch.where(chosen, row["scores"], 0.0)}
 
     def prepare(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 of any size -> (C, *self.size)."""
@@ -128,9 +193,16 @@ class Predictor:
     def draw(self, image: Tensor, prediction: dict[str, Prediction]) -> dict[str, Tensor]:
         """{task: the prediction on the image}, uint8 (3, H', W')."""
         size = (image.shape[-2], image.shape[-1])
+        least = {} if self._score is None else {"least": self._score}
         return {
-            task: self.heads[task].draw(image, row, self.classes[task], seen=size) for task, row in prediction.items()
+            task: self.heads[task].draw(image, row, self.classes[task], seen=size, **(least if "boxes" in row else {}))
+            for task, row in prediction.items()
         }
+
+    @property
+    def drawn_score(self) -> float:
+        """The score from which an object is drawn and counted."""
+        return DRAWN_SCORE if self._score is None else self._score
 
 
 def as_image(picture: Picture, *, depth: int = 16) -> Tensor:

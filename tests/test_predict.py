@@ -6,11 +6,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusal import refused
 from test_export import make
 
 import mnv2_tasks
@@ -76,12 +78,66 @@ def test_predictions_are_in_the_pictures_own_pixels(checkpoint, pictures):
         predictor.predict([torch.zeros(3, 8, 8)])
 
 
+def test_what_predictions_hold_can_be_chosen(checkpoint, pictures):
+    path, picture = checkpoint("ssdlite", "classifier", "deeplabv3"), pictures / "b.jpg"
+    predictor = mnv2_tasks.load(path)
+    (whole,) = predictor.predict(picture)
+    boxes = whole["ssdlite"]
+    middle = float(boxes["scores"].median())
+    predictor.choose(score=middle)
+    (found,) = predictor.predict(picture)
+    strong = boxes["scores"] >= middle
+    assert torch.equal(found["ssdlite"]["boxes"], boxes["boxes"][strong]) and 0 < strong.sum() < len(strong)
+    assert predictor.drawn_score == middle
+    predictor.choose(score=0.0, iou=1.0)
+    (found,) = predictor.predict(picture)
+    assert float(found["ssdlite"]["scores"].min()) > float(boxes["scores"].min())  # none of the strongest is suppressed
+    assert predictor.heads["ssdlite"].score_threshold < 0.01
+    predictor.choose(iou=0.05, classes=["dog", "b", "x"])
+    (found,) = predictor.predict(picture)
+    assert set(found["ssdlite"]["labels"].tolist()) == {1}
+    here = whole["deeplabv3"]["mask"]
+    assert torch.equal(found["deeplabv3"]["mask"], torch.where(here == 2, here, 255))
+    assert found["classifier"]["scores"].nonzero().flatten().tolist() == [2]
+    predictor.choose(classes=["owl"])  # which only the detector knows
+    (found,) = predictor.predict(picture)
+    assert torch.equal(found["classifier"]["scores"], whole["classifier"]["scores"])
+    refused(lambda: predictor.choose(classes=["dog", "owll"]), "'owll'", "did you mean owl?", "background, ")
+    lone = mnv2_tasks.load(checkpoint("classifier"))
+    refused(lambda: lone.choose(score=0.5), "score=0.5", "no detector")
+    refused(lambda: lone.choose(iou=0.5), "iou=0.5", "no detector")
+
+
+@pytest.mark.parametrize("nms", ["native", "app"])
+def test_an_exported_file_decides_as_it_was_made(checkpoint, nms):
+    predictor = mnv2_tasks.load(checkpoint("ssdlite"))
+    predictor.exported = SimpleNamespace(about={"nms": nms})  # all that is asked of it
+    predictor.choose(score=0.5)
+    if nms == "app":
+        predictor.choose(score=0.001, iou=0.4)
+    else:
+        refused(lambda: predictor.choose(iou=0.4), "iou=0.4", "built in", "nms=false")
+        refused(lambda: predictor.choose(score=0.001), "score=0.001", "built in")
+
+
+@pytest.mark.parametrize(
+    "override", ["score=2", "score=true", "iou=-1", "iou=a", "classes=[]", "classes=[nobody]", "iou=[0.5]"]
+)
+def test_what_cannot_be_chosen_is_refused_in_a_line(cli, checkpoint, pictures, tmp_path, override):
+    model = checkpoint("ssdlite")
+    code, said = cli("predict", f"model={model}", f"source={pictures}", f"runs={tmp_path}", override, fails=True)
+    assert code == 2 and said.startswith(f"error: {override.split('=')[0]}") and said.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_the_command_writes_files_for_people_and_machines(cli, checkpoint, pictures, tmp_path):
     (pictures / "broken.jpg").write_bytes(b"")
     model = checkpoint("ssdlite", "classifier", "deeplabv3")
-    code, said = cli("predict", f"model={model}", f"source={pictures}", f"runs={tmp_path}", "name=p", fails=True)
-    assert code == 2 and "1 of 4 images could not be read" in said and "broken.jpg" in said
+    command = ("predict", f"model={model}", f"source={pictures}", f"runs={tmp_path}", "name=p", "classes=[dog]")
+    code, said = cli(*command, fails=True)
+    assert code == 2 and "1 of 4 images could not be read" in said and "broken.jpg" in said and "\r" not in said
+    code, said = cli(*command[:-1], "score=0.3", fails=True)
+    assert "made with another score" in said
     folder = tmp_path / "predict" / "p"
     rows = json.loads((folder / "ssdlite" / "detections.json").read_text())
     assert {row["file"] for row in rows} == {"a.png", "b.jpg", "inner/c.png"} and rows[0]["category"] in CLASSES[

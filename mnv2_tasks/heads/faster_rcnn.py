@@ -135,6 +135,13 @@ class FasterRCNN(detection.Detector):
             detections_per_img=detections,
         )
 
+    def decide(self, *, score: float | None = None, iou: float | None = None) -> None:
+        """See `Detector.decide`."""
+        if score is not None:
+            self.roi_heads.score_thresh = score
+        if iou is not None:
+            self.roi_heads.nms_thresh = iou
+
     def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
         levels = self.fpn({str(level): taps[name] for level, name in enumerate(self.needs)})
         scores, shifts = self.rpn.head(list(levels.values()))
