@@ -63,8 +63,8 @@ def _prepare(settings):  # type: ignore[no-untyped-def]
     data = wiring.make_data(settings)
     data.tell(("train", "val", "test"))
     wiring.decide_on_depth(settings, data)
-    for side in ("train", "val"):
-        data.loaders(side)
+    data.loaders("train", training=True)
+    data.loaders("val")
     wiring.match_cost(settings, data.classes, data.passes)
     if settings["baselines"]:
         joint.read_baselines(settings["baselines"], data.classes)

@@ -45,7 +45,7 @@ def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | N
     from mnv2_tasks.callbacks import warmed_average
     from mnv2_tasks.tasks import parameter_groups
 
-    (task,), (loader,) = data.tasks, data.loaders("train").values()
+    (task,), (loader,) = data.tasks, data.loaders("train", training=True).values()
     epochs, clip = config["trainer"]["max_epochs"], config["trainer"]["gradient_clip_val"]
     total = epochs * len(loader)
     optimizer = instantiate(config["optim"]["optimizer"])(

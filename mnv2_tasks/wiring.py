@@ -153,15 +153,15 @@ def make_model(config: Config, data: DataModule) -> Model:
     model = build_model(config, data.classes)
     load_backbone(model.backbone, config["backbone"].get("weights"))
     for task, head in model.heads.items():
-        section, train = config["heads"][task], data.split(data.source_of(task), "train")
+        section, source = config["heads"][task], data.source_of(task)
         said: list[str] = []
         if section.get("boxes") == "fit":
-            said.append(head.fit(_count(train, "box_sizes", task, "head.boxes=original")))  # type: ignore[operator]
+            said.append(head.fit(_count(data.split(source, "train"), "box_sizes", task, "head.boxes=original")))  # type: ignore[operator]
         if section.get("class_weights") == "balanced" and config["loader"]["balanced"]:
             raise InputError("loader.balanced and head.class_weights=balanced do the same twice: use one of them")
         if isinstance(section.get("class_weights"), str):
             counts = "pixel_counts" if head.kind == "segmentation" else "label_counts"
-            said.append(head.balance(_count(train, counts, task, "a list as head.class_weights")))  # type: ignore[operator]
+            said.append(head.balance(_count(data.split(source, "train"), counts, task, "a list as head.class_weights")))  # type: ignore[operator]
         for line in said:
             rank_zero_only(print)(f"{task}: {line}")
     return model.to(memory_format=torch.channels_last)

@@ -90,7 +90,7 @@ def test_evaluation_counts_each_image_once(processes):
 
 def test_balanced_sampling_evens_out_classes():
     data = module({"s": Source(["classification"], train=400)}, {"classifier": "classification"}, balanced=True)
-    (loader,) = data.loaders("train").values()
+    (loader,) = data.loaders("train", training=True).values()
     labels = torch.cat([targets["classifier"]["label"] for _, targets in loader])
     assert 0.4 < labels.float().mean() < 0.6  # a quarter in the data
 
@@ -98,14 +98,26 @@ def test_balanced_sampling_evens_out_classes():
 def test_balanced_sampling_needs_a_label_an_image(monkeypatch):
     monkeypatch.setattr(Split, "label", lambda self, index: -1)  # as in multi-label data
     with pytest.raises(InputError, match="loader.balanced"):
-        module({"s": Source(["multilabel"])}, {"multilabel": "multilabel"}, balanced=True).loaders("train")
+        module({"s": Source(["multilabel"])}, {"multilabel": "multilabel"}, balanced=True).loaders(
+            "train", training=True
+        )
+
+
+def test_evaluating_train_sees_every_image_once_as_it_is():
+    data = module({"s": Source(["classification"], train=11)}, {"classifier": "classification"}, fit="crop")
+    data.augment = {"classification": lambda size: pytest.fail("augmented")}
+    data.tested = "train"
+    parts = [part for ((part,), _, _) in data.test_dataloader()]
+    assert [i for _, targets in parts for i in targets["classifier"]["image_id"].tolist()] == list(range(11))
+    expected, _ = data.batch("s", "train", list(range(11)))
+    assert torch.equal(torch.cat([images for images, _ in parts]), expected)
 
 
 def test_what_an_image_does_not_tell_is_ignored():
     has = lambda index: (("label",), ("boxes", "labels", "crowd", "area"), ("mask",), ())[index % 4]  # noqa: E731
     data = module({"s": Source(KINDS.values(), train=4, val=4, has=has)}, KINDS, augment={"joint": joint})
     for side in ("train", "val"):
-        (loader,) = data.loaders(side).values()
+        (loader,) = data.loaders(side, training=side == "train").values()
         ((_, targets),) = list(loader)
         label, boxes, mask = (targets[task] for task in KINDS)
         order = label["image_id"].tolist()
@@ -171,7 +183,7 @@ def test_mixing_makes_soft_labels():
         mixup=1.0,
         augment={"classification": lambda size: plain(size, "stretch", size)},
     )
-    first, again = (next(iter(data.loaders("train")["s"])) for _ in range(2))
+    first, again = (next(iter(data.loaders("train", training=True)["s"])) for _ in range(2))
     label = first[1]["classifier"]["label"]
     assert label.shape == (4, 2) and label.sum(1).tolist() == pytest.approx([1] * 4)
     assert (

@@ -649,7 +649,7 @@ def test_voc_lists_that_exist_are_obeyed(tmp_path: Path) -> None:
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     (lists / "test.txt").write_text("e\n")
-    refused(lambda: Voc(tmp_path), "test.txt", "no list of the training images")
+    refused(lambda: Voc(tmp_path).split("train"), "there is test, but no train side", "train.txt")
     (lists / "trainval.txt").write_text("a\nb\nc\nd\n")
     (lists / "cat_train.txt").write_text("f 1\n")
     source = Voc(tmp_path, val_fraction=0.5)

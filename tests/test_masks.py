@@ -420,7 +420,7 @@ def test_one_list_is_trains(tmp_path: Path) -> None:
     assert sorted(names_of(source, "train") + names_of(source, "val")) == list("abcdef") and names_of(source, "val")
     assert load(source).left_out == {"on no list": 2}
     (tmp_path / "val.txt").write_text("a\n")
-    refused(lambda: Masks(tmp_path), "val.txt", "add train.txt")
+    refused(lambda: Masks(tmp_path).split("train"), "there is val, but no train side", "train.txt")
 
 
 def test_names_as_others_write_them(tmp_path: Path) -> None:

@@ -136,9 +136,8 @@ def test_files_that_are_not_read_are_said(tmp_path: Path, capsys: pytest.Capture
 
 def test_test_files_alone_are_refused(tmp_path: Path) -> None:
     table(tmp_path / "annotations" / "instances_val.json", ["a.jpg"])
-    refused(
-        lambda: Coco(tmp_path), "no training annotations", "but annotations/instances_val.json", "data.annotations="
-    )
+    told = ("no training annotations", "but annotations/instances_val.json", "data.annotations=")
+    refused(lambda: Coco(tmp_path).split("train"), *told)
 
 
 # Names of images

@@ -256,7 +256,6 @@ def moved(root: Path, **sides: str) -> Path:
         ({"train": "images", "val": "images/val"}, ["images/val/d.png is on train and on val (2 images are)"]),
         ({"train": "images/train", "test": "images/train"}, ["train and test are the same"]),
         ({"train": "[images/train, images/train]"}, ["images/train/a.png is named 2 times"]),
-        ({"val": "images/val"}, ["no train side", "train: <folder>"]),
         ({"train": "images/nothing"}, ["train: images/nothing is no folder or list", "correct it"]),
         ({"train": "images/train", "val": "../valid/images"}, ["val: ../valid/images is no folder", "remove the line"]),
         (
@@ -297,7 +296,6 @@ def test_images_without_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"val.txt": "images/a.png"}, ["val.txt", "add train.txt"]),
         ({"train.txt": "images/a.png\nimages/z.png\nq.png"}, ["line 2", "images/z.png", "2 of 3 are missing"]),
         ({"train.txt": "images/a.png\n./images/a.png"}, ["images/a.png is listed 2 times"]),
         ({"train.txt": "images/a.png", "val.txt": "images/a.png"}, ["train and val are the same 1 images"]),
@@ -374,7 +372,6 @@ def test_a_label_beside_an_image_named_train_is_no_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("places", "words"),
     [
-        (["images/val/x", "images/test/x"], ["images/test", "images/val", "no folder of train images"]),
         (["train/images/x", "images/train/y"], ["images/train and train both are its train side"]),
         (["mine/images/train/x", "mine/images/val/y"], ["mine/images/train", "data.root={root}/mine"]),
         (["mine/train/images/x", "mine/valid/images/y"], ["mine/train", "data.root={root}/mine"]),

@@ -51,7 +51,7 @@ class Cityscapes:
         self.root = check_root(root, val_fraction=0)
         self.max_side = max_side
         for folder in ("leftImg8bit", "gtFine"):
-            if not (self.root / folder / "train").is_dir():
+            if not any((self.root / folder / side).is_dir() for side in ("train", "val", "test")):
                 raise InputError(
                     f"{self.root / folder / 'train'}: there is no such folder; unpack leftImg8bit_trainvaltest.zip "
                     "and gtFine_trainvaltest.zip into data.root"

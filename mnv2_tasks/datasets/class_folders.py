@@ -23,19 +23,21 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
     folders that could be sides as well as classes, and for whatever else does not fit.
     """
     place, sides, levels = _find(root, given or ())
-    train, notes = _unpacked(sides["train"], given or ())
+    first = "train" if "train" in sides else next(iter(sides))  # it names the classes
+    train, notes = _unpacked(sides[first], given or ())
     there = class_folders(train)
     if not there:
         raise InputError(f"{train}: no class folders; {_advice(root)}")
     if odd := [name for name in there if side_of(name) and name not in (given or ())]:
         raise InputError(_two_ways(train, odd[0], there))
-    classes = choose_classes(train, list(there), given)
-    found = {"train": _read(train, there, classes, root=root)}
+    # A side that is evaluated alone may lack a class that the model knows.
+    classes = choose_classes(train, list(there) if first == "train" else [*there, *(given or ())], given)
+    found = {first: _read(train, there, classes, root=root)}
     if len(sides) == 1 and not any(map(side_of, classes)):
         fix = "sort all images into train/<class>/ and val/<class>/, or name a table as data.labels=<file>.csv"
-        inside = [os.path.relpath(root / name, train) for name in found["train"].files]
+        inside = [os.path.relpath(root / name, train) for name in found[first].files]
         check_untold(inside, train, fix=fix)
-        if sides["train"] == place:  # else a folder tells that it is train's
+        if sides[first] == place:  # else a folder tells that it is train's
             check_no_lists(root, walk(root, TABLES)[0], fix=fix)
     inner = [subfolders(train / there[name]) for name in classes if name in there]
     if len(inner) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
@@ -43,7 +45,7 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
     if place != root:
         notes.insert(0, f"all in {place.relative_to(root).as_posix()}/")
     for side, folder in sides.items():
-        if side == "train":
+        if side == first:
             continue
         own, its_notes = _unpacked(folder, classes)
         there = class_folders(own)
@@ -61,8 +63,8 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
         found[side] = _read(own, there, classes, root=root)
         found[side].notes = its_notes
     for folder, used in levels.items():
-        notes += _others(folder, used, found["train"].left_out)
-    found["train"].notes = notes
+        notes += _others(folder, used, found[first].left_out)
+    found[first].notes = notes
     return classes, found
 
 
@@ -108,7 +110,7 @@ def _find(root: Path, chosen: Collection[str]) -> tuple[Path, dict[str, Path], d
 
 
 def _sides(place: Path, names: Sequence[str], chosen: Collection[str]) -> dict[str, str]:
-    """{side: folder}, where train has class folders; none where there are class folders alone."""
+    """{side: folder}, where train, or else every side, has class folders; none where there are class folders alone."""
     # A folder of data.classes is a class, unless it holds some.
     free = [n for n in names if n not in chosen or set(class_folders(place / n)) & set(chosen)]
     plain = [name for name in free if side_of(name)]
@@ -124,6 +126,8 @@ def _sides(place: Path, names: Sequence[str], chosen: Collection[str]) -> dict[s
         raise InputError(_two_ways(place, next(iter(sides.values())), [*sides.values(), *others]))
     if "train" in sides:
         raise InputError(f"{place / sides['train']}: no class folders; {_advice(place)}")
+    if all(subfolders(place / name) for name in sides.values()):
+        return sides
     raise InputError(f"{place}: there is no train folder beside {', '.join(sides.values())}; put it there")
 
 

@@ -1,5 +1,6 @@
 """Boxes, masks and the classes present, from COCO JSON with a folder of images."""
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -60,11 +61,12 @@ class Coco:
         self.bad_boxes, self.max_side = bad_boxes, max_side
         self.layout = Layout(self.root, annotations=annotations, images=images, outside=outside)
         self.files = self.layout.sides
-        contents = _read(self.files["train"], outlines=outlines)
-        self._classes = _class_names(self.files, contents)
+        self._first = "train" if "train" in self.files else next(iter(self.files))  # it names the classes
+        contents = _read(self.files[self._first], outlines=outlines)
+        self._classes = _class_names(self.files, self._first, contents)
         self.provides = {"detection": self._classes, "multilabel": self._classes}
-        self._train: Parsed | None = _parse(self.files["train"], contents, self._classes)
-        self.outlines = self._train.shapes is not None
+        self._parsed: Parsed | None = _parse(self.files[self._first], contents, self._classes)
+        self.outlines = self._parsed.shapes is not None
         if self.outlines:
             self.provides["segmentation"] = ("background", *self._classes)
         self._splits: dict[str, DetectionSplit | None] = {}
@@ -72,22 +74,26 @@ class Coco:
     def split(self, name: str) -> DetectionSplit | None:
         """The images of "train", "val" or "test", checked, with their boxes; None where there are none."""
         if name not in self._splits:
-            if name == "train" or (name == "val" and "val" not in self.files):
-                self._make_train()
+            if name == "train" and "train" not in self.files:
+                there = [os.path.relpath(file, self.root) for file in self.files.values()]
+                raise self.layout.no_train(others=there)
+            held_out = name == "val" and "val" not in self.files and "train" in self.files
+            if name == self._first or held_out:
+                self._make_first()
             elif name in self.files:
                 contents = _read(self.files[name], outlines=self.outlines)
-                _check_classes(self.files[name], contents, self.files["train"], self._classes)
+                _check_classes(self.files[name], contents, self.files[self._first], self._classes)
                 self._splits[name] = self._make(name, _parse(self.files[name], contents, self._classes))
         return self._splits.get(name)
 
-    def _make_train(self) -> None:
-        assert self._train is not None
-        train = self._make("train", self._train)
-        train.left_out = self.layout.left_out
-        train.notes = [*self.layout.notes, *train.notes]
-        if "val" not in self.files:
-            train, self._splits["val"] = detection.hold_out(train, self.val_fraction)
-        self._splits["train"], self._train = train, None
+    def _make_first(self) -> None:
+        assert self._parsed is not None
+        first = self._make(self._first, self._parsed)
+        first.left_out = self.layout.left_out
+        first.notes = [*self.layout.notes, *first.notes]
+        if self._first == "train" and "val" not in self.files:
+            first, self._splits["val"] = detection.hold_out(first, self.val_fraction)
+        self._splits[self._first], self._parsed = first, None
 
     def _make(self, side: str, parsed: Parsed) -> DetectionSplit:
         folder, names, notes = self.layout.find_images(side, parsed.names, parsed.where)
@@ -207,11 +213,11 @@ def _id(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
 
 
-def _class_names(files: dict[str, Path], contents: dict[str, Any]) -> tuple[str, ...]:
-    train = files["train"]
+def _class_names(files: dict[str, Path], first: str, contents: dict[str, Any]) -> tuple[str, ...]:
+    train = files[first]
     named, dummy = _categories(train, contents)
     if dummy and dummy not in named.values():
-        others = [_categories(file, _read(file, outlines=False))[0] for side, file in files.items() if side != "train"]
+        others = [_categories(file, _read(file, outlines=False))[0] for side, file in files.items() if side != first]
         if any(dummy in its.values() for its in others):
             named, dummy = {0: dummy, **named}, None
     if dummy:

@@ -17,6 +17,9 @@ DEEPEST = 3  # parts of an annotation file's name: train/annotations/instances.j
 BESIDE = (".md", ".yaml", ".yml", ".xml", ".html")
 
 
+USUAL_NAMES = "annotations/instances_train.json, train/_annotations.coco.json, train.json or the like"
+
+
 class Layout:
     """The files of a data set.
 
@@ -25,7 +28,7 @@ class Layout:
         images: folder below root, "{split}" allowed.
 
     Attributes:
-        sides: {side: its annotation file}; there is one of train.
+        sides: {side: its annotation file}; one at least.
         left_out: the files that are of no use.
         notes: what else was decided.
     """
@@ -81,8 +84,8 @@ class Layout:
             paths = {word: path for word, path in spelled(self.root, pattern).items() if path.is_file()}
             words = by_side(paths, self.root / pattern, plainest=True)
             sides = {side: paths[word] for side, word in words.items()}
-        if "train" not in sides:
-            raise self._no_train(pattern.replace("{split}", "train"), [])
+        if not sides:
+            raise self.no_train(pattern.replace("{split}", "train"))
         return sides
 
     def _by_name(self, tables: Sequence[str]) -> dict[str, Path]:
@@ -118,12 +121,12 @@ class Layout:
             self.notes.append(f"{own[0]} is for all sides")
             self._untold = own[0]
             sides = {"train": own[0]}
-        if "train" not in sides:
-            usual_names = "annotations/instances_train.json, train/_annotations.coco.json, train.json or the like"
-            raise self._no_train(usual_names, tables)
+        if not sides:
+            raise self.no_train(others=tables)
         return {side: self.root / file for side, file in sides.items()}
 
-    def _no_train(self, names: str, others: Sequence[str]) -> InputError:
+    def no_train(self, names: str = USUAL_NAMES, others: Sequence[str] = ()) -> InputError:
+        """What to raise where train is asked for and not there; `others` are the files that are."""
         there = f", but {', '.join(others[:5])}" if others else ""
         return InputError(
             f"{self.root}: no training annotations: there is no {names}{there}; name the file, below this folder, as "

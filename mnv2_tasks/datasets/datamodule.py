@@ -182,8 +182,11 @@ class DataModule(pl.LightningDataModule):
         samples = self._samples(source, side, None)
         return Collate(self.assigned[source], self.classes)([samples[(0, index, False)] for index in indices])
 
-    def loaders(self, side: str) -> dict[str, DataLoader]:
-        """A loader of batches for each source; only training is shuffled, augmented and cut to whole batches."""
+    def loaders(self, side: str, *, training: bool = False) -> dict[str, DataLoader]:
+        """A loader of batches for each source; only training is shuffled, augmented and cut to whole batches.
+
+        Without `training` every image of the side comes once, as for evaluation, those of train too.
+        """
         names = list(self.sources) if side in ("train", "val") else self.with_side(side)
         if missing := [name for name in names if self.split(name, side) is None]:
             raise InputError(f"data={missing[0]} has no {side} side; use another split, or give it one")
@@ -191,7 +194,7 @@ class DataModule(pl.LightningDataModule):
             raise InputError(f"data={'+'.join(self.sources)} has no {side} side; use another split, or give it one")
         processes = self.trainer.world_size if self.trainer else 1
         sizes, steps = dict(self.batch_sizes), 0
-        if side == "train":
+        if training:
             for name in names:
                 sizes[name] = min(sizes[name], len(self.split(name, side)) // processes)
                 if sizes[name] < 2:
@@ -200,10 +203,12 @@ class DataModule(pl.LightningDataModule):
                         "process; raise loader.batch_size or add training images"
                     )
             steps = max(len(self.split(name, side)) // (sizes[name] * processes) for name in names)
-        return {name: self._loader(name, side, batch_size=sizes[name], steps=steps) for name in names}
+        return {
+            name: self._loader(name, side, training=training, batch_size=sizes[name], steps=steps) for name in names
+        }
 
-    def _loader(self, source: str, side: str, *, batch_size: int, steps: int) -> DataLoader:
-        training, split = side == "train", self.split(source, side)
+    def _loader(self, source: str, side: str, *, training: bool, batch_size: int, steps: int) -> DataLoader:
+        split = self.split(source, side)
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         own, mixing = self.assigned[source], None
         order: Any = EvaluationOrder(len(split), processes=processes, rank=rank)
@@ -246,7 +251,7 @@ class DataModule(pl.LightningDataModule):
         return min(8, max(1, cores() // sharers))
 
     def train_dataloader(self) -> CombinedLoader:
-        return CombinedLoader(list(self.loaders("train").values()), "min_size")
+        return CombinedLoader(list(self.loaders("train", training=True).values()), "min_size")
 
     def val_dataloader(self) -> CombinedLoader:
         return CombinedLoader(list(self.loaders("val").values()), "max_size")

@@ -15,6 +15,7 @@ from mnv2_tasks.datasets.files import MAX_SIDE, FileSplit, check_root, held_out,
 from mnv2_tasks.datasets.images import MAX_CHECKED, check_images
 from mnv2_tasks.datasets.label_table import composed, read_table
 from mnv2_tasks.datasets.listing import amount, without_any
+from mnv2_tasks.datasets.sides import no_train
 from mnv2_tasks.errors import InputError
 
 
@@ -138,15 +139,20 @@ class ImageFolder:
             split = LabelledImages(self.root, one.files, targets=one.targets, class_names=names, max_side=max_side)
             split.left_out, split.notes = one.left_out, one.notes
             self._sides[side] = split
-        if "val" not in self._sides:
+        if "train" in self._sides and "val" not in self._sides:
             self._hold_out(val_fraction)
-        self._listed, self._checked = labels is None, set[str]()
+        self._labels, self._checked = labels, set[str]()
 
     def split(self, name: str) -> LabelledImages | None:
         """The images of "train", "val" or "test", checked; None where there are none."""
+        if name == "train" and name not in self._sides:
+            place = self.root / self._labels if self._labels else self.root
+            raise no_train(
+                place, self._sides, fix="list training images" if self._labels else "add it, as train/<class>/"
+            )
         split = self._sides.get(name)
         # Above the limit only existence is checked, which the listing of folders has just seen.
-        if split is not None and name not in self._checked and not (self._listed and len(split) > MAX_CHECKED):
+        if split is not None and name not in self._checked and not (self._labels is None and len(split) > MAX_CHECKED):
             check_images([split.path(i) for i in range(len(split))])
             self._checked.add(name)
         return split

@@ -72,12 +72,14 @@ def read_table(
     for line, name, _, _ in rows:
         if (first := seen.setdefault(os.path.normpath(name), line)) != line:
             raise InputError(f"{file}: line {line}: {shorten(name, 150)} is in line {first}, too; keep one of the two")
-    train = {label for _, _, side, labels in rows if side == "train" for label in labels}
-    if not train:
-        sides = sorted({side for _, _, side, _ in rows})
-        there = f", but {amount(len(rows), 'image')} of {' and '.join(sides)}" if rows else ""
-        raise InputError(f"{file}: no training images with a label are listed{there}; list some: they name the classes")
-    classes = choose_classes(file, sorted(train), given)
+    sides = sorted({side for _, _, side, _ in rows})
+    naming = ["train"] if "train" in sides else sides
+    there = {label for _, _, side, labels in rows if side in naming for label in labels}
+    if not there:
+        told = f", but {amount(len(rows), 'image')} of {' and '.join(sides)}" if rows else ""
+        raise InputError(f"{file}: no training images with a label are listed{told}; list some: they name the classes")
+    # A side that is evaluated alone may lack a class that the model knows.
+    classes = choose_classes(file, sorted(there) if "train" in sides else sorted({*there, *(given or ())}), given)
     number = {name: index for index, name in enumerate(classes)}
     files: dict[str, list[str]] = {}
     shown: dict[str, list[list[int]]] = {}
@@ -108,7 +110,8 @@ def read_table(
             for row, shows in enumerate(lists):
                 targets[row, shows] = True
         chosen[side] = LabelledFiles(files[side], targets)
-    chosen["train"].left_out, chosen["train"].notes = left, [*notes, *unread]
+    lead = chosen["train" if "train" in chosen else min(chosen)]
+    lead.left_out, lead.notes = left, [*notes, *unread]
     return classes, chosen
 
 

@@ -13,13 +13,13 @@ FIX = "name the lists, below this folder, as data.lists=<file>, with {split} whe
 
 
 def given_lists(root: Path, pattern: str) -> dict[str, Path]:
-    """{side: its list} for a pattern; without "{split}" in it, one list for all. Raises InputError without train's."""
+    """{side: its list} for a pattern; without "{split}" in it, one list for all. Raises InputError without any."""
     if "{split}" in pattern:
         paths = {word: path for word, path in spelled(root, pattern).items() if path.is_file()}
         lists = {side: paths[word] for side, word in by_side(paths, root / pattern, plainest=True).items()}
     else:
         lists = {"train": root / pattern} if (root / pattern).is_file() else {}
-    if "train" not in lists:
+    if not lists:
         raise InputError(f"{root}: there is no list {pattern.replace('{split}', 'train')}; {FIX}")
     return lists
 
@@ -27,8 +27,7 @@ def given_lists(root: Path, pattern: str) -> dict[str, Path]:
 def find_lists(root: Path, texts: Sequence[str], *, task: str, fix: str = FIX) -> dict[str, Path]:
     """{side: its list} of ImageSets/<task>, or of the root, or of the only other folder that has one of train.
 
-    `texts` are the text files below root. Raises InputError where there are several such folders, and where lists are
-    there, but none of train.
+    `texts` are the text files below root. Raises InputError where there are several such folders.
     """
     usual = f"{SETS}/{task}"
     folders: dict[str, list[str]] = {usual: [], "": []}
@@ -48,9 +47,6 @@ def find_lists(root: Path, texts: Sequence[str], *, task: str, fix: str = FIX) -
         names = [file.rpartition("/")[2] for file in folders[usual]]
         raise InputError(f"{root}: none of the lists in {usual} is named for a side: {', '.join(names[:4])}; {fix}")
     for folder in (usual, ""):
-        if sides[folder] and "train" not in sides[folder]:
-            there = ", ".join(map(str, sides[folder].values()))
-            raise InputError(f"{there}: there is no list of the training images beside it; add train.txt there")
         if sides[folder]:
             return sides[folder]
     others = [folder for folder in sides if "train" in sides[folder] and not _is_of_another_task(folder, task)]

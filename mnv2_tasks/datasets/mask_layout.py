@@ -32,7 +32,7 @@ class MaskFiles:
 def read_layout(
     root: Path, images: str, masks: str, *, suffix: str, lists: str | None, outside: bool
 ) -> dict[str, MaskFiles]:
-    """The pairs of each side; all of them are train's where neither lists nor folders tell sides.
+    """The pairs of each side, train's first; all are train's where neither lists nor folders tell sides.
 
     Args:
         images, masks, suffix, lists, outside: as `Masks` has them.
@@ -50,7 +50,8 @@ def read_layout(
     while not patterns and not (place / images).is_dir():
         inner = subfolders(place)
         halves = by_side([name for name in inner if (place / name / images).is_dir()], place, among_others=True)
-        if "train" in halves:
+        alone = [name for name in halves.values() if side_of(name)]  # "test" may hold images/train, too
+        if "train" in halves or (alone and not any(map(side_of, subfolders(place / alone[0] / images)))):
             folders = {side: (place / name / images, place / name / masks) for side, name in halves.items()}
             return _pair_all(folders, suffix=suffix, notes=notes)
         if len(inner) != 1:
@@ -66,21 +67,19 @@ def read_layout(
         folders = {"train": (root / images, root / masks)}
     found = _pair_all(folders, suffix=suffix, notes=notes)
     if len(folders) == 1:
-        names = [image.relative_to(place).as_posix() for image, _ in found["train"].pairs]
+        names = [image.relative_to(place).as_posix() for image, _ in next(iter(found.values())).pairs]
         check_untold(names, place, fix="put them into images/train and so on, or list those of each side in train.txt")
     if not patterns and len({its for its, _ in folders.values()} | {place / images}) > len(folders):
         used = [its.name for its, _ in folders.values()]
         there, _ = walk(place / images, SUFFIXES)
         if rest := sum(name.partition("/")[0] not in used for name in there):
-            found["train"].left_out["on no side"] += rest
+            next(iter(found.values())).left_out["on no side"] += rest
     return found
 
 
 def _inner_sides(images: Path, masks: Path) -> dict[str, Folders]:
     """images/train and masks/train, in any spelling; a folder of masks may serve all sides."""
     own = by_side(subfolders(images), images)
-    if own and "train" not in own:
-        raise InputError(f"{images}: {', '.join(own.values())}, but no train folder is here; add it, as train")
     theirs = by_side(subfolders(masks), masks) if masks.is_dir() else {}
     flat = masks if not theirs else None
     return {side: (images / name, flat or masks / theirs.get(side, name)) for side, name in own.items()}
@@ -92,7 +91,7 @@ def _spelt(root: Path, pattern: str, what: str) -> dict[str, Path]:
         return dict.fromkeys(SPELLINGS, root / pattern)
     paths = {word: path for word, path in spelled(root, pattern).items() if path.is_dir()}
     sides = {side: paths[word] for side, word in by_side(paths, root / pattern, plainest=True).items()}
-    if "train" not in sides:
+    if not sides:
         raise InputError(f"{root / pattern.replace('{split}', 'train')}: there is no such folder; correct data.{what}")
     return sides
 
@@ -102,16 +101,16 @@ def _pair_all(folders: Mapping[str, Folders], *, suffix: str, notes: list[str]) 
     shared = len({masks for _, masks in folders.values()}) < len(folders)
     for side, (images, masks) in folders.items():
         for place, what in ((images, "images"), (masks, "masks")):
-            if not place.is_dir() and not (side == "test" and what == "masks"):
+            if not place.is_dir() and not (side == "test" and what == "masks" and len(folders) > 1):
                 raise InputError(f"{place}: there is no such folder of {what}; name it as data.{what}")
         names = Names(images, masks, suffix=suffix)
-        if side == "test" and names.images and not any(map(names.mask_of, names.images)):
+        if side == "test" and found and names.images and not any(map(names.mask_of, names.images)):
             notes = [*notes, f"there is no test side: no mask for its {amount(len(names.images), 'image')}"]
             continue
         found[side] = names.pairs()
         if shared:
             del found[side].left_out[UNUSED]
-    found["train"].notes = notes
+    next(iter(found.values())).notes = notes
     return found
 
 
@@ -251,8 +250,8 @@ def _read_lists(
         listed = {path for side in found.values() for path, _ in side.pairs}
         if unlisted := len(set(names.images.values()) - listed):
             names.left_out["on no list"] += unlisted
-        found["train"].left_out = names.left_out
-    found["train"].notes = notes
+        next(iter(found.values())).left_out = names.left_out
+    next(iter(found.values())).notes = notes
     return found
 
 

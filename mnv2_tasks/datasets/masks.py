@@ -11,6 +11,7 @@ from mnv2_tasks.datasets.legend import ClassTable, class_table, make_legend
 from mnv2_tasks.datasets.mask_layout import read_layout
 from mnv2_tasks.datasets.mask_values import number_of_classes
 from mnv2_tasks.datasets.segmentation import MaskSplit, make_split
+from mnv2_tasks.datasets.sides import no_train
 from mnv2_tasks.errors import InputError
 
 
@@ -27,7 +28,7 @@ class Masks:
             themselves, or without those are split by a hash of the names. Sides may be spelled in other ways.
         classes: names in the order of the indices. None: of `colours`, of class_dict.csv (name, r, g, b) or
             classes.json (names, and perhaps a palette) in root; without any, numbers up to the
-            largest in train, where the values look like class indices.
+            largest in train, where the values look like class indices (of the first side, where there is no train).
         colours: {class: [r, g, b]}, for masks that are told by colour.
         ignore: more that is to count as 255: values, colours [r, g, b], or names of classes, which are left out.
         val_fraction: the part of train held out where there is no val side.
@@ -59,20 +60,26 @@ class Masks:
         table = class_table(self.root, classes, colours)
         if not table.where:
             values = [one for one in ignore if isinstance(one, int)]
-            train = self._sides["train"]
-            count, notes = number_of_classes([mask for _, mask in train.pairs], ignore=values)
-            train.notes = [*train.notes, *notes]
-            table = ClassTable("the training masks", [str(number) for number in range(count)])
+            first = next(iter(self._sides))  # train, where there is one
+            pairs = self._sides[first].pairs
+            count, notes = number_of_classes([mask for _, mask in pairs], ignore=values)
+            self._sides[first].notes = [*self._sides[first].notes, *notes]
+            table = ClassTable(
+                f"the {'training' if first == 'train' else first} masks", [str(number) for number in range(count)]
+            )
         self.classes, self.legend = make_legend(table, ignore)
         self.provides = {"segmentation": self.classes}
         self._splits: dict[str, MaskSplit | None] = {}
 
     def split(self, name: str) -> MaskSplit | None:
         """The pairs of "train", "val" or "test", checked; None where there are none."""
+        if name == "train" and "train" not in self._sides:
+            fix = "put its images and masks into folders called train, or list them in train.txt"
+            raise no_train(self.root, self._sides, fix=fix)
         if name not in self._splits:
             if name in self._sides:
                 self._splits[name] = self._make(name)
-            if "val" not in self._sides and name in ("train", "val"):
+            if "train" in self._sides and "val" not in self._sides and name in ("train", "val"):
                 self._hold_out(self._splits.get("train") or self._make("train"))
         return self._splits.get(name)
 

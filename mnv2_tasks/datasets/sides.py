@@ -67,6 +67,11 @@ def by_side(names: Iterable[str], where: Path, *, among_others: bool = False, pl
     return {side: sides[side] for side in SPELLINGS if side in sides}
 
 
+def no_train(root: Path, sides: Iterable[str], *, fix: str) -> InputError:
+    """What to raise once train is asked for, where only other sides are there, which may be evaluated."""
+    return InputError(f"{root}: there is {' and '.join(sides)}, but no train side to learn from; {fix}")
+
+
 def check_untold(names: Iterable[str], where: Path, *, fix: str) -> None:
     """Refuse images, by their names with "/", in folders of several sides where nothing tells which is on which."""
     folders = {os.path.dirname(name): name for name in names}

@@ -13,6 +13,7 @@ import numpy as np
 from mnv2_tasks.datasets import detection
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.datasets.label_table import choose_classes
+from mnv2_tasks.datasets.sides import no_train
 from mnv2_tasks.datasets.voc_layout import Layout
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.foreign import read_bytes
@@ -91,15 +92,20 @@ class Voc:
             )
         self._classes = tuple(classes)
         self.provides = {"detection": self._classes, "multilabel": self._classes}
-        _check_names(self._read("train"), self._classes)
+        self._first = "train" if "train" in self._sides else next(iter(self._sides))
+        _check_names(self._read(self._first), self._classes)
         self._splits: dict[str, DetectionSplit | None] = {}
 
     def split(self, name: str) -> DetectionSplit | None:
         """The images of "train", "val" or "test", checked, with their boxes; None where there are none."""
+        if name == "train" and "train" not in self._sides:
+            raise no_train(
+                self.layout.folder, self._sides, fix="name its folder train, or list its images in train.txt"
+            )
         if name not in self._splits:
             if name in self._sides:
                 self._splits[name] = self._make(name)
-            if "val" not in self._sides and name in ("train", "val"):
+            if "train" in self._sides and "val" not in self._sides and name in ("train", "val"):
                 train = self._splits.get("train") or self._make("train")
                 self._splits["train"], self._splits["val"] = detection.hold_out(train, self.val_fraction)
         return self._splits.get(name)
@@ -130,7 +136,7 @@ class Voc:
             max_side=self.max_side,
         )
         split.notes = notes
-        if side == "train":
+        if side == self._first:
             split.left_out = self.layout.left_out
             split.notes = [*self.layout.notes, *notes]
         return split

@@ -38,7 +38,7 @@ class Layout:
 
     Attributes:
         folder: of the XML files.
-        sides: {side: its XML files, relative to the folder}; there is one of train.
+        sides: {side: its XML files, relative to the folder}; one at least.
         left_out: the files that are of no use.
         notes: what else was decided.
     """
@@ -155,8 +155,6 @@ def _by_folders(top: Path, files: Sequence[str]) -> dict[str, list[str]]:
     names = by_side(folders, top)
     if not names:
         return {"train": list(files)}
-    if "train" not in names:
-        raise InputError(f"{top}: {', '.join(names.values())} but no train folder holds XML files; name it train")
     sides = {side: [f for f in files if folder in Path(f).parts[:-1]] for side, folder in names.items()}
     if rest := [file for file in files if not any(file in its for its in sides.values())]:
         raise InputError(

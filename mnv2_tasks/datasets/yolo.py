@@ -12,6 +12,7 @@ from mnv2_tasks.datasets.images import check_images, image_size
 from mnv2_tasks.datasets.legend import MOST_CLASSES
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.datasets.shapes import Shapes, pack
+from mnv2_tasks.datasets.sides import no_train
 from mnv2_tasks.datasets.yolo_labels import Line, class_names, label_files, label_folders, read_labels, stray_labels
 from mnv2_tasks.datasets.yolo_layout import read_layout
 from mnv2_tasks.errors import InputError
@@ -66,14 +67,15 @@ class Yolo:
         self.layout = read_layout(self.root, file, outside=outside)
         self._files = {side: label_files(names, self.layout.names) for side, names in self.layout.sides.items()}
         self._check_files()
+        self._first = "train" if "train" in self.layout.sides else next(iter(self.layout.sides))
         labels = [file for files in self._files.values() for file in files.values()]
         if stray := stray_labels(labels, self.layout):
             self.layout.left_out["label file without an image"] = stray
         self._classes: tuple[str, ...] = class_names(self.layout, labels)
         self._classes = names = self._classes or self._numbers()
         self.provides = {"detection": names, "multilabel": names}
-        self._train: Labelled | None = self._read("train")
-        drawn = any(line.outline for lines in self._train.lines for line in lines)
+        self._labelled: Labelled | None = self._read(self._first)
+        drawn = any(line.outline for lines in self._labelled.lines for line in lines)
         self.outlines = outlines and drawn and len(names) < MOST_CLASSES
         if self.outlines:
             self.provides["segmentation"] = ("background", *names) if background else names
@@ -82,14 +84,17 @@ class Yolo:
     def split(self, name: str) -> DetectionSplit | None:
         """The images of "train", "val" or "test", checked, with their objects; None where there are none."""
         if name not in self._splits:
-            if name == "train" or (name == "val" and "val" not in self.layout.sides):
-                assert self._train is not None
-                train = self._make(self._train)
-                train.left_out = self.layout.left_out
-                train.notes = [*self.layout.notes, *train.notes]
-                if "val" not in self.layout.sides:
-                    train, self._splits["val"] = detection.hold_out(train, self.val_fraction)
-                self._splits["train"], self._train = train, None
+            if name == "train" != self._first:
+                fix = "name its folder, or its list of images, as train: <folder> in a data.yaml, or call it train"
+                raise self.layout.no_train or no_train(self.layout.where, self.layout.sides, fix=fix)
+            if name == self._first or (name == "val" not in self.layout.sides and self._first == "train"):
+                assert self._labelled is not None
+                first = self._make(self._labelled)
+                first.left_out = self.layout.left_out
+                first.notes = [*self.layout.notes, *first.notes]
+                if self._first == "train" and "val" not in self.layout.sides:
+                    first, self._splits["val"] = detection.hold_out(first, self.val_fraction)
+                self._splits[self._first], self._labelled = first, None
             elif name in self.layout.sides:
                 self._splits[name] = self._make(self._read(name))
         return self._splits.get(name)
@@ -97,7 +102,7 @@ class Yolo:
     def _check_files(self) -> None:
         """Every side has labels; a test side without is left out."""
         for side, files in self._files.items():
-            if not files and side != "test":
+            if not files and (side != "test" or len(self._files) == 1):
                 first = self.layout.sides[side][0]
                 folder = Path(first).parent
                 places = label_folders("" if str(folder) == "." else str(folder), self.layout.names)
@@ -143,7 +148,7 @@ class Yolo:
         notes += ["1 line that repeats another is left out"] if repeats == 1 else []
         if without := len(images) - len(files):
             notes.append(f"no label file for {amount(without, 'image')}")
-        if side == "train" and told and told.keypoints:
+        if side == self._first and told and told.keypoints:
             notes.append("keypoints are left alone")
         return Labelled(images, [files.get(image) for image in images], lines, notes)
 

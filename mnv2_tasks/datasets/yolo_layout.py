@@ -34,6 +34,7 @@ class Layout:
     left_out: LeftOut
     notes: list[str] = field(default_factory=list)  # what was decided
     unused: list[str] = field(default_factory=list)  # images on no side
+    no_train: InputError | None = None  # what is wrong with train, once it is asked for
 
 
 def read_layout(root: Path, file: str | None, *, outside: bool = False) -> Layout:
@@ -162,10 +163,16 @@ def _described(layout: Layout, told: Description, images: Sequence[str]) -> dict
                     layout.notes.append(f"there is no test side: {entry} {problem}")
                     continue
                 fix = "correct it" if side == "train" else "correct it, or remove the line to hold out a part of train"
-                raise InputError(f"{file}: {side}: {entry} {problem}; {fix}")
+                error = InputError(f"{file}: {side}: {entry} {problem}; {fix}")
+                if side != "train":
+                    raise error
+                layout.no_train = error  # the other sides may be evaluated
+                continue
             sides.setdefault(side, []).extend(there)
-    if "train" not in sides:
-        raise InputError(f"{file}: it has no train side; name its folder, or its list of images, as train: <folder>")
+    if layout.no_train:
+        sides.pop("train", None)
+    if not sides:
+        raise layout.no_train or InputError(f"{file}: no side has images; name a folder, or a list, as train: <folder>")
     return sides
 
 
@@ -219,7 +226,7 @@ def _listed(layout: Layout, texts: Sequence[str], images: Sequence[str]) -> dict
     fix = "name the lists in a data.yaml, as train: <file> and val: <file>"
     lists = find_lists(root, files, task="Main", fix=fix)
     if lists:
-        layout.where = lists["train"]
+        layout.where = next(iter(lists.values()))
         layout.notes.append(f"sides as listed in {', '.join(os.path.relpath(file, root) for file in lists.values())}")
         layout.notes += not_read([name for name in files if root / name not in lists.values()])
     return {side: _images_of(layout, file, [root], images) for side, file in lists.items()}
@@ -241,11 +248,6 @@ def _by_folders(layout: Layout, images: Sequence[str]) -> dict[str, list[str]]:
         if len(parts) > depth:
             folders.setdefault("/".join(parts[:depth]), []).append(name)
     sides = by_side(folders, root)
-    if sides and "train" not in sides:
-        raise InputError(
-            f"{root}: {' and '.join(sides.values())} {'is' if len(sides) == 1 else 'are'} there, but no folder of "
-            "train images; name it train, or list the sides in a data.yaml"
-        )
     if sides:
         layout.notes.append(f"sides by folders: {', '.join(sides.values())}")
         return {side: folders[name] for side, name in sides.items()}
