@@ -14,21 +14,22 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     tune_for_cpu()
     from omegaconf import OmegaConf
 
-    from mnv2_tasks import loggers, run, study
+    settings = None if config.resume else settle(config)  # a wrong setting is told before anything heavy is imported
+    from mnv2_tasks import loggers, report, run, study
 
-    if config.resume:
+    if settings is None:
         changes = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("resume=", "hydra."))]
         settings = run.resumed_config(
             config.resume, changes, settle(OmegaConf.masked_copy(config, [key for key in config if key != "given"]))
         )
-    else:
-        settings = settle(config)
     if study.wanted(settings):
         return study.run(settings)
     data, task, last, trainer = prepare(settings)
     folder = run.agree(trainer, lambda: run.open_folder(settings))
     with run.stoppable(folder) as stop, loggers.closing_wandb():
         trainer = run.make_trainer(settings, folder, stop)
+        if trainer.is_global_zero:
+            report.print_start(task, data, folder)
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
         run.fit(trainer, task, data, last)
@@ -51,6 +52,7 @@ def prepare(settings):  # type: ignore[no-untyped-def]
 
 def _prepare(settings):  # type: ignore[no-untyped-def]
     from pytorch_lightning import seed_everything
+    from pytorch_lightning.utilities import rank_zero_only
 
     from mnv2_tasks import joint, run, wiring
     from mnv2_tasks.model import read_checkpoint
@@ -59,7 +61,11 @@ def _prepare(settings):  # type: ignore[no-untyped-def]
     seed_everything(settings["seed"], verbose=False)
     last = run.last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
     state = read_checkpoint(last)["state"] if last else None
+    trainer = run.make_trainer(settings, None)  # its settings are checked before data is read
     wiring.agree_on_stride(settings)
+    for name, section in settings["data"].items():
+        place = f" in {section['root']}" if section.get("root") else ""
+        rank_zero_only(print)(f"reading {name}{place}", flush=True)
     data = wiring.make_data(settings)
     data.tell(("train", "val", "test"))
     wiring.decide_on_depth(settings, data)
@@ -71,7 +77,7 @@ def _prepare(settings):  # type: ignore[no-untyped-def]
     task = wiring.make_task(settings, data)
     if state is not None:
         check_fit(task.model, state, str(last), hint="its run's config.yaml tells of another network")
-    return data, task, last, run.make_trainer(settings, None)
+    return data, task, last, trainer
 
 
 if __name__ == "__main__":

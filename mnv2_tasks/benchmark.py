@@ -14,6 +14,8 @@ FIX = "export the model again"
 def main(config: Any) -> None:
     tune_for_cpu()
     settings = settle(config)
+    if not isinstance(settings["model"], str) or not settings["model"]:
+        raise InputError("model is not given: add model=<the folder that an export wrote> to the command")
     from mnv2_tasks import report
     from mnv2_tasks.folders import new_folder
     from mnv2_tasks.plots.export import plot_formats

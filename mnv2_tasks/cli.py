@@ -4,6 +4,7 @@ import ctypes
 import difflib
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -52,6 +53,8 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
+        logging.getLogger("hydra").setLevel(logging.INFO)  # on its own: Hydra has put every library's INFO on stdout
+        logging.getLogger().setLevel(logging.WARNING)
         folder = config.get("resume") or config.runs
         with in_one_line(folder, resumes=config_name == "train" and not config.get("study")):
             check_writable(folder)
@@ -171,7 +174,14 @@ def settle(config: DictConfig) -> dict[str, Any]:
     config.pop("given", None)
     for name, plural in (("head", "heads"), ("data", "data")):
         for key, value in (given.get(name) or {}).items():
+            if plural not in config:
+                raise InputError(f"{name}.{key}: no such setting in the config; --cfg job prints every setting")
             _put(config[plural], str(key), value, name)
+        sections: DictConfig = config.get(plural) or OmegaConf.create()
+        for key in [key for key in sections if not OmegaConf.is_missing(sections, key)]:
+            if not isinstance(sections[key], DictConfig):  # it came with a plus
+                value = sections.pop(key)
+                _put(sections, str(key), value, name)
     try:
         missing = sorted(OmegaConf.missing_keys(config))
     except InterpolationToMissingValueError as error:
@@ -202,7 +212,7 @@ def _put(sections: DictConfig, key: str, value: Any, name: str) -> None:
 
 def _set(section: DictConfig, key: str, value: Any, written: str, owner: str) -> None:
     if key not in section.keys():  # noqa: SIM118
-        raise InputError(f"{written}: {owner} has no such setting{_suggest(key, map(str, section))}")
+        raise InputError(f"{written}: {owner} has no such setting{suggest(key, map(str, section))}")
     if isinstance(value, DictConfig) and isinstance(section._get_node(key), DictConfig):
         section[key] = OmegaConf.merge(section[key], value)
     else:
@@ -232,15 +242,17 @@ def _composing_error(message: str, config_name: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if match := re.search(r"Could not override '([^']+)'", message):
         key = match[1]
-        return f"{key}: no such setting in the config{_suggest(key, _known_keys(config_name))}"
+        plus = f" (another of Lightning's is added with a plus: +{key}=<value>)" if key.startswith("trainer.") else ""
+        return f"{key}: no such setting in the config{suggest(key, _known_keys(config_name))}{plus}"
     if match := re.search(r"Could not (?:load|find) '(\w+)/([^']+)'", message):
         group, name = match[1], match[2]
         known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-        return f"{group}={name}: no such choice, of {', '.join(known)}{_suggest(name, known)}"
+        return f"{group}={name}: no such choice, of {', '.join(known)}{suggest(name, known)}"
     return " ".join(line for line in lines if not line.startswith(("To append", "full_key", "object_type")))
 
 
-def _suggest(key: str, known: Any) -> str:
+def suggest(key: str, known: Any) -> str:
+    """What the message about an unknown key ends with: the closest of `known`, if one is near."""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else "; --cfg job prints every setting"
 

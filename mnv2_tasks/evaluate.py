@@ -9,6 +9,7 @@ from mnv2_tasks.errors import InputError, reason_of
 
 
 def main(config: Any) -> None:
+    need_model(config)
     tune_for_cpu()
     from hydra.core.hydra_config import HydraConfig
     from pytorch_lightning import seed_everything
@@ -36,6 +37,12 @@ def main(config: Any) -> None:
     report.write_pictures(task, data, split, folder, count=settings["examples"])
     report.print_table(results, [split])
     print(f"results: {folder}")
+
+
+def need_model(config: Any) -> None:
+    """Raises InputError where neither a checkpoint nor weights are given; to be called before anything takes time."""
+    if not config.ckpt and not config.weights:
+        raise InputError("ckpt is not given: add ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings")
 
 
 def evaluate_exported(config: Any, given: list[str]) -> None:
@@ -91,8 +98,6 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
         return settings, found, fill_model(settings, checkpoint, config.ckpt), checkpoint["classes"]
     settings = settle(config)
     wiring.agree_on_stride(settings)
-    if not config.weights:
-        raise InputError("no model: give ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings")
     found = wiring.make_data(settings)
     wiring.match_cost(settings, found.classes, found.passes)
     model = wiring.make_model(settings, found)

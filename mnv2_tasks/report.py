@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +34,17 @@ def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, 
                 if worst:
                     example_sheet(task, name, examples(task, data, source, split, worst), place / "worst.png")
             head.plot(task.metrics[name], task.classes[name], place)  # type: ignore[operator]
+
+
+def print_start(task: MultiTask, data: DataModule, folder: Path) -> None:
+    """What this run trains, in a line each: tasks and data, the network and its cost, the folder."""
+    for source, its in data.assigned.items():
+        heads = [f"{name} ({len(task.classes[name])} classes)" for name in its]
+        height, width = data.sizes[source]
+        print(f"task: {', '.join(heads)} on {source}, images of {height} x {width}")
+    cost = model_cost(deepcopy(task.model), data.passes)  # which puts it into eval mode
+    print(f"network: {cost['parameters'] / 1e6:.2f} M parameters, {cost['madds'] / 1e6:.0f} M multiply-adds an image")
+    print(f"folder: {folder}")
 
 
 def write_curves(task: MultiTask, folder: Path) -> None:

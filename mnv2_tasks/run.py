@@ -1,5 +1,6 @@
 """The run folder: opening and resuming it, the trainer that fills it, and the files that a run leaves."""
 
+import inspect
 import logging
 import os
 import shlex
@@ -25,7 +26,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from mnv2_tasks import __version__, joint, report
 from mnv2_tasks.callbacks import DRAFT, EMA, AtStop, Best, EpochLog, Examples, Last, Progress, WholeFiles, read_rows
-from mnv2_tasks.cli import one_line
+from mnv2_tasks.cli import one_line, suggest
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError, quote, reason_of
@@ -159,6 +160,10 @@ def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: 
 def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) -> pl.Trainer:
     """Lightning's Trainer with the config's `trainer` section as it stands; `folder=None` is for evaluation alone."""
     _quiet()
+    known = inspect.signature(pl.Trainer.__init__).parameters
+    ours = config["trainer"].get("_target_") == "pytorch_lightning.Trainer"
+    if ours and (unknown := [key for key in config["trainer"] if key not in (*known, "_target_")]):
+        raise InputError(f"trainer.{unknown[0]}: Lightning's Trainer has no such setting{suggest(unknown[0], known)}")
     callbacks: list[Callback] = [Progress(), *([AtStop(stop)] if stop else [])]
     loggers: list[Any] = []
     if folder is not None:

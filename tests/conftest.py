@@ -1,5 +1,6 @@
 """What several tests share: the command lines run in this process, and the reference data, where there is any."""
 
+import logging
 import os
 import runpy
 import sys
@@ -40,6 +41,9 @@ def cli(monkeypatch, capfd):
                 runpy.run_module(f"mnv2_tasks.{program}", run_name="__main__", alter_sys=True)
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:  # Hydra's handler writes to this test's stdout, which later tests find closed
+            for handler in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+                logging.root.removeHandler(handler)
         out, err = capfd.readouterr()
         assert bool(code) == fails, out + err
         return code, err if fails else out

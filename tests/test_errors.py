@@ -75,3 +75,26 @@ def test_the_folders_of_studies_and_of_the_ledger_too(cli, tmp_path):
             code, err = cli(*call, fails=True)
             assert code == 2 and err.startswith("error: ") and len(err.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]  # nothing is left there
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("predict",), ("model is not given", "model=")),
+        (("predict", "data.rot=a"), ("data.rot: no such setting",)),
+        (("benchmark",), ("model is not given", "model=")),
+        (("benchmark", "model=null"), ("model is not given", "model=")),
+        (("evaluate",), ("ckpt is not given", "ckpt=")),
+        (("export",), ("ckpt is not given", "ckpt=")),
+        (("train", "data=imagefolder", "data.rot=a"), ("data.rot", "did you mean root?")),
+        (("train", "+data.rot=a"), ("data.rot: scenes has no such setting",)),
+        (("train", "trainer.max_epoch=1"), ("did you mean trainer.max_epochs?", "+trainer.max_epoch=")),
+        (("train", "+trainer.limit_tran_batches=1"), ("did you mean limit_train_batches?",)),
+    ],
+)
+def test_what_is_missing_or_mistyped_is_told_in_a_line_before_data_is_read(cli, tmp_path, command, words, monkeypatch):
+    monkeypatch.setattr("mnv2_tasks.datasets.scenes.Scenes.split", lambda *_: pytest.fail("data was read"))
+    program, *settings = command
+    code, said = cli(program, *settings, f"runs={tmp_path}", fails=True)
+    assert code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert [word for word in words if word not in said] == [], said

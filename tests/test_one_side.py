@@ -146,7 +146,11 @@ def test_evaluate_on_one_side_and_on_every_training_image(cli, tmp_path: Path) -
     common = ["data=imagefolder", f"runs={tmp_path}", "loader.workers=0", "size=32", "examples=0"]
     small = ["task=classifier", "backbone.width=0.35", "loader.batch_size=4", "trainer.max_epochs=1", "name=a"]
     said = cli("train", *common, *small, f"data.root={tmp_path / 'whole'}")[1]
-    assert "task: classifier (2 classes) on imagefolder" in said and "M multiply-adds" in said and "steps 1" in said
+    assert (
+        "task: classifier (2 classes) on imagefolder" in said
+        and "M multiply-adds" in said
+        and "1 epochs of 1 batches, 1 steps in all" in said
+    )
     ckpt = f"ckpt={tmp_path / 'classifier' / 'a' / 'checkpoints' / 'best.ckpt'}"
     cli("evaluate", ckpt, *common, f"data.root={tmp_path / 'whole'}", "split=train", "name=all")
     with (tmp_path / "evaluate" / "all" / "confusion.csv").open() as file:

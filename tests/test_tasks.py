@@ -9,6 +9,7 @@ from refusal import refused
 from torch.utils.data import DataLoader
 
 from mnv2_tasks.backbone import MobileNetV2
+from mnv2_tasks.callbacks import Progress
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.scenes import Scenes
 from mnv2_tasks.heads.classifier import Classifier
@@ -163,3 +164,23 @@ def test_own_batches_of_another_form_and_no_optimizer(tmp_path):
     both, _ = joint()
     refused(lambda: both.validation_step([images, torch.zeros(2)], 0), "classifier, ssdlite, deeplabv3")
     refused(SSDLiteTask(model, CLASSES).configure_optimizers, "optimizer=")
+
+
+def test_progress_goes_to_stderr_and_in_a_log_a_line_an_epoch(tmp_path, capsys, monkeypatch):
+    images = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+    loader = DataLoader([(image, torch.tensor(1)) for image in images], batch_size=2)
+    logs = []
+    for minute in (10**6, 0):
+        monkeypatch.setattr("mnv2_tasks.callbacks.MINUTE", minute)
+        task, _ = by_hand("classifier")
+        settings = {"logger": False, "enable_checkpointing": False, "default_root_dir": tmp_path, "accelerator": "cpu"}
+        trainer = pl.Trainer(max_epochs=2, callbacks=[Progress()], enable_model_summary=False, **settings)
+        capsys.readouterr()
+        trainer.fit(task, loader, loader)
+        out, err = capsys.readouterr()
+        assert "training on cpu: 2 epochs of 2 batches, 4 steps in all" in out and "\r" not in out + err
+        logs.append([line for line in err.splitlines() if line.startswith(("epoch", "validation"))])
+    seldom, often = logs
+    assert [line.split(",")[0] for line in seldom] == ["epoch 0", "epoch 1"]
+    assert all(word in line for line in seldom for word in ("loss ", "val/score ", "seconds "))
+    assert any(line.startswith("epoch 0, batch 1 of 2, loss ") for line in often) and "validation, batch 1" in often

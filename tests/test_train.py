@@ -33,6 +33,7 @@ FILES = {
     "losses.png",
     "scores.png",
     "precision_recall.png",
+    "confusion.csv",
     "confusion.png",
     "examples.png",
     "worst.png",

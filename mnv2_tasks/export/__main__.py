@@ -9,6 +9,7 @@ from typing import Any
 
 from mnv2_tasks.cli import command, tune_for_cpu
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.evaluate import assemble, need_model
 
 CHOICES = {
     "what": ("model", "taps", "backbone"),
@@ -21,6 +22,7 @@ CHOICES = {
 
 
 def main(config: Any) -> None:
+    need_model(config)
     tune_for_cpu()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for noisy in ("onnx_ir", "onnxscript", "nncf", "torchao", "coremltools", "root"):  # their progress is not ours
@@ -28,7 +30,6 @@ def main(config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from mnv2_tasks import export
-    from mnv2_tasks.evaluate import assemble
     from mnv2_tasks.export.exported import ABOUT
     from mnv2_tasks.folders import new_folder
 

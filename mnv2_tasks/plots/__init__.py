@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the first run says that it lists the fonts
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the first run would say that it lists fonts
 
 DASHES = {"train": "-", "val": "--"}  # any other stage is dotted
 FEW = 20  # with more classes than this, curves and cells are no longer written out one by one
