@@ -109,6 +109,8 @@ class MobileNetV2(nn.Module):
             raise InputError(f"backbone.width is {width}, in_channels {in_channels}: both must be above 0")
         if expansion < 1 or divisor < 1:
             raise InputError(f"backbone.expansion is {expansion}, divisor {divisor}: both must be at least 1")
+        if not all(isinstance(value, (int, float)) for value in (norm_eps, norm_momentum)):
+            raise InputError(f"backbone.norm_eps is {norm_eps}, norm_momentum {norm_momentum}: both must be numbers")
         if stem_stride not in (1, 2):
             raise InputError(f"backbone.stem_stride is {stem_stride}: use 2, or 1 for small images")
         if not isinstance(freeze, int) or freeze < 0:
