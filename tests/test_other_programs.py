@@ -20,7 +20,7 @@ SQUARE = [[4, 3, 14, 3, 14, 23, 4, 23]]
 def pictures(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(root / name)
+        Image.radial_gradient("L").resize((40, 30)).convert("RGB").save(root / name)
 
 
 def table(file: Path, names: list[str], notes: list[dict[str, Any]] | None = None, categories: Any = (CAT,)) -> None:
