@@ -1,7 +1,6 @@
 """Train: `python train.py task=ssdlite data=coco data.root=<folder>`; `--cfg job` prints every setting."""
 
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -13,18 +12,23 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     began = time.monotonic()
     tune_for_cpu()
     from omegaconf import OmegaConf
+    from pytorch_lightning.utilities import rank_zero_only
 
     settings = None if config.resume else settle(config)  # a wrong setting is told before anything heavy is imported
-    from mnv2_tasks import loggers, report, run, study
+    from mnv2_tasks import changes, loggers, report, run, study
 
+    before, changed = None, []
     if settings is None:
-        changes = [a for a in sys.argv[1:] if "=" in a and not a.startswith(("resume=", "hydra."))]
-        settings = run.resumed_config(
-            config.resume, changes, settle(OmegaConf.masked_copy(config, [key for key in config if key != "given"]))
-        )
+        typed = list(config.get("changes") or [])
+        defaults = settle(OmegaConf.masked_copy(config, [key for key in config if key != "changes"]))
+        settings = run.resumed_config(config.resume, typed, defaults)
+        before = run.resumed_config(config.resume, [change for change in typed if "trust=" in change], defaults)
+        changed = changes.refuse_fixed(before, settings)
     if study.wanted(settings):
         return study.run(settings)
-    data, task, last, trainer = prepare(settings)
+    data, task, last, trainer = prepare(settings, before)
+    for change in changed:
+        rank_zero_only(print)(f"from now on: {change}")
     folder = run.agree(trainer, lambda: run.open_folder(settings))
     with run.stoppable(folder) as stop, loggers.closing_wandb():
         trainer = run.make_trainer(settings, folder, stop)
@@ -36,13 +40,13 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         run.finish(task, data, settings, folder, began=began, stop=stop)
 
 
-def prepare(settings):  # type: ignore[no-untyped-def]
+def prepare(settings, before=None):  # type: ignore[no-untyped-def]
     """Data, LightningModule, the checkpoint to go on from, and a Trainer as yet without a folder.
 
-    Before there is one, all that is wrong is said.
+    Before there is one, all that is wrong is said. `before`: the settings that a run had until now, if it goes on.
     """
     try:
-        return _prepare(settings)
+        return _prepare(settings, before)
     except Exception as error:  # whatever a damaged setting leads to
         line, path = one_line(error), f"{settings['resume']}/config.yaml"
         if not settings["resume"] or (line and os.path.exists(line.partition(": ")[0])):  # it names its file itself
@@ -50,17 +54,17 @@ def prepare(settings):  # type: ignore[no-untyped-def]
         raise InputError(f"{path}: {line or f'it makes no run ({reason_of(error)}); correct it'}") from error
 
 
-def _prepare(settings):  # type: ignore[no-untyped-def]
+def _prepare(settings, before):  # type: ignore[no-untyped-def]
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
-    from mnv2_tasks import joint, run, wiring
+    from mnv2_tasks import changes, joint, run, wiring
     from mnv2_tasks.model import read_checkpoint
     from mnv2_tasks.weights import check_fit
 
     seed_everything(settings["seed"], verbose=False)
     last = run.last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
-    state = read_checkpoint(last)["state"] if last else None
+    checkpoint = read_checkpoint(last) if last else None
     trainer = run.make_trainer(settings, None)  # its settings are checked before data is read
     wiring.agree_on_stride(settings)
     for name, section in settings["data"].items():
@@ -72,11 +76,15 @@ def _prepare(settings):  # type: ignore[no-untyped-def]
     data.loaders("train", training=True)
     data.loaders("val")
     wiring.match_cost(settings, data.classes, data.passes)
+    if checkpoint is not None:
+        changes.refuse_classes(checkpoint["classes"], data.classes)
+    if before is not None:
+        changes.refuse_lost(before, settings, data)
     if settings["baselines"]:
         joint.read_baselines(settings["baselines"], data.classes)
     task = wiring.make_task(settings, data)
-    if state is not None:
-        check_fit(task.model, state, str(last), hint="its run's config.yaml tells of another network")
+    if checkpoint is not None:
+        check_fit(task.model, checkpoint["state"], str(last), hint="its run's config.yaml tells of another network")
     return data, task, last, trainer
 
 

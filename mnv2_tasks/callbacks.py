@@ -1,11 +1,12 @@
 """Lightning callbacks: averaged weights, a progress bar with an estimate, metrics per epoch, example pictures."""
 
 import csv
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
@@ -13,10 +14,19 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar, WeightAveraging
+import yaml
+from pytorch_lightning.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    ModelCheckpoint,
+    TQDMProgressBar,
+    WeightAveraging,
+)
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.examples import Example, task_examples
@@ -300,6 +310,59 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     draft.replace(path)
+
+
+class Settings(Callback):
+    """The settings of this command, not what a checkpoint remembers of earlier ones; `config.yaml` once they act.
+
+    A checkpoint brings back the optimizer's rates and decays, the schedule's place in an epoch of then, and a patience.
+    """
+
+    def __init__(self, config: Mapping[str, Any], path: Path) -> None:
+        self.config, self.path = config, path
+        self._steps: int | None = None  # of an epoch; of the checkpoint's, once it is read
+        self._written = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._steps = state_dict.get("steps")
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and (state := checkpoint["callbacks"].get(callback.state_key)):
+                state["patience"] = callback.patience
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not averages:  # ema=null from now on: state_dict is the average
+            module.load_state_dict(checkpoint["current_model_state"])
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        if trainer.ckpt_path:
+            self._renew(trainer, module, steps / (self._steps or steps))
+        self._steps = steps
+
+    def _renew(self, trainer: pl.Trainer, module: pl.LightningModule, longer: float) -> None:
+        """Rates and decays as in a new run, at the place of the schedule that the epochs so far lead to."""
+        fresh: Any = module.configure_optimizers()
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        if not isinstance(schedule, LambdaLR):  # one of one's own keeps its state: `changes` refuses others for it
+            return
+        schedule.last_epoch = round(longer * schedule.last_epoch)
+        schedule.base_lrs = fresh["lr_scheduler"]["scheduler"].base_lrs
+        groups = zip(trainer.optimizers[0].param_groups, fresh["optimizer"].param_groups, strict=True)
+        for (group, new), base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group.update({key: value for key, value in new.items() if key != "params"})
+            group["lr"] = base * factor(schedule.last_epoch)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """After every part has looked at what it works with: what is refused there leaves the file as it was."""
+        if trainer.is_global_zero and not self._written:
+            draft = self.path.with_suffix(".tmp")
+            draft.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            draft.replace(self.path)
+        self._written = True
 
 
 class Examples(Callback):

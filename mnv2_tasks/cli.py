@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ PATHS = re.compile(  # settings whose value is a path, a pattern of paths, an ad
     r"(\+*(?:source|model|ckpt|weights|resume|runs|name|photos|web_runtime|backbone\.weights|baselines\.\w+"
     r"|data\.(?:\w+\.)*(?:root|file|images|masks|annotations|lists|labels)))=(.*)"
 )
+RESUMES = re.compile(r"\+*resume=(?!null$|''$|\"\"$).+", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk is
 REFUSED = (  # by the system, for a path that someone gave
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
@@ -36,7 +37,7 @@ REFUSED = (  # by the system, for a path that someone gave
 def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     """Run `main` on the config that the command line composes; what people can mend is told in one line, exit 2."""
     import hydra
-    from hydra.errors import HydraException, OverrideParseException
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     children.end_with_parent()
@@ -47,6 +48,8 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
             setattr(sys, name, own)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
     sys.argv[1:] = expand(sys.argv[1:])
+    if config_name == "train":
+        sys.argv[1:] = set_aside(sys.argv[1:])
     composed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
@@ -62,13 +65,10 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
 
     try:
         run()
-    except OverrideParseException as error:
-        key, _, value = error.override.partition("=")
-        fail(f"{error.override}: this value needs quotes, and the shell others around them: '{key}=\"{value}\"'")
     except (HydraException, OmegaConfBaseException) as error:
         if composed:
             raise
-        fail(_composing_error(str(error), config_name))
+        fail(composing_error(error, lambda: _known_keys(config_name)))
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         raise SystemExit(130) from None
@@ -87,6 +87,17 @@ def expand(overrides: list[str]) -> list[str]:
     overrides = [re.sub(r"^study\.vary=", "++study.instead=", override) for override in overrides]
     added = [re.sub(r"^(?=(baselines|assign|balance\.weights)\.[^=]*=)", "++", override) for override in overrides]
     return [re.sub(r"^(head|data)\.(?=[^=]*=)", r"++given.\1.", override) for override in added]
+
+
+def set_aside(overrides: list[str]) -> list[str]:
+    """Of a run that goes on, all changes are `changes`: it is that run's settings that they change, not a new one's."""
+    if not any(map(RESUMES.fullmatch, overrides)) or any(one.startswith("++changes=") for one in overrides):
+        return overrides
+    if {"--cfg", "-c"} & set(overrides):
+        fail("--cfg prints what a new run has; the settings of a run that goes on are in its config.yaml")
+    remaining = [one for one in overrides if re.match(r"(?!~)[^=]*$|\+*resume=|hydra[./]", one)]
+    changes = [one for one in overrides if one not in remaining or one.startswith("hydra.searchpath=")]
+    return [*remaining, f"++changes=[{','.join(map(quoted, changes))}]"]
 
 
 def _quoted(override: str, sweeps: bool) -> str:
@@ -238,16 +249,23 @@ def tune_for_cpu() -> None:
         pass
 
 
-def _composing_error(message: str, config_name: str) -> str:
+def composing_error(error: Exception, known: Callable[[], Iterable[str]]) -> str:
+    """What to tell a person of settings that Hydra cannot compose; `known` gives the names of those that there are."""
+    from hydra.errors import OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        return f"{error.override}: this value needs quotes, and the shell others around them: '{key}=\"{value}\"'"
+    message = str(error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if match := re.search(r"Could not override '([^']+)'", message):
         key = match[1]
         plus = f" (another of Lightning's is added with a plus: +{key}=<value>)" if key.startswith("trainer.") else ""
-        return f"{key}: no such setting in the config{suggest(key, _known_keys(config_name))}{plus}"
+        return f"{key}: no such setting in the config{suggest(key, known())}{plus}"
     if match := re.search(r"Could not (?:load|find) '(\w+)/([^']+)'", message):
         group, name = match[1], match[2]
-        known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-        return f"{group}={name}: no such choice, of {', '.join(known)}{suggest(name, known)}"
+        choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        return f"{group}={name}: no such choice, of {', '.join(choices)}{suggest(name, choices)}"
     return " ".join(line for line in lines if not line.startswith(("To append", "full_key", "object_type")))
 
 
@@ -266,12 +284,12 @@ def _known_keys(config_name: str) -> Iterator[str]:
         a for a in sys.argv[1:] if re.match(r"^(backbone|block|optim|task|data|experiment|balance|logger|trainer)=", a)
     ]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(config_name, groups)
+        return setting_names(compose(config_name, groups))
 
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key in node:
-            yield prefix + str(key)
-            if isinstance(child := node._get_node(key), DictConfig):
-                yield from walk(child, f"{prefix}{key}.")
 
-    return walk(config, "")
+def setting_names(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings and sections of a config."""
+    for key in node:
+        yield f"{prefix}{key!s}"
+        if isinstance(child := node._get_node(key), DictConfig):
+            yield from setting_names(child, f"{prefix}{key!s}.")

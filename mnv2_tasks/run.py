@@ -23,9 +23,23 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mnv2_tasks import __version__, joint, report
-from mnv2_tasks.callbacks import DRAFT, EMA, AtStop, Best, EpochLog, Examples, Last, Progress, WholeFiles, read_rows
+from mnv2_tasks.callbacks import (
+    DRAFT,
+    EMA,
+    AtStop,
+    Best,
+    EpochLog,
+    Examples,
+    Last,
+    Progress,
+    Settings,
+    WholeFiles,
+    read_rows,
+)
+from mnv2_tasks.changes import compose_changes, trusted
 from mnv2_tasks.cli import one_line, suggest
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.listing import amount
@@ -41,6 +55,13 @@ Config = dict[str, Any]
 PLAIN_SECTIONS = ("loader", "optim", "trainer")  # whose keys are the same in every run
 MOST_CONFIG = 1 << 20  # bytes of a config.yaml
 LAST = "last.ckpt"
+OURS = {  # arguments of the Trainer that every run gives it
+    "callbacks": "others go beside them: callbacks=<of configs/callbacks>, or +callbacks.<name>._target_=<class>",
+    "logger": "choose others with logger=wandb or logger=tensorboard",
+    "enable_checkpointing": "best.ckpt and last.ckpt are always written",
+    "default_root_dir": "its folder is <runs>/<task>/<name>",
+    "use_distributed_sampler": "the order of the images is shared out by itself",
+}
 RUN_VARIABLE = "MNV2_TASKS_RUN"  # tells the processes of one run its folder
 
 
@@ -63,7 +84,6 @@ def open_folder(config: Config) -> Path:
                 f"{old}: a run of that name exists; choose another name=, or go on with resume={old}"
             ) from error
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return folder
 
 
@@ -100,14 +120,11 @@ def agree(trainer: pl.Trainer, decide: Callable[[], Path]) -> Path:
 
 
 def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> Config:
-    """The config of a run to be continued, with `key=value` changes such as trainer.max_epochs=40.
+    """The config of a run to be continued, with changes as on the command line, such as trainer.max_epochs=40.
 
     What its version did not have yet is as `defaults`, the config of a new run, says. Raises InputError where the file
     is damaged, or asks for anything but this package's parts and those of the modules that `trust=[...]` names.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     path = Path(folder) / "config.yaml"
     if not path.exists():
         raise InputError(
@@ -124,25 +141,16 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
         raise InputError(f"{path}: holds no settings; {fix}")
     _fill(own, {**defaults, "trust": []}, path, "")
     own["backbone"] = complete_backbone(own["backbone"])
-    own["trust"] = []  # what is trusted is said now
-    try:
-        asked = OmegaConf.from_dotlist(changes)
-        refuse_foreign(own, path, trust=tuple(asked.get("trust") or ()))
-        refuse_unknown(own, path)
-        if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched", "study")]:
-            fix = "take it out, or use the version that wrote it"
-            raise InputError(f"{path}: this version ({__version__}) has no setting {quote(unknown[0])}; {fix}")
-        config = OmegaConf.create(own)
-        OmegaConf.set_struct(config, True)
-        plain = OmegaConf.to_container(OmegaConf.merge(config, asked), resolve=True)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"resume={folder}: cannot change {' '.join(changes)}: {reason}") from error
-    assert isinstance(plain, dict)
-    study = plain.get("study")
+    own |= {"trust": [], "resume": str(folder)}  # what is trusted is said now
+    refuse_foreign(own, path, trust=trusted(changes))
+    refuse_unknown(own, path)
+    if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched", "study")]:
+        fix = "take it out, or use the version that wrote it"
+        raise InputError(f"{path}: this version ({__version__}) has no setting {quote(unknown[0])}; {fix}")
+    study = own.get("study")
     if study and (not isinstance(study, dict) or study.get("variant") is None):  # it would start commands of its own
         raise InputError(f"{path}: its study section is no run's, but a whole study's; set study to null")
-    return {**{str(k): v for k, v in plain.items()}, "resume": str(folder)}
+    return {**compose_changes(own, changes), "resume": str(folder)}
 
 
 def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: str) -> None:
@@ -164,6 +172,8 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
     ours = config["trainer"].get("_target_") == "pytorch_lightning.Trainer"
     if ours and (unknown := [key for key in config["trainer"] if key not in (*known, "_target_")]):
         raise InputError(f"trainer.{unknown[0]}: Lightning's Trainer has no such setting{suggest(unknown[0], known)}")
+    if dropped := [key for key in OURS if key in config["trainer"]]:
+        raise InputError(f"trainer.{dropped[0]}: every run has its own; {OURS[dropped[0]]}")
     callbacks: list[Callback] = [Progress(), *([AtStop(stop)] if stop else [])]
     loggers: list[Any] = []
     if folder is not None:
@@ -172,14 +182,18 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
             Last(folder / "checkpoints" / LAST),
             EpochLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),
+            Settings(config, folder / "config.yaml"),
         ]
         if config["ema"]:
             callbacks.append(EMA(config["ema"]))
         if config["early_stopping"]:
             callbacks.append(EarlyStopping("val/score", patience=config["early_stopping"], mode="max"))
+        callbacks += [_callback(name, node) for name, node in config["callbacks"].items() if node]
         loggers = [instantiate(node, folder=str(folder)) for node in config["logger"].values() if node]
+    if config.get("early_stopping") and config["trainer"].get("limit_val_batches") == 0:
+        raise InputError("early_stopping waits for val/score, but trainer.limit_val_batches=0; set it to null")
     try:
-        return instantiate(
+        trainer = instantiate(
             {**config["trainer"], **_launched(config["trainer"])},
             callbacks=callbacks,
             logger=loggers or False,
@@ -191,6 +205,19 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
         )
     except InstantiationException as error:
         raise InputError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
+    if trainer.max_epochs == trainer.max_steps == -1:
+        raise InputError("trainer.max_epochs: the learning rate needs an end to fall to; give it a number")
+    return trainer
+
+
+def _callback(name: str, section: Config) -> Callback:
+    try:
+        callback = instantiate(section, _convert_="all")
+    except InstantiationException as error:
+        raise InputError(f"callbacks.{name}: {reason_of(error)}") from error
+    if not isinstance(callback, Callback):
+        raise InputError(f"callbacks.{name}: {quote(callback)} is no Lightning callback; give its class as _target_")
+    return callback
 
 
 @contextmanager
@@ -244,6 +271,8 @@ def fit(trainer: pl.Trainer, task: MultiTask, data: DataModule, last: Path | Non
     """Train, from where the checkpoint `last` stopped. Raises InputError where no run can go on from that file."""
     try:
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    except MisconfigurationException as error:  # parts that do not go together
+        raise InputError(f"trainer: {reason_of(error)}") from error
     except Exception as error:  # whatever a damaged state leads to
         started = any(isinstance(callback, EpochLog) and callback.started for callback in trainer.callbacks)  # type: ignore[attr-defined]
         if last is None or started or one_line(error):
@@ -264,6 +293,7 @@ def _quiet() -> None:
         ".*logging interval.*",
         ".*exists and is not empty.*",
         ".*in eval mode.*",  # frozen layers are
+        ".*callbacks used to create the checkpoint.*",  # one that is switched off
     ):
         warnings.filterwarnings("ignore", what)
 
@@ -296,6 +326,13 @@ def finish(
     from mnv2_tasks.weights import load_exactly
 
     best = folder / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        best = best.with_name("last.ckpt")
+        if not best.exists():
+            raise InputError(
+                f"{folder}: no epoch was trained; give trainer.max_epochs (max_steps, max_time) room for one"
+            )
+        rank_zero_only(print)("no validation chose a best epoch: what is evaluated is the last one, last.ckpt")
     checkpoint = read_checkpoint(best)
     load_exactly(task.model, checkpoint["state"], str(best), hint="the file was changed")
     sides = ["val"] + (["test"] if data.with_side("test") else [])

@@ -163,15 +163,19 @@ class MultiTask(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics(self.split)
 
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's: of the trunk, the heads and the balance, each with and without weight decay."""
+        groups = parameter_groups(self.model.backbone.may_learn(), [*self.model.heads.parameters()])
+        groups.append({"params": list(self.balance.parameters()), "weight_decay": 0.0})
+        return [group for group in groups if group["params"]]
+
     def configure_optimizers(self) -> Any:
         if self.optimizer is None:
             raise InputError(
                 f"{type(self).__name__} was made for evaluation: to train it, give optimizer=<parameter groups -> "
                 "optimizer>, such as functools.partial(torch.optim.SGD, lr=0.05)"
             )
-        groups = parameter_groups(self.model.backbone.may_learn(), [*self.model.heads.parameters()])
-        groups.append({"params": list(self.balance.parameters()), "weight_decay": 0.0})
-        optimizer = self.optimizer([group for group in groups if group["params"]])
+        optimizer = self.optimizer(self.groups())
         backbone = {id(p) for p in self.model.backbone.parameters()}
         for group in optimizer.param_groups:
             if id(group["params"][0]) in backbone:

@@ -15,6 +15,10 @@ from mnv2_tasks.errors import InputError, quote
 
 Check = Callable[[Any], bool]
 _STRATEGIES = "pytorch_lightning.strategies"
+_CALLBACKS = tuple(
+    f"pytorch_lightning.callbacks.{name}"
+    for name in ("early_stopping", "gradient_accumulation_scheduler", "lr_monitor", "model_summary", "timer")
+)
 _LOGGERS = "mnv2_tasks.loggers"
 
 
@@ -50,6 +54,13 @@ def _is_trainer(thing: Any) -> bool:
     )
 
 
+def _is_callback(thing: Any) -> bool:
+    """One of Lightning's callbacks that watch or end a training, and write and delete no files."""
+    from pytorch_lightning.callbacks import Callback
+
+    return _is_class(Callback, *_CALLBACKS)(thing)
+
+
 _NETWORK = _is_class(nn.Module, "mnv2_tasks", "torch.nn")
 # Section of a config -> the modules that a target may be looked up in, and what it has to be.
 ALLOWED: dict[str, tuple[tuple[str, ...], Check]] = {
@@ -61,6 +72,7 @@ ALLOWED: dict[str, tuple[tuple[str, ...], Check]] = {
     "schedule": (("mnv2_tasks.schedules",), _is_public("mnv2_tasks.schedules")),
     "balance": (("mnv2_tasks.balance", "torchjd.aggregation"), _is_class(nn.Module, "mnv2_tasks.balance", "torchjd")),
     "logger": ((_LOGGERS,), _is_logger),
+    "callbacks": (("pytorch_lightning.callbacks",), _is_callback),
     "trainer": (("pytorch_lightning",), _is_trainer),
 }
 APART = {"backbone": ("mean", "std", "weights", "match", "match_to")}  # that others than the class take

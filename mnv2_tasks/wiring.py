@@ -1,6 +1,7 @@
 """From a plain config to data, model and LightningModule; what cannot go together is refused here."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -151,7 +152,8 @@ def make_model(config: Config, data: DataModule) -> Model:
     """The model for this data: pretrained weights loaded, default boxes and class weights fitted where asked for."""
     torch.manual_seed(config["seed"])
     model = build_model(config, data.classes)
-    load_backbone(model.backbone, config["backbone"].get("weights"))
+    if not (config.get("resume") and (Path(config["resume"]) / "checkpoints" / "last.ckpt").exists()):  # brings its own
+        load_backbone(model.backbone, config["backbone"].get("weights"))
     for task, head in model.heads.items():
         section, source = config["heads"][task], data.source_of(task)
         said: list[str] = []

@@ -1,0 +1,189 @@
+"""A run that goes on with other settings: they are composed as a new run's are, and what cannot act is refused."""
+
+import io
+import re
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mnv2_tasks.cli import CONFIGS, composing_error, setting_names, settle
+from mnv2_tasks.errors import InputError, quote
+
+if TYPE_CHECKING:
+    from mnv2_tasks.datasets.datamodule import DataModule
+
+Config = dict[str, Any]
+ABSENT = object()  # a setting that there is not
+REPLACED = {  # a group of configs/ -> the sections whose place its choice takes
+    "backbone": "backbone",
+    "block@backbone.block": "backbone.block",
+    "optim": "optim",
+    "trainer": "trainer",
+    "balance": "balance",
+    "logger": "logger",
+    "callbacks": "callbacks",
+    "task": "heads",
+    "data": "data",
+}
+LEAVE = "leave it out"
+ANEW = "leave it out, or start another run with backbone.weights={last}"
+# Settings that nothing can follow in the middle of a run: (pattern of names, why, what to do).
+FIXED = (
+    (r"name|runs", "the run keeps its folder", "move the folder itself, and resume it at its new place"),
+    (r"study(\..*)?", "it is one run", LEAVE),
+    (r"seed", "the order of the images hangs on it", ANEW),
+    (r"heads\.\w+|heads\.\w+\._target_", "the network was trained with the heads that it has", ANEW),
+    (r"backbone\.(weights|match|match_to)", "that is decided once, before the first step", ANEW),
+    (r"optim\.optimizer\.(_target_|amsgrad|centered)", "last.ckpt holds another optimizer's state", ANEW),
+    (r"trainer\.num_sanity_val_steps", "Lightning takes them before a new run alone", LEAVE),
+)
+NETWORK = ("backbone", "heads", "balance")
+
+
+def compose_changes(own: Config, changes: list[str]) -> Config:
+    """A run's own settings, then the changes as typed, composed by Hydra; a group's choice replaces its section.
+
+    Raises InputError where they do not compose.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    store = ConfigStore.instance()
+    store.store("own_settings", own)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("resume", changes, return_hydra_config=True)
+            choices = config.hydra.runtime.choices  # without those that are lists
+            chosen = [section for group, section in REPLACED.items() if choices.get(group, "a list") is not None]
+            if chosen:
+                store.store("own_settings", _without(own, chosen))
+            return settle(compose("resume", changes))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(composing_error(error, lambda: setting_names(OmegaConf.create(own)))) from error
+
+
+def trusted(changes: list[str]) -> tuple[str, ...]:
+    """The modules that `trust=[...]` names among the changes."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    named: Any = ()
+    for change in changes:
+        if re.match(r"\+*trust=", change):
+            named = OverridesParser.create().parse_override(change).value()
+    return tuple(map(str, named)) if isinstance(named, list) else (str(named),) if named else ()
+
+
+def _without(own: Config, sections: list[str]) -> Config:
+    remaining = deepcopy(own)
+    for section in sections:
+        if section == "backbone.block":
+            remaining["backbone"]["block"] = {}
+        elif section == "backbone":  # its block is a group of its own
+            remaining["backbone"] = {"block": own["backbone"]["block"]}
+        else:
+            remaining[section] = {}
+    return remaining
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """{dotted name: (before, after)} of the settings that differ; ABSENT for one that there is not."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*before, *(key for key in after if key not in before)]:
+        old, new = before.get(key, ABSENT), after.get(key, ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= differences(old, new, f"{prefix}{key}.")
+        elif old != new or isinstance(old, bool) != isinstance(new, bool):
+            found[f"{prefix}{key}"] = old, new
+    return found
+
+
+def refuse_fixed(before: Config, after: Config) -> list[str]:
+    """What is changed, a text each. Raises InputError for a setting that nothing can follow in the middle of a run."""
+    changed = differences(before, {**after, "resume": before.get("resume"), "trust": before.get("trust")})
+    for name, (old, new) in changed.items():
+        fixed = [(why, fix) for pattern, why, fix in FIXED if re.fullmatch(pattern, name)]
+        if "." not in name and name not in before:
+            fixed = [("nothing of a run that goes on reads it", "give the settings that it stands for")]
+        if name.startswith("optim.") and not _is_ours(before["optim"]["schedule"], after["optim"]["schedule"]):
+            fixed = [("last.ckpt holds the schedule's own settings", ANEW)]
+        if fixed:
+            raise refusal(after["resume"], name, old, new, *fixed[0])
+    return [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in changed.items()]
+
+
+def refuse_lost(before: Config, after: Config, data: "DataModule") -> None:
+    """Raises InputError for a change of what only the beginning of a network takes: last.ckpt would bring it back."""
+    changed = {k: v for k, v in differences(before, after).items() if k.partition(".")[0] in NETWORK}
+    if not changed:
+        return
+    first = _beginning(before, data)
+    for name, (old, new) in changed.items():
+        try:
+            alone = _beginning(_with(before, name, new), data)
+        except Exception:  # it needs the others
+            continue
+        if why := _differ(first, alone):
+            raise refusal(after["resume"], name, old, new, why, ANEW)
+    if why := _differ(first, _beginning(after, data)):
+        name, (old, new) = next(iter(changed.items()))
+        raise refusal(after["resume"], name, old, new, why, ANEW)
+
+
+def refuse_classes(learned: Mapping[str, tuple[str, ...]], classes: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises InputError where the data has other classes than those that a run's network was trained on."""
+    for task, names in classes.items():
+        if tuple(learned.get(task, names)) != tuple(names):
+            raise InputError(
+                f"data: {task} was trained on the classes {quote(list(learned[task]))}, and this data has "
+                f"{quote(list(names))}; give the data of those classes, or start another run"
+            )
+
+
+def refusal(folder: str, name: str, old: Any, new: Any, why: str, fix: str) -> InputError:
+    fix = fix.format(last=f"{folder}/checkpoints/last.ckpt")
+    return InputError(f"resume={folder}: {name} was {_shown(old)} and cannot become {_shown(new)}: {why}; {fix}")
+
+
+def _is_ours(*schedules: Mapping[str, Any]) -> bool:
+    return all(str(schedule["_target_"]).startswith("mnv2_tasks.schedules.") for schedule in schedules)
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is ABSENT else "null" if value is None else quote(value)
+
+
+def _with(config: Config, name: str, value: Any) -> Config:
+    changed = deepcopy(config)
+    node, (*path, key) = changed, name.split(".")
+    for step in path:
+        node = node[step]
+    if value is ABSENT:
+        node.pop(key)
+    else:
+        node[key] = value
+    return changed
+
+
+def _beginning(config: Config, data: "DataModule") -> tuple[dict[str, torch.Tensor], list[int]]:
+    """The tensors that a new run of a config begins with, and the sizes of its optimizer's groups."""
+    from mnv2_tasks import wiring
+
+    with redirect_stdout(io.StringIO()):
+        task = wiring.make_task(deepcopy(config), data)
+    return task.state_dict(), [len(group["params"]) for group in task.groups()]
+
+
+def _differ(first: tuple[dict[str, torch.Tensor], list[int]], second: tuple[dict[str, torch.Tensor], list[int]]) -> str:
+    tensors, others = first[0], second[0]
+    for name in [*tensors, *(name for name in others if name not in tensors)]:
+        if name not in tensors or name not in others or not torch.equal(tensors[name], others[name]):
+            return f"it is for the beginning, and last.ckpt holds {name.removeprefix('model.')} as it was"
+    return "" if first[1] == second[1] else "last.ckpt holds the optimizer's state of other layers"
