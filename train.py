@@ -49,7 +49,8 @@ def prepare(settings, before=None):  # type: ignore[no-untyped-def]
         return _prepare(settings, before)
     except Exception as error:  # whatever a damaged setting leads to
         line, path = one_line(error), f"{settings['resume']}/config.yaml"
-        if not settings["resume"] or (line and os.path.exists(line.partition(": ")[0])):  # it names its file itself
+        own = settings["resume"] and before in (None, settings)  # what the run's own settings lead to
+        if not own or (line and os.path.exists(line.partition(": ")[0])):  # it names its file itself
             raise
         raise InputError(f"{path}: {line or f'it makes no run ({reason_of(error)}); correct it'}") from error
 

@@ -205,6 +205,8 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
         )
     except InstantiationException as error:
         raise InputError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
+    if not isinstance(trainer.max_epochs, int):
+        raise InputError(f"trainer.max_epochs={trainer.max_epochs}: give a whole number")
     if trainer.max_epochs == trainer.max_steps == -1:
         raise InputError("trainer.max_epochs: the learning rate needs an end to fall to; give it a number")
     return trainer
