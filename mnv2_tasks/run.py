@@ -150,7 +150,12 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
     study = own.get("study")
     if study and (not isinstance(study, dict) or study.get("variant") is None):  # it would start commands of its own
         raise InputError(f"{path}: its study section is no run's, but a whole study's; set study to null")
-    return {**compose_changes(own, changes), "resume": str(folder)}
+    try:
+        return {**compose_changes(own, changes), "resume": str(folder)}
+    except InputError as error:
+        if changes:
+            raise
+        raise InputError(f"{path}: {error}") from error
 
 
 def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: str) -> None:
