@@ -66,6 +66,7 @@ def _prepare(settings, before):  # type: ignore[no-untyped-def]
     seed_everything(settings["seed"], verbose=False)
     last = run.last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
     checkpoint = read_checkpoint(last) if last else None
+    wiring.check_parts(settings)
     trainer = run.make_trainer(settings, None)  # its settings are checked before data is read
     wiring.agree_on_stride(settings)
     for name, section in settings["data"].items():

@@ -110,19 +110,24 @@ def refuse_unknown(config: Mapping[str, Any], where: object) -> None:
     for section, node in _sections(config):
         for part in _parts(node, where, section):
             made = look_up(str(part["_target_"]))
-            try:
-                taken = inspect.signature(made).parameters
-            except (TypeError, ValueError):  # of a trusted module, and written in C
-                continue
-            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-                continue
-            for key, value in part.items():
-                if key not in taken and key not in APART.get(section, ()) and not str(key).startswith("_"):
+            for key in untaken(part, made):
+                if key not in APART.get(section, ()):
                     raise InputError(
-                        f"{where}: its {section} section has {key}={quote(value)}, a setting that {made.__name__} of "
-                        f"this version ({__version__}) does not have; use the version that wrote the file, or take the "
-                        "setting out"
+                        f"{where}: its {section} section has {key}={quote(part[key])}, a setting that {made.__name__} "
+                        f"of this version ({__version__}) does not have; use the version that wrote the file, or take "
+                        "the setting out"
                     )
+
+
+def untaken(part: Mapping[str, Any], made: Any) -> list[str]:
+    """The settings of a part of a config that the class or function which it is for does not take."""
+    try:
+        taken = inspect.signature(made).parameters
+    except (TypeError, ValueError):  # written in C
+        return []
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return []
+    return [key for key in part if key not in taken and not str(key).startswith("_")]
 
 
 def foreign_modules(config: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """From a plain config to data, model and LightningModule; what cannot go together is refused here."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,12 @@ import yaml
 from hydra.utils import get_class, instantiate
 from pytorch_lightning.utilities import rank_zero_only
 
-from mnv2_tasks.cli import CONFIGS
+from mnv2_tasks.cli import CONFIGS, suggest
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, reason_of
 from mnv2_tasks.model import Classes, Model, build_model
-from mnv2_tasks.tasks import MultiTask
+from mnv2_tasks.tasks import MultiTask, parameter_groups
+from mnv2_tasks.trust import look_up, untaken
 from mnv2_tasks.weights import load_backbone
 
 if TYPE_CHECKING:
@@ -26,6 +28,47 @@ PUBLISHED_CLASSES = {  # of ImageNet, COCO, VOC
     "detection": 80,
     "segmentation": 21,
 }
+
+
+def check_parts(config: Config) -> None:
+    """Raises InputError for a callback, logger, optimizer or schedule that there is not, or that refuses its settings.
+
+    Callbacks and loggers are looked up and not called; optimizer and schedule are tried on two parameters.
+    """
+    for section in ("callbacks", "logger"):
+        for name, part in config[section].items():
+            if part:
+                _look_up_part(f"{section}.{name}", part)
+    parts = {name: config["optim"][name] for name in ("optimizer", "schedule")}
+    for name, part in parts.items():
+        _look_up_part(f"optim.{name}", part)
+    name, tried = (
+        "optimizer",
+        parameter_groups([torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))]),
+    )
+    try:
+        optimizer = instantiate(parts["optimizer"])(tried)
+        name = "schedule"
+        instantiate(parts["schedule"])(optimizer, steps=100)
+    except Exception as error:  # whatever a class makes of a wrong value
+        raise InputError(f"optim.{name}: {reason_of(error)}") from error
+
+
+def _look_up_part(name: str, part: Any) -> None:
+    """Raises InputError where a part, or one within it, names no class, or has a setting that its class lacks."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("_target_"), str):
+        raise InputError(f"{name}: give its class as {name}._target_=<class>")
+    made = look_up(part["_target_"])
+    if made is None:
+        raise InputError(
+            f"{name}._target_={part['_target_']}: there is no such class; correct it, or put its folder on PYTHONPATH"
+        )
+    if unknown := untaken(part, made):
+        known = inspect.signature(made).parameters
+        raise InputError(f"{name}.{unknown[0]}: {made.__name__} has no such setting{suggest(unknown[0], known)}")
+    for key, inner in part.items():
+        if isinstance(inner, Mapping) and "_target_" in inner:
+            _look_up_part(f"{name}.{key}", inner)
 
 
 def image_sizes(config: Config) -> dict[str, tuple[int, int]]:

@@ -7,8 +7,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
+from refusal import refused
 from torch.utils._pytree import tree_leaves
 
+import train
+from mnv2_tasks import run, wiring
 from mnv2_tasks.cli import CONFIGS, expand, settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import build_model
@@ -19,6 +22,7 @@ OPTIONS = [
     for path in sorted(CONFIGS.rglob("*.yaml"))
     if path.parent != CONFIGS and path.parent.name != "block"
 ]
+CALLBACKS = "pytorch_lightning.callbacks"
 KINDS = ("classification", "multilabel", "detection", "segmentation")
 
 
@@ -53,6 +57,29 @@ def test_composes_and_runs_a_step(option):
     losses = {task: torch.stack([v.float().mean() for v in tensors]).sum() for task in out}
     balance.backward(balance(losses), losses, shared=list(model.backbone.parameters()))
     optimizer.step(), schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"+callbacks.x._target_={CALLBACKS}.Timr", ("callbacks.x._target_", "Timr", "no such class")),
+        (
+            f"+callbacks.x={{_target_: {CALLBACKS}.Timer, duratio: 3}}",
+            ("callbacks.x.duratio", "did you mean duration?"),
+        ),
+        ("+callbacks.x.duration=3", ("callbacks.x", "_target_=<class>")),
+        ("+logger.x._target_=mnv2_tasks.loggers.wanb", ("logger.x._target_", "no such class")),
+        ("optim.optimizer._target_=torch.optim.SGDD", ("optim.optimizer._target_", "no such class")),
+        ("+optim.optimizer.lrr=1", ("optim.optimizer.lrr", "SGD", "did you mean lr?")),
+        ("optim.optimizer.lr=-1", ("optim.optimizer", "Invalid learning rate: -1")),
+        ("+optim.schedule.foo=2", ("optim.schedule.foo", "warmup_cosine has no such setting")),
+        ("optim.schedule.warmup=long", ("optim.schedule",)),
+    ],
+)
+def test_a_part_that_cannot_be_is_told_before_data_is_read_or_anything_built(monkeypatch, override, words):
+    monkeypatch.setattr(wiring, "make_data", None)
+    monkeypatch.setattr(run, "instantiate", None)
+    refused(lambda: train.prepare(settled(override)), *words)
 
 
 def test_evaluate_composes():
