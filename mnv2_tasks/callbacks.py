@@ -312,6 +312,13 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     draft.replace(path)
 
 
+def write_settings(path: Path, config: Mapping[str, Any]) -> None:
+    """Replace a config.yaml in one move."""
+    draft = path.with_suffix(".tmp")
+    draft.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    draft.replace(path)
+
+
 class Settings(Callback):
     """The settings of this command, not what a checkpoint remembers of earlier ones; `config.yaml` once they act.
 
@@ -359,9 +366,7 @@ class Settings(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """After every part has looked at what it works with: what is refused there leaves the file as it was."""
         if trainer.is_global_zero and not self._written:
-            draft = self.path.with_suffix(".tmp")
-            draft.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            draft.replace(self.path)
+            write_settings(self.path, self.config)
         self._written = True
 
 

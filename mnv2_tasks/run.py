@@ -38,6 +38,7 @@ from mnv2_tasks.callbacks import (
     Settings,
     WholeFiles,
     read_rows,
+    write_settings,
 )
 from mnv2_tasks.changes import compose_changes, trusted
 from mnv2_tasks.cli import one_line, suggest
@@ -68,7 +69,8 @@ RUN_VARIABLE = "MNV2_TASKS_RUN"  # tells the processes of one run its folder
 def open_folder(config: Config) -> Path:
     """Where the run writes: runs/<task>/<name or time>, its own folder again when it is resumed.
 
-    Called once everything that can be wrong with the input has been checked, so that nothing half-written stays.
+    Called once everything that can be wrong with the input has been checked, so that nothing half-written stays. A new
+    run has its config.yaml from here on, and can be resumed wherever it ends; a resumed one's is changed by `Settings`.
     """
     if config["resume"]:
         folder = Path(config["resume"])
@@ -83,6 +85,7 @@ def open_folder(config: Config) -> Path:
             raise InputError(
                 f"{old}: a run of that name exists; choose another name=, or go on with resume={old}"
             ) from error
+        write_settings(folder / "config.yaml", config)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     return folder
 

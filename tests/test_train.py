@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from refusal import refused
+
+from mnv2_tasks.run import open_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -169,10 +172,19 @@ def test_a_signal_ends_a_run_with_what_is_there(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_before_its_first_epoch_did_is_begun_again(trained, tmp_path):
-    code, err = cut(signal.SIGTERM, *TINY, f"runs={tmp_path}", "name=a", at=("EpochLog", "on_train_epoch_start"))
+@pytest.mark.parametrize(
+    ("number", "at"), [(signal.SIGTERM, ("EpochLog", "on_train_epoch_start")), (signal.SIGKILL, ("AtStop", "__init__"))]
+)
+def test_a_run_that_ended_before_its_first_epoch_did_is_begun_again(trained, tmp_path, number, at):
+    code, err = cut(number, *TINY, f"runs={tmp_path}", "name=a", at=at)
     folder = tmp_path / "ssdlite" / "a"
-    assert code == 143 and "0 epochs done" in err and files(folder) == {"config.yaml"}
+    assert files(folder) == {"config.yaml"}
+    assert code == (-9 if number == signal.SIGKILL else 143)
+    assert ("0 epochs done" in err) == (number == signal.SIGTERM)
+    another = {"resume": None, "runs": tmp_path, "heads": {"ssdlite": {}}, "name": "a"}
+    refused(
+        lambda: open_folder(another), f"a run of that name exists; choose another name=, or go on with resume={folder}"
+    )
     out, _ = spawn("train.py", f"resume={folder}", stdout=subprocess.PIPE).communicate()
     assert f"{folder}: none of its epochs was done: it starts from the beginning" in out
     assert_same_runs(trained, folder)
