@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from mnv2_tasks.cli import command, one_line, settle, tune_for_cpu
+from mnv2_tasks.cli import command, one_line, settle, settle_training, tune_for_cpu
 from mnv2_tasks.errors import InputError, reason_of
 
 
@@ -14,7 +14,8 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     from omegaconf import OmegaConf
     from pytorch_lightning.utilities import rank_zero_only
 
-    settings = None if config.resume else settle(config)  # a wrong setting is told before anything heavy is imported
+    # A wrong setting is told before anything heavy is imported.
+    settings = None if config.resume else settle_training(config)
     from mnv2_tasks import changes, loggers, report, run, study
 
     before, changed = None, []

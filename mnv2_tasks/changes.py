@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mnv2_tasks.cli import CONFIGS, composing_error, setting_names, settle
+from mnv2_tasks.cli import CONFIGS, composing_error, setting_names, settle_training
 from mnv2_tasks.errors import InputError, quote
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def compose_changes(own: Config, changes: list[str]) -> Config:
             chosen = [section for group, section in REPLACED.items() if choices.get(group, "a list") is not None]
             if chosen:
                 store.store("own_settings", _without(own, chosen))
-            return settle(compose("resume", changes))
+            return settle_training(compose("resume", changes))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(composing_error(error, lambda: setting_names(OmegaConf.create(own)))) from error
 

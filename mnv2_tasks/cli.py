@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
@@ -22,9 +23,10 @@ from mnv2_tasks.errors import InputError, line
 from mnv2_tasks.stopping import Lasting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PLACES = "root|file|images|masks|annotations|lists|labels"  # settings of a data set that tell where it lies
 PATHS = re.compile(  # settings whose value is a path, a pattern of paths, an address or a name
     r"(\+*(?:source|model|ckpt|weights|resume|runs|name|photos|web_runtime|backbone\.weights|baselines\.\w+"
-    r"|data\.(?:\w+\.)*(?:root|file|images|masks|annotations|lists|labels)))=(.*)"
+    rf"|data\.(?:\w+\.)*(?:{PLACES})))=(.*)"
 )
 RESUMES = re.compile(r"\+*resume=(?!null$|''$|\"\"$).+", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk is
@@ -205,6 +207,28 @@ def settle(config: DictConfig) -> dict[str, Any]:
     if (study := plain.get("study")) and "instead" in study:
         study["vary"] = study.pop("instead")
     return {str(key): value for key, value in plain.items()}
+
+
+def settle_training(config: DictConfig) -> dict[str, Any]:
+    """`settle`, without an experiment's own settings at the top level: its interpolations alone read them.
+
+    Raises InputError for one that nothing reads.
+    """
+    written, plain, known = OmegaConf.to_yaml(config), settle(config), training_settings()
+    for name in [name for name in plain if name not in known]:
+        if not re.search(rf"\$\{{{re.escape(name)}\b", written):
+            raise InputError(f"{name}: no such setting in the config{suggest(name, known)}")
+        plain.pop(name)
+    return plain
+
+
+def training_settings() -> set[str]:
+    """The settings of training at the top level."""
+    train, common = (yaml.safe_load((CONFIGS / f"{n}.yaml").read_text(encoding="utf-8")) for n in ("train", "common"))
+    groups = {str(group) for entry in train["defaults"] if isinstance(entry, dict) for group in entry}
+    others = {"heads", "size", "matched"}  # of configs/task, and what `backbone.match` found
+    names = {*train, *common, *others} | {group for group in groups if group.isidentifier()}
+    return names - {"defaults", "hydra", "task", "experiment"}
 
 
 def _put(sections: DictConfig, key: str, value: Any, name: str) -> None:

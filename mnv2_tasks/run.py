@@ -143,6 +143,7 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
     if not isinstance(own, dict):
         raise InputError(f"{path}: holds no settings; {fix}")
     _fill(own, {**defaults, "trust": []}, path, "")
+    own.pop("photos", None)  # of experiment=pets3: runs once kept what only its interpolations read
     own["backbone"] = complete_backbone(own["backbone"])
     own |= {"trust": [], "resume": str(folder)}  # what is trusted is said now
     refuse_foreign(own, path, trust=trusted(changes))
