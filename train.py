@@ -18,17 +18,17 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     settings = None if config.resume else settle_training(config)
     from mnv2_tasks import changes, loggers, report, run, study
 
-    before, changed = None, []
+    before, changed = None, {}
     if settings is None:
         typed = list(config.get("changes") or [])
         defaults = settle(OmegaConf.masked_copy(config, [key for key in config if key != "changes"]))
         settings = run.resumed_config(config.resume, typed, defaults)
         before = run.resumed_config(config.resume, [change for change in typed if "trust=" in change], defaults)
-        changed = changes.refuse_fixed(before, settings)
+        changed = changes.refuse_fixed(before, settings, begun=run.has_begun(Path(config.resume)))
     if study.wanted(settings):
         return study.run(settings)
     data, task, last, trainer = prepare(settings, before)
-    for change in changed:
+    for change in changes.describe(changed):
         rank_zero_only(print)(f"from now on: {change}")
     folder = run.agree(trainer, lambda: run.open_folder(settings))
     with run.stoppable(folder) as stop, loggers.closing_wandb():
@@ -37,7 +37,8 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
             report.print_start(task, data, folder)
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
-        run.fit(trainer, task, data, last)
+        if not run.fit(trainer, task, data, last):
+            changes.refuse_idle(folder, changed)
         run.finish(task, data, settings, folder, began=began, stop=stop)
 
 
@@ -67,6 +68,9 @@ def _prepare(settings, before):  # type: ignore[no-untyped-def]
     seed_everything(settings["seed"], verbose=False)
     last = run.last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
     checkpoint = read_checkpoint(last) if last else None
+    if before is not None and checkpoint is not None:
+        epochs, steps = (checkpoint["epoch"] or 0) + 1, checkpoint["step"] or 0
+        changes.refuse_ended(before, settings, epochs=epochs, steps=steps)
     wiring.check_parts(settings)
     trainer = run.make_trainer(settings, None)  # its settings are checked before data is read
     wiring.agree_on_stride(settings)
@@ -81,8 +85,8 @@ def _prepare(settings, before):  # type: ignore[no-untyped-def]
     wiring.match_cost(settings, data.classes, data.passes)
     if checkpoint is not None:
         changes.refuse_classes(checkpoint["classes"], data.classes)
-    if before is not None:
-        changes.refuse_lost(before, settings, data)
+        if before is not None:
+            changes.refuse_lost(before, settings, data)
     if settings["baselines"]:
         joint.read_baselines(settings["baselines"], data.classes)
     task = wiring.make_task(settings, data)

@@ -2,14 +2,15 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mnv2_tasks.cli import CONFIGS, composing_error, setting_names, settle_training
+from mnv2_tasks.cli import CONFIGS, PLACES, composing_error, setting_names, settle_training
 from mnv2_tasks.errors import InputError, quote
 
 if TYPE_CHECKING:
@@ -30,17 +31,27 @@ REPLACED = {  # a group of configs/ -> the sections whose place its choice takes
 }
 LEAVE = "leave it out"
 ANEW = "leave it out, or start another run with backbone.weights={last}"
-# Settings that nothing can follow in the middle of a run: (pattern of names, why, what to do).
-FIXED = (
+# Settings that a run keeps: (pattern of names, why, what to do).
+OF_ITS_FOLDER = (
     (r"name|runs", "the run keeps its folder", "move the folder itself, and resume it at its new place"),
-    (r"study(\..*)?", "it is one run", LEAVE),
+    (r"(study|matched)(\..*)?", "it is one run", LEAVE),
+    (r"heads\.\w+|heads\.\w+\._target_", "the folder is of a run with the heads that it has", ANEW),
+)
+# Settings that nothing can follow once an epoch was done.
+OF_ITS_START = (
     (r"seed", "the order of the images hangs on it", ANEW),
-    (r"heads\.\w+|heads\.\w+\._target_", "the network was trained with the heads that it has", ANEW),
-    (r"backbone\.(weights|match|match_to)", "that is decided once, before the first step", ANEW),
+    (r"backbone\.(weights|match|match_to)|heads\.\w+\.boxes", "that is decided once, before the first step", ANEW),
+    (r"backbone\.block\..*", "its weights were trained in the block that it has", ANEW),
     (r"optim\.optimizer\.(_target_|amsgrad|centered)", "last.ckpt holds another optimizer's state", ANEW),
     (r"trainer\.num_sanity_val_steps", "Lightning takes them before a new run alone", LEAVE),
 )
 NETWORK = ("backbone", "heads", "balance")
+# What acts at the end of a run; not what would measure best.ckpt otherwise than it tells of itself.
+OF_ITS_END = re.compile(
+    rf"examples|baselines(\..*)?|loader\.(batch_size|workers)|trainer\.(accelerator|devices|strategy)"
+    rf"|data\.(\w+\.)*({PLACES})"
+)
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 
 def compose_changes(own: Config, changes: list[str]) -> Config:
@@ -105,27 +116,80 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
     return found
 
 
-def refuse_fixed(before: Config, after: Config) -> list[str]:
-    """What is changed, a text each. Raises InputError for a setting that nothing can follow in the middle of a run."""
-    changed = differences(before, {**after, "resume": before.get("resume"), "trust": before.get("trust")})
-    for name, (old, new) in changed.items():
-        fixed = [(why, fix) for pattern, why, fix in FIXED if re.fullmatch(pattern, name)]
-        if "." not in name and name not in before:
-            fixed = [("nothing of a run that goes on reads it", "give the settings that it stands for")]
-        if name.startswith("optim.") and not _is_ours(before["optim"]["schedule"], after["optim"]["schedule"]):
-            fixed = [("last.ckpt holds the schedule's own settings", ANEW)]
+def changed(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """`differences` of a run's settings and the same with changes; where it lies and what is trusted are none."""
+    return differences(before, {**after, "resume": before.get("resume"), "trust": before.get("trust")})
+
+
+def describe(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """A text for each of the `differences`."""
+    return [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in changes.items()]
+
+
+def refuse_fixed(before: Config, after: Config, *, begun: bool = True) -> dict[str, tuple[Any, Any]]:
+    """What is `changed`. Raises InputError for a setting that nothing can follow in the middle of a run.
+
+    begun: whether an epoch was done, so that there is a last.ckpt to go on from.
+    """
+    changes = changed(before, after)
+    kept: tuple[tuple[str, str, str], ...] = OF_ITS_FOLDER
+    if begun:
+        kept += OF_ITS_START
+        if not _is_ours(before["optim"]["schedule"], after["optim"]["schedule"]):
+            kept += ((r"optim\..*", "last.ckpt holds the schedule's own settings", ANEW),)
+    for name, (old, new) in changes.items():
+        fixed = [(why, fix) for pattern, why, fix in kept if re.fullmatch(pattern, name)]
         if fixed:
             raise refusal(after["resume"], name, old, new, *fixed[0])
-    return [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in changed.items()]
+    return changes
+
+
+def limit_reached(trainer: Mapping[str, Any], epochs: int, steps: int) -> str | None:
+    """Which setting of a config's `trainer` section ends a run that has done so much; None where it goes on."""
+    for limit, done in zip(LIMITS, (epochs, steps), strict=False):
+        most = trainer.get(limit.removeprefix("trainer."))
+        if isinstance(most, int) and 0 <= most <= done:
+            return limit
+    return None
+
+
+def refuse_ended(before: Config, after: Config, *, epochs: int, steps: int) -> None:
+    """Raises InputError for a change that only further epochs would show, where a run has had all of its own."""
+    limit = limit_reached(after["trainer"], epochs, steps)
+    if limit is None:
+        return
+    names = list(changed(before, after))
+    if limit_reached(before["trainer"], epochs, steps) and any(name in LIMITS for name in names):
+        done = f"{epochs} epochs and {steps} steps"
+        raise InputError(f"resume={after['resume']}: the run has ended already, after {done}; give {limit} more")
+    refuse_idle(after["resume"], names, limit)
+
+
+def refuse_idle(folder: str | Path, names: Iterable[str], limit: str = LIMITS[0]) -> None:
+    """Raises InputError for a changed setting that does not act at the end of a run, of one that has no epoch left."""
+    for name in names:
+        if not OF_ITS_END.fullmatch(name) and name not in LIMITS:
+            raise InputError(
+                f"resume={folder}: the run has ended, and no epoch is left for {name} to act on; "
+                f"{limit}=<more> goes on, and mnv2_tasks.evaluate measures best.ckpt with other settings"
+            )
 
 
 def refuse_lost(before: Config, after: Config, data: "DataModule") -> None:
-    """Raises InputError for a change of what only the beginning of a network takes: last.ckpt would bring it back."""
-    changed = {k: v for k, v in differences(before, after).items() if k.partition(".")[0] in NETWORK}
-    if not changed:
+    """Raises InputError for a change of what only the beginning of a network takes: last.ckpt would bring it back.
+
+    Also for one of a transform that this data does not have.
+    """
+    changes = differences(before, after)
+    used = {data.augmented_as(source) for source in data.sources}
+    for name, (old, new) in changes.items():
+        if (match := re.match(r"augment\.(\w+)", name)) and match[1] not in used:
+            raise refusal(after["resume"], name, old, new, f"its images take those of {', '.join(used)}", LEAVE)
+    changes = {name: values for name, values in changes.items() if name.partition(".")[0] in NETWORK}
+    if not changes:
         return
     first = _beginning(before, data)
-    for name, (old, new) in changed.items():
+    for name, (old, new) in changes.items():
         try:
             alone = _beginning(_with(before, name, new), data)
         except Exception:  # it needs the others
@@ -133,7 +197,7 @@ def refuse_lost(before: Config, after: Config, data: "DataModule") -> None:
         if why := _differ(first, alone):
             raise refusal(after["resume"], name, old, new, why, ANEW)
     if why := _differ(first, _beginning(after, data)):
-        name, (old, new) = next(iter(changed.items()))
+        name, (old, new) = next(iter(changes.items()))
         raise refusal(after["resume"], name, old, new, why, ANEW)
 
 

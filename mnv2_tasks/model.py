@@ -87,7 +87,7 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "writer"}.
+    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "step", "writer"}.
 
     Settings that its version did not have yet get the values that it worked with. Raises InputError where the file is
     cut short, damaged, or not one of ours.
@@ -115,8 +115,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except KeyError as error:
         raise InputError(f"{path} ({by}): it has no {error.args[0]}; copy the whole file again") from error
     state = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
-    epoch = held.get("epoch") if isinstance(held.get("epoch"), int) else None
-    return {"config": config, "classes": classes, "state": state, "epoch": epoch, "writer": by}
+    epoch, step = (held.get(n) if isinstance(held.get(n), int) else None for n in ("epoch", "global_step"))
+    return {"config": config, "classes": classes, "state": state, "epoch": epoch, "step": step, "writer": by}
 
 
 def writer(about: Any) -> str:

@@ -250,6 +250,11 @@ def stoppable(folder: Path) -> Iterator[Stop]:
         raise SystemExit(128 + stop.number)
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run has done an epoch."""
+    return (folder / "checkpoints" / LAST).exists() or (folder / "metrics.csv").exists()
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """From where a run goes on; None where it ended before its first epoch did. Says what it found, if not a whole one.
 
@@ -259,7 +264,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     draft = Path(f"{last}{DRAFT}")
     if draft.exists():
         rank_zero_only(print)(f"{draft}: not written to its end, and left aside: the one before counts")
-    if last.exists() or (folder / "metrics.csv").exists():
+    if has_begun(folder):
         return last
     rank_zero_only(print)(f"{folder}: none of its epochs was done: it starts from the beginning")
     return None
@@ -278,20 +283,27 @@ def _launched(section: Mapping[str, Any]) -> dict[str, int]:
     return {"devices": here, "num_nodes": section.get("num_nodes", max(1, everywhere // here))}
 
 
-def fit(trainer: pl.Trainer, task: MultiTask, data: DataModule, last: Path | None) -> None:
-    """Train, from where the checkpoint `last` stopped. Raises InputError where no run can go on from that file."""
+def fit(trainer: pl.Trainer, task: MultiTask, data: DataModule, last: Path | None) -> bool:
+    """Train, from where the checkpoint `last` stopped; False where no epoch was left.
+
+    Raises InputError where no run can go on from that file.
+    """
     try:
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+        return _started(trainer) or trainer.strategy.launcher is not None  # whose processes may keep the callbacks
     except MisconfigurationException as error:  # parts that do not go together
         raise InputError(f"trainer: {reason_of(error)}") from error
     except Exception as error:  # whatever a damaged state leads to
-        started = any(isinstance(callback, EpochLog) and callback.started for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if last is None or started or one_line(error):
+        if last is None or _started(trainer) or one_line(error):
             raise
         raise InputError(
             f"{last}: no run can go on from it ({reason_of(error)}); put a copy in its place, or start another run "
             f"with backbone.weights={last}"
         ) from error
+
+
+def _started(trainer: pl.Trainer) -> bool:
+    return any(isinstance(callback, EpochLog) and callback.started for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _quiet() -> None:
@@ -368,6 +380,7 @@ def finish(
     }
     if config["baselines"]:
         results["joint"] = joint.compare(results, config["baselines"])
+    write_settings(folder / "config.yaml", config)  # those that a run without another epoch was evaluated with
     report.write_json(folder / "metrics.json", results)
     report.print_table(results, sides)
     if config["baselines"]:

@@ -137,6 +137,11 @@ class DataModule(pl.LightningDataModule):
     def source_of(self, task: str) -> str:
         return next(name for name, tasks in self.assigned.items() if task in tasks)
 
+    def augmented_as(self, source: str) -> str:
+        """The kind whose transforms a source's training images take; "joint" where it serves several."""
+        kinds = set(self.assigned[source].values())
+        return "joint" if len(kinds) > 1 else kinds.pop()
+
     @property
     def passes(self) -> list[tuple[tuple[int, int], list[str]]]:
         """(H, W) of a source's images, and the tasks that one forward of them serves."""
@@ -217,8 +222,7 @@ class DataModule(pl.LightningDataModule):
             weights = _equal_chances(source, split) if self.balanced else None
             draws = steps * batch_size
             order = TrainingOrder(len(split), draws, processes=processes, rank=rank, seed=self.seed, weights=weights)
-            kinds = set(own.values())
-            make = self.augment.get("joint" if len(kinds) > 1 else kinds.pop())
+            make = self.augment.get(self.augmented_as(source))
             transform = make(self.sizes[source]) if make else None
             mixing = _mixing(*self.mixing)
         workers = self._workers(processes * len(self.sources))
