@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from mnv2_tasks.datasets.datamodule import DataModule, assign_tasks
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
@@ -173,6 +174,13 @@ def test_plain_transforms():
     assert padded.shape == (3, 40, 40) and seen_size((40, 40), (100, 50), "pad") == (40, 20)
     assert (padded[:, :, 20:] == 127).all() and (padded[:, :, :20] == 0).all()
     assert plain((40, 40), "crop", (100, 50))(image).shape == (3, 40, 40)
+
+
+@pytest.mark.parametrize("original", [(394, 500), (448, 299), (300, 225), (240, 240), (60, 500), (90, 31)])
+def test_crop_is_the_evaluation_of_imagenet(original):
+    pixels = torch.randint(0, 256, (3, *original), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wanted = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])(pixels)
+    assert torch.equal(plain((224, 224), "crop", original)(pixels), wanted)
 
 
 def test_mixing_makes_soft_labels():

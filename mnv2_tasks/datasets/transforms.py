@@ -41,12 +41,16 @@ def plain(size: Size, fit: Fit, original: Size) -> v2.Transform:
     """Nothing random: an image of `original` (H, W) brought to `size` (H, W).
 
     "stretch" as SSD does; "pad" keeps the proportions and fills the right or the bottom; "crop" keeps them and cuts
-    the middle out of the image scaled to 8/7 of the size, as ImageNet is evaluated (256 and 224).
+    the middle out of the image scaled to 8/7 of the size, as ImageNet is evaluated: the shorter side to 256, then 224
+    of it, to the last bit what torchvision's transforms.v2 make of Resize(256) and CenterCrop(224).
     """
     if fit == "crop":
-        scale = max(size[0] / original[0], size[1] / original[1]) * 8 / 7
-        larger = [max(side, round(length * scale)) for side, length in zip(size, original, strict=True)]
-        return v2.Compose([v2.Resize(larger, antialias=True), v2.CenterCrop(size)])
+        (height, width), (rows, columns) = (round(side * 8 / 7) for side in size), original
+        if height * columns >= width * rows:
+            width = height * columns // rows
+        else:
+            height = width * rows // columns
+        return v2.Compose([v2.Resize((height, width), antialias=True), v2.CenterCrop(size)])
     height, width = seen_size(size, original, fit)
     steps: list[v2.Transform] = [v2.Resize((height, width), antialias=True)]
     if (height, width) != size:
