@@ -1,12 +1,12 @@
 """Every exported file of a folder on this machine: `python -m mnv2_tasks.benchmark model=<folder of an export>`."""
 
-import platform
 from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.cli import command, settle, tune_for_cpu
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.foreign import read_json
+from mnv2_tasks.machine import describe_processor
 
 FIX = "export the model again"
 
@@ -28,9 +28,9 @@ def main(config: Any) -> None:
     metrics = proved(home)
     folder = new_folder(Path(settings["runs"]) / "benchmark", settings["name"])
     rows = [_measure(home / name, settings, metrics.get(name, {})) for name in names]
-    machine = {"machine": platform.machine(), "system": platform.system(), "processor": platform.processor()}
-    report.write_json(folder / "benchmark.json", {**machine, "batch": settings["batch"], "files": rows})
-    table = _table(rows, settings["threads"])
+    processor = describe_processor()
+    report.write_json(folder / "benchmark.json", {"processor": processor, "batch": settings["batch"], "files": rows})
+    table = f"{_table(rows, settings['threads'])}\n\nmeasured on {processor}"
     (folder / "benchmark.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     if any("latency_ms" in row for row in rows):

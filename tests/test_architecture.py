@@ -14,6 +14,7 @@ ALLOWED = {
     "errors": set(),
     "foreign": {"errors"},
     "children": set(),
+    "machine": set(),
     "trust": {"errors"},
     "blocks": {"errors"},
     "backbone": {"blocks", "errors"},

@@ -422,3 +422,35 @@ def test_metadata_beside_another_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "model.ncnn.bin").write_bytes(b"2")
     with pytest.raises(InputError, match=r"model\.json: it was written with another model\.ncnn\.param"):
         read_about(path)
+
+
+def test_the_report_explains_its_columns():
+    row = {"file": "model.onnx", "before": {"ssdlite": 0.5}, "after": {"ssdlite": 0.49}, "nms": "native"}
+    pytorch = {"latency_ms": {"eager": {"1": 3.0, "2": 2.0}}}
+    table, notes = markdown(pytorch, [row], "val", ["measured on X"]).split("\n\n")
+    titles = [title.strip() for title in table.splitlines()[0].strip("|").split("|")][1:]
+    explained = [line[2:].split(":")[0] for line in notes.splitlines()]
+    assert explained[0] == "measured on X"
+    assert all(title in explained or title.split(",")[0] in explained for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "line"),
+    [
+        (
+            {"architecture": "x86_64", "cpu_name": "AMD EPYC", "avx2": True, "avx512_f": False, "avx512_vnni": False},
+            "AMD EPYC (x86_64: AVX2, no AVX-512, no VNNI)",
+        ),
+        (
+            {"architecture": "x86_64", "cpu_name": "Core", "avx2": True, "avx512_f": False, "avx_vnni": True},
+            "Core (x86_64: AVX2, no AVX-512, VNNI)",
+        ),
+        ({"architecture": "aarch64", "cpu_name": "N1", "neon": True, "dot": True}, "N1 (aarch64: dotprod, no i8mm)"),
+        ({"architecture": "riscv64", "cpu_name": "X"}, "X (riscv64)"),
+    ],
+)
+def test_the_processor_is_told_with_its_products_of_8_bits(capabilities, line):
+    from mnv2_tasks.machine import describe_processor
+
+    assert describe_processor(capabilities) == line
+    assert describe_processor().count("(") >= 1

@@ -14,6 +14,7 @@ from mnv2_tasks.export.about import one_view
 from mnv2_tasks.export.exported import Exported
 from mnv2_tasks.export.graph import Graph
 from mnv2_tasks.export.proof import Proof, apart, eager, latency, random_images, size_of
+from mnv2_tasks.machine import describe_processor
 
 THREADS = (1, 2)
 NOISE = 4  # random images that are compared besides the real ones
@@ -59,8 +60,10 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
         if "error" not in row and (line := _verdict(row, settings)):
             row["error"] = line
     side = settings["split"]
-    report.write_json(folder / "export.json", {"side": side, "pytorch": pytorch, "files": rows})
-    table = markdown(pytorch, rows, side, one_view(model))
+    processor = describe_processor()
+    whole = {"side": side, "processor": processor, "pytorch": pytorch, "files": rows}
+    report.write_json(folder / "export.json", whole)
+    table = markdown(pytorch, rows, side, [*one_view(model), f"measured on {processor}"])
     (folder / "export.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     return [f"{row['file']}: {row['error']}" for row in rows if "error" in row]
@@ -214,7 +217,24 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequenc
     for how, said in SUPPRESSION.items():
         if names := [row["file"] for row in rows if row.get("boxes") and row["nms"] == how]:
             notes.append(f"- suppression {said}: {', '.join(names)}")
-    return "\n".join([text, "", *notes]) if notes else text
+    return "\n".join([text, "", *notes, *_columns(tasks, side)])
+
+
+def _columns(tasks: Sequence[str], side: str) -> list[str]:
+    """What the columns of the table say, a line each."""
+    metrics = [
+        f"- {task}, {side}: the task's metric on the {side} images through the file's own runtime, and in brackets "
+        "what it gains or loses against PyTorch's, in hundredths"
+        for task in tasks
+    ]
+    return [
+        "- MB: the file with its weights, in millions of bytes",
+        "- largest difference: of an output from PyTorch's: a score, a logit, a tap, or a box's corner in pixels",
+        "- relative: the same, as a share of the largest value, or of the image's longer side for boxes",
+        "- unlike: share of pixels of another class, or of detections without a partner of the same class and place",
+        *metrics,
+        "- ms: median milliseconds of a call, of one batch, on so many threads",
+    ]
 
 
 def _on_mac() -> bool:
