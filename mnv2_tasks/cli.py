@@ -22,7 +22,10 @@ from mnv2_tasks import children
 from mnv2_tasks.errors import InputError, line
 from mnv2_tasks.stopping import Lasting
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PACKAGE = Path(__file__).resolve().parent
+CONFIGS = next(  # a wheel has them inside, a clone beside the package
+    (folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir()), PACKAGE / "configs"
+)
 PLACES = "root|file|images|masks|annotations|lists|labels"  # settings of a data set that tell where it lies
 PATHS = re.compile(  # settings whose value is a path, a pattern of paths, an address or a name
     r"(\+*(?:source|model|ckpt|weights|resume|runs|name|photos|web_runtime|backbone\.weights|baselines\.\w+"

@@ -1,6 +1,6 @@
-"""A study: one setting varied over seeds, as runs of their own, then a table and plots; `train.py -m study=blocks`.
+"""A study: one setting varied over seeds, as runs of their own, then a table and plots; `mnv2 study blocks`.
 
-The runs are processes of `train.py`, several at a time, that end with this one. Hydra's launchers would hold them in
+The runs are processes of `mnv2 train`, several at a time, that end with this one. Hydra's launchers would hold them in
 one process or end them all with the first that fails; these go on, and a study that was stopped does only what is left
 when started again.
 """
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mnv2_tasks import children
-from mnv2_tasks.cli import CONFIGS, fail, quoted
+from mnv2_tasks.cli import PACKAGE, fail, quoted
 from mnv2_tasks.datasets.datamodule import cores
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.trust import foreign_modules
@@ -155,7 +155,7 @@ def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, job
 
 
 def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]:
-    start = [sys.executable, str(CONFIGS.parent / "train.py")]
+    start = [sys.executable, "-m", "mnv2_tasks.train"]
     if (one.folder / "checkpoints" / "last.ckpt").exists():
         return [*start, f"resume={one.folder}", f"trust=[{','.join(trust)}]"]
     if one.folder.exists():  # stopped before its first epoch was over
@@ -183,6 +183,7 @@ def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
 
 def _environment(jobs: int, device: str | None) -> dict[str, str]:
     found = dict(os.environ)
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), found.get("PYTHONPATH"))))
     if device is None:
         found.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     else:
@@ -210,10 +211,10 @@ def write_sweep(path: Path, config: Mapping[str, Any], given: Sequence[str]) -> 
     fixed |= {"logger": {"value": "wandb"}, "study.variant": {"value": "sweep"}}
     varied = {key: {"values": [_plain(v) for v in values]} for key, values in config["study"]["vary"].items()}
     sweep = {
-        "program": "train.py",
+        "program": "mnv2_tasks.train",
         "name": f"{config['study']['name']} {path.parent.name}",
         "method": "grid",
-        "command": ["${interpreter}", "${program}", "${args_no_hyphens}"],
+        "command": ["${interpreter}", "-m", "${program}", "${args_no_hyphens}"],
         "parameters": {**fixed, **varied, "seed": {"values": list(config["study"]["seeds"])}},
     }
     path.write_text(yaml.safe_dump(sweep, sort_keys=False), encoding="utf-8")

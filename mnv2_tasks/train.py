@@ -1,0 +1,99 @@
+"""Train: `mnv2 train task=ssdlite data=coco data.root=<folder>`; `--cfg job` prints every setting."""
+
+import os
+import time
+from pathlib import Path
+
+from mnv2_tasks.cli import command, one_line, settle, settle_training, tune_for_cpu
+from mnv2_tasks.errors import InputError, reason_of
+
+
+def main(config) -> None:  # type: ignore[no-untyped-def]
+    began = time.monotonic()
+    tune_for_cpu()
+    from omegaconf import OmegaConf
+    from pytorch_lightning.utilities import rank_zero_only
+
+    # A wrong setting is told before anything heavy is imported.
+    settings = None if config.resume else settle_training(config)
+    from mnv2_tasks import changes, loggers, report, run, study
+
+    before, changed = None, {}
+    if settings is None:
+        typed = list(config.get("changes") or [])
+        defaults = settle(OmegaConf.masked_copy(config, [key for key in config if key != "changes"]))
+        settings = run.resumed_config(config.resume, typed, defaults)
+        before = run.resumed_config(config.resume, [change for change in typed if "trust=" in change], defaults)
+        changed = changes.refuse_fixed(before, settings, begun=run.has_begun(Path(config.resume)))
+    if study.wanted(settings):
+        return study.run(settings)
+    data, task, last, trainer = prepare(settings, before)
+    for change in changes.describe(changed):
+        rank_zero_only(print)(f"from now on: {change}")
+    folder = run.agree(trainer, lambda: run.open_folder(settings))
+    with run.stoppable(folder) as stop, loggers.closing_wandb():
+        trainer = run.make_trainer(settings, folder, stop)
+        if trainer.is_global_zero:
+            report.print_start(task, data, folder)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(settings)
+        if not run.fit(trainer, task, data, last):
+            changes.refuse_idle(folder, changed)
+        run.finish(task, data, settings, folder, began=began, stop=stop)
+
+
+def prepare(settings, before=None):  # type: ignore[no-untyped-def]
+    """Data, LightningModule, the checkpoint to go on from, and a Trainer as yet without a folder.
+
+    Before there is one, all that is wrong is said. `before`: the settings that a run had until now, if it goes on.
+    """
+    try:
+        return _prepare(settings, before)
+    except Exception as error:  # whatever a damaged setting leads to
+        line, path = one_line(error), f"{settings['resume']}/config.yaml"
+        own = settings["resume"] and before in (None, settings)  # what the run's own settings lead to
+        if not own or (line and os.path.exists(line.partition(": ")[0])):  # it names its file itself
+            raise
+        raise InputError(f"{path}: {line or f'it makes no run ({reason_of(error)}); correct it'}") from error
+
+
+def _prepare(settings, before):  # type: ignore[no-untyped-def]
+    from pytorch_lightning import seed_everything
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from mnv2_tasks import changes, joint, run, wiring
+    from mnv2_tasks.model import read_checkpoint
+    from mnv2_tasks.weights import check_fit
+
+    seed_everything(settings["seed"], verbose=False)
+    last = run.last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
+    checkpoint = read_checkpoint(last) if last else None
+    if before is not None and checkpoint is not None:
+        epochs, steps = (checkpoint["epoch"] or 0) + 1, checkpoint["step"] or 0
+        changes.refuse_ended(before, settings, epochs=epochs, steps=steps)
+    wiring.check_parts(settings)
+    trainer = run.make_trainer(settings, None)  # its settings are checked before data is read
+    wiring.agree_on_stride(settings)
+    for name, section in settings["data"].items():
+        place = f" in {section['root']}" if section.get("root") else ""
+        rank_zero_only(print)(f"reading {name}{place}", flush=True)
+    data = wiring.make_data(settings)
+    data.tell(("train", "val", "test"))
+    wiring.decide_on_depth(settings, data)
+    data.loaders("train", training=True)
+    data.loaders("val")
+    wiring.match_cost(settings, data.classes, data.passes)
+    if checkpoint is not None:
+        changes.refuse_classes(checkpoint["classes"], data.classes)
+        if before is not None:
+            changes.refuse_lost(before, settings, data)
+    if settings["baselines"]:
+        joint.read_baselines(settings["baselines"], data.classes)
+    task = wiring.make_task(settings, data)
+    if checkpoint is not None:
+        check_fit(task.model, checkpoint["state"], str(last), hint="its run's config.yaml tells of another network")
+    return data, task, last, trainer
+
+
+if __name__ == "__main__":
+    command(main, "train")
