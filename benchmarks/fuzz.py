@@ -27,7 +27,6 @@ from mutate import HURT, hurt_tree
 from PIL import Image, features
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # of train.py
 LONGEST = 500  # characters of a refusal
 CLASSES = ("cat", "dog")
 SIZE = (40, 32)  # width, height
@@ -236,8 +235,7 @@ def runs(root: Path, *, export: bool = True) -> list[Format]:
     from hydra import compose, initialize_config_dir
 
     import mnv2_tasks
-    import train
-    from mnv2_tasks import benchmark, cli, joint, run
+    from mnv2_tasks import benchmark, cli, joint, run, train
 
     command([ROOT / "train.py", *TRAINED, f"runs={root}", "name=a"])
     folder = root / "classifier" / "a"

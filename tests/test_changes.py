@@ -22,8 +22,7 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch.utils._pytree import tree_leaves
 
-import train
-from mnv2_tasks import loggers, run
+from mnv2_tasks import loggers, run, train
 from mnv2_tasks.callbacks import EMA, Examples, read_rows
 from mnv2_tasks.changes import describe, refuse_fixed
 from mnv2_tasks.cli import CONFIGS, expand, settle_training, training_settings

@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 from refusal import refused
 from torch.utils._pytree import tree_leaves
 
-import train
-from mnv2_tasks import run, wiring
+from mnv2_tasks import run, train, wiring
 from mnv2_tasks.cli import CONFIGS, expand, settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.model import build_model
