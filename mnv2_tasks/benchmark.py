@@ -27,6 +27,7 @@ def main(config: Any) -> None:
     names = _files(home) if given.is_dir() else [given.name]
     metrics = proved(home)
     folder = new_folder(Path(settings["runs"]) / "benchmark", settings["name"])
+    print(f"benchmark: {len(names)} {'file' if len(names) == 1 else 'files'}, some seconds each", flush=True)
     rows = [_measure(home / name, settings, metrics.get(name, {})) for name in names]
     machine = {"machine": platform.machine(), "system": platform.system(), "processor": platform.processor()}
     report.write_json(folder / "benchmark.json", {**machine, "batch": settings["batch"], "files": rows})

@@ -154,23 +154,29 @@ def backbone_state(state: State, source: str) -> State:
     )
 
 
-def load_backbone(backbone: MobileNetV2, weights: str | Path | None) -> None:
+def load_backbone(backbone: MobileNetV2, weights: str | Path | None) -> str:
     """Fill a backbone: None leaves it as it is, "imagenet" is torchvision's, anything else is a file.
+
+    Returns a line on what was loaded and what the file holds besides, "" for None.
 
     Raises InputError where tensors are missing or of another shape, naming them and what would fix it. The last
     convolution may be missing here or there: segmenters do without it.
     """
     if weights is None:
-        return
+        return ""
     if str(weights) == "imagenet":
-        state, source = _imagenet(), "torchvision's ImageNet weights"
+        whole, source = _imagenet(), "torchvision's ImageNet weights"
     else:
-        state, source = read_state(weights), str(weights)
-    state = backbone_state(state, source)
+        whole, source = read_state(weights), str(weights)
+    state = backbone_state(whole, source)
+    others = len(whole) - len(state)
+    told = f"trunk from {source}; heads begin anew"
+    told += f", for its {others} other tensors, such as its own head's, are not taken" if others else ""
     if backbone.last is None or not any(name.startswith("last.") for name in state):
         state = {name: value for name, value in state.items() if not name.startswith("last.")}
         state |= {name: value for name, value in backbone.state_dict().items() if name.startswith("last.")}
     load_exactly(backbone, state, source, hint=_backbone_hint(backbone, state))
+    return told
 
 
 def _imagenet() -> State:

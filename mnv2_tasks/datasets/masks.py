@@ -75,7 +75,7 @@ class Masks:
                 f"the {'training' if first == 'train' else first} masks", [str(number) for number in range(count)]
             )
         present, legend = make_legend(table, ignore)
-        self.classes, self.legend, notes = choose(present, legend, choice, where=table.where)
+        self.classes, self.legend, notes = choose(present, legend, choice, where=str(self.root))
         for side in self._sides.values():
             side.notes = [*side.notes, *notes]
         self.provides = {"segmentation": self.classes}
