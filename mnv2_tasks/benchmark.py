@@ -27,6 +27,7 @@ def main(config: Any) -> None:
     names = _files(home) if given.is_dir() else [given.name]
     metrics = proved(home)
     folder = new_folder(Path(settings["runs"]) / "benchmark", settings["name"])
+    print(f"benchmark: {len(names)} {'file' if len(names) == 1 else 'files'}, some seconds each", flush=True)
     rows = [_measure(home / name, settings, metrics.get(name, {})) for name in names]
     processor = describe_processor()
     report.write_json(folder / "benchmark.json", {"processor": processor, "batch": settings["batch"], "files": rows})

@@ -85,7 +85,12 @@ def main(config: Any) -> None:
     folder = new_folder(Path(settings["runs"]) / "budget", settings["name"])
     fitting: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    for cell in candidates(settings, strides, size):
+    cells = candidates(settings, strides, size)
+    print(
+        f"budget: counting {len(cells)} networks of the grid, and timing here those that fit; a minute or two",
+        flush=True,
+    )
+    for cell in cells:
         changes = {"width": cell["width"], "output_stride": cell["output_stride"]}
         changed = {**settings, "backbone": {**settings["backbone"], **changes}}
         passes = [((cell["size"][0], cell["size"][1]), list(settings["heads"]))]
@@ -95,10 +100,23 @@ def main(config: Any) -> None:
             found["latency_ms"] = report.latency(build_model(changed, classes).eval(), passes)
         (fitting if fits(found, limits) else others).append(found)
     report.write_json(folder / "budget.json", {"limits": limits, "fitting": fitting})
+    told = _exclusions(others, limits)
     if not fitting:
-        raise InputError(f"nothing of the grid fits; {_closest(others, limits)}")
+        raise InputError(f"nothing of the grid fits ({told}); {_closest(others, limits)}; raise a limit")
     _print(fitting, settings["heads"])
+    print(f"{len(fitting)} of {len(cells)} fit ({told or 'no limit excludes any'})")
     print(f"results: {folder}")
+
+
+def _exclusions(others: list[dict[str, Any]], limits: Mapping[str, float]) -> str:
+    """How many networks each limit excludes, by itself; what is timed is what fits the others."""
+    parts = []
+    for name, most in limits.items():
+        over = sum(row.get(LIMITS[name], 0) > most for row in others)
+        where = ", as measured on this machine," if name == "latency_ms" else ""
+        if over:
+            parts.append(f"{name}={most:,.10g}{where} excludes {over}")
+    return "; ".join(parts)
 
 
 def _closest(others: list[dict[str, Any]], limits: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mnv2_tasks.cli import CONFIGS, PLACES, composing_error, setting_names, settle_training
+from mnv2_tasks.datasets.classes import class_advice
 from mnv2_tasks.errors import InputError, quote
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ def refuse_classes(learned: Mapping[str, tuple[str, ...]], classes: Mapping[str,
         if tuple(learned.get(task, names)) != tuple(names):
             raise InputError(
                 f"data: {task} was trained on the classes {quote(list(learned[task]))}, and this data has "
-                f"{quote(list(names))}; give the data of those classes, or start another run"
+                f"{quote(list(names))}; {class_advice(learned[task], names) or 'give the data of those classes'}, or "
+                "start another run"
             )
 
 

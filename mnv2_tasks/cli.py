@@ -180,6 +180,13 @@ def one_line(error: BaseException, folder: str | Path = "", *, resumes: bool = F
     return None
 
 
+WANTED = {  # what a setting that has to be given is
+    "model": "<a run's best.ckpt, or a file or folder that an export wrote>",
+    "source": "<picture, folder, film or address>",
+    "data.root": "<folder of the data set>",
+}
+
+
 def settle(config: DictConfig) -> dict[str, Any]:
     """The config as a plain, resolved dict, with what `expand` set aside in its place.
 
@@ -204,7 +211,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
         missing = [str(error).splitlines()[0].rpartition(" ")[2]]
     if missing:
         lacking = re.sub(r"^data\.\w+\.", "data.", missing[0]) if len(config.get("data") or ()) == 1 else missing[0]
-        raise InputError(f"{lacking} is not given: add {lacking}=<value> to the command")
+        raise InputError(f"{lacking} is not given: add {lacking}={WANTED.get(lacking, '<value>')} to the command")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     if (study := plain.get("study")) and "instead" in study:

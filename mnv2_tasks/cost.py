@@ -127,13 +127,14 @@ class _plain_ssd(nn.Module):
 
 
 def main() -> None:
+    print("cost: counting 30 classifiers, then the heads, about half a minute on two cores", flush=True)
     print("MobileNetV2 with 1000 classes: ours (published), batch norm folded")
     print(f"{'width':>6} {'params, M':>14} " + " ".join(f"{f'MAdds at {s}, M':>18}" for s in SIZES))
     for width, row in GRID.items():
         costs = [classifier_cost(width, size) for size in SIZES]
         cells = [f"{cost / 1e6:.1f} ({row.get(size, '-')})" for (_, cost), size in zip(costs, SIZES, strict=True)]
         first = f"{costs[0][0] / 1e6:.2f} ({PARAMETERS[width]})"
-        print(f"{width:>6} {first:>14} " + " ".join(f"{cell:>18}" for cell in cells))
+        print(f"{width:>6} {first:>14} " + " ".join(f"{cell:>18}" for cell in cells), flush=True)
     print("\nMobileNetV2 1.0 at 320, 80 classes: parameters, multiply-adds (paper, Tables 5 and 6)")
     paper = {
         "SSD layers": "14.8 M, 1.25 B",

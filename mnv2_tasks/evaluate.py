@@ -1,11 +1,12 @@
 """Evaluate a checkpoint, or a model of foreign weights: `python -m mnv2_tasks.evaluate ckpt=<file> data=...`."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.cli import command, one_line, settle, tune_for_cpu
-from mnv2_tasks.errors import InputError, reason_of
+from mnv2_tasks.errors import InputError, reason_of, shorten
 
 
 def main(config: Any) -> None:
@@ -61,8 +62,7 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     settings = settle(config)
     data, split = wiring.make_data(settings), settings["split"]
     data.tell([split])
-    for task, names in predictor.classes.items():
-        _same_classes(config.ckpt, task, names, data.classes[task])
+    take_classes(config.ckpt, data, predictor.classes)
     folder = new_folder(Path(settings["runs"]) / "evaluate", settings["name"])
     proof = Proof(predictor.exported, predictor.model, predictor.classes)
     for images, targets in batches(data, split, None):
@@ -85,7 +85,7 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
     `given` are the keys of the command line. Without `data`, a checkpoint does without its data set: it is None.
     """
     from mnv2_tasks import wiring
-    from mnv2_tasks.model import fill_model, read_trusted
+    from mnv2_tasks.model import build_model, fill_model, read_trusted
     from mnv2_tasks.weights import load_model
 
     if config.ckpt:
@@ -93,15 +93,15 @@ def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[
         take_settings(config, checkpoint["config"], given)
         settings = settle(config)
         found = trained_data(settings, f"{config.ckpt} ({checkpoint['writer']})") if data else None
-        for task, names in checkpoint["classes"].items() if found else ():
-            _same_classes(config.ckpt, task, names, found.classes[task])  # type: ignore[union-attr]
+        if found:
+            take_classes(config.ckpt, found, checkpoint["classes"])
         return settings, found, fill_model(settings, checkpoint, config.ckpt), checkpoint["classes"]
     settings = settle(config)
     wiring.agree_on_stride(settings)
     found = wiring.make_data(settings)
     wiring.match_cost(settings, found.classes, found.passes)
     model = wiring.make_model(settings, found)
-    load_model(model, config.weights)
+    load_model(model, config.weights, classes=found.classes, build=partial(build_model, settings))
     return settings, found, model.eval(), found.classes
 
 
@@ -143,14 +143,31 @@ def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> Non
         config.depth = trained.get("depth") or 16
 
 
-def _same_classes(ckpt: str, task: str, trained: tuple[str, ...], found: tuple[str, ...]) -> None:
-    if trained != found:
-        raise InputError(
-            f"{ckpt}: its {task} classes are not those of this data: only in the checkpoint "
-            f"{sorted(set(trained) - set(found))}, only in the data {sorted(set(found) - set(trained))}"
-            f"{', or their order differs' if set(trained) == set(found) else ''}; "
-            "evaluate on data with the same classes, or train on this data"
-        )
+def take_classes(ckpt: str, data: Any, classes: Mapping[str, tuple[str, ...]]) -> None:
+    """Number the data's classes as the model does, which may know others besides.
+
+    Raises InputError where the data has classes that the model does not know.
+    """
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from mnv2_tasks.datasets.classes import class_advice
+    from mnv2_tasks.datasets.listing import amount
+    from mnv2_tasks.datasets.renumbered import Renumbered
+
+    for task, trained in classes.items():
+        there, source = data.classes[task], data.source_of(task)
+        if trained == there:
+            continue
+        known = amount(len(trained), "class", "classes")
+        if others := [name for name in there if name not in trained]:
+            fix = class_advice(trained, there) or "evaluate on data of its classes, or train on this data"
+            raise InputError(
+                f"{ckpt}: {task} is for {known} ({shorten(', '.join(trained), 100)}), and the data has {len(there)}, "
+                f"such as {shorten(', '.join(others), 100)}; {fix}"
+            )
+        data.sources[source] = Renumbered(data.sources[source], data.tasks[task], trained)
+        if len(there) < len(trained):
+            rank_zero_only(print)(f"{source}: it has {len(there)} of the model's {known}")
 
 
 if __name__ == "__main__":

@@ -138,27 +138,40 @@ def log_examples(
         return
     for source in sources:
         for task, shown in make(source).items():
-            pictures = [wandb_image(e, task, classes[task]) for e in shown]
+            heights, widths = zip(*(example.image.shape[1:] for example in shown), strict=True)
+            canvas = (max(heights), max(widths))  # W&B shows together what has one size
+            pictures = [wandb_image(example, task, classes[task], canvas) for example in shown]
             logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
 
 
-def wandb_image(example: Example, task: str, names: tuple[str, ...]) -> Any:
-    """An example as a `wandb.Image`: boxes and masks, true and predicted, to switch on and off; labels as a caption."""
+def wandb_image(example: Example, task: str, names: tuple[str, ...], canvas: tuple[int, int]) -> Any:
+    """An example as a `wandb.Image`: boxes and masks, true and predicted, to switch on and off; labels as a caption.
+
+    The picture lies in the upper left of a black canvas (H, W), which is at least as large.
+    """
     from wandb import Image
 
     sides = {"ground_truth": example.targets[task], "predictions": example.predictions[task]}
-    pixels = example.image.permute(1, 2, 0).numpy()
+    pixels = _on_canvas(example.image, canvas, fill=0).permute(1, 2, 0).numpy()
     found = sides["predictions"]
     if "boxes" in found:
-        return Image(pixels, boxes={side: _wandb_boxes(shown, example.seen, names) for side, shown in sides.items()})
+        height, width = example.image.shape[1:]
+        whole = (example.seen[0] * canvas[0] / height, example.seen[1] * canvas[1] / width)  # in the input's pixels
+        return Image(pixels, boxes={side: _wandb_boxes(shown, whole, names) for side, shown in sides.items()})
     if "mask" in found:
-        masks = {side: _wandb_mask(shown["mask"], example, names) for side, shown in sides.items()}
+        masks = {side: _wandb_mask(shown["mask"], example, names, canvas) for side, shown in sides.items()}
         return Image(pixels, masks=masks)
     return Image(pixels, caption=_caption(sides["ground_truth"], found["scores"], names))
 
 
-def _wandb_boxes(shown: dict[str, Tensor], seen: tuple[int, int], names: tuple[str, ...]) -> dict[str, Any]:
-    height, width = seen
+def _on_canvas(picture: Tensor, canvas: tuple[int, int], *, fill: int) -> Tensor:
+    """(C, h, w) -> (C, H, W)."""
+    height, width = picture.shape[1:]
+    return torch.nn.functional.pad(picture, (0, canvas[1] - width, 0, canvas[0] - height), value=fill)
+
+
+def _wandb_boxes(shown: dict[str, Tensor], whole: tuple[float, float], names: tuple[str, ...]) -> dict[str, Any]:
+    height, width = whole
     scores = shown.get("scores")
     data = []
     for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
@@ -173,10 +186,13 @@ def _wandb_boxes(shown: dict[str, Tensor], seen: tuple[int, int], names: tuple[s
     return {"box_data": data, "class_labels": dict(enumerate(names))}
 
 
-def _wandb_mask(mask: Tensor, example: Example, names: tuple[str, ...]) -> dict[str, Any]:
+def _wandb_mask(mask: Tensor, example: Example, names: tuple[str, ...], canvas: tuple[int, int]) -> dict[str, Any]:
     part = mask[: example.seen[0], : example.seen[1]].to(torch.uint8)
-    whole = resize(part[None], list(example.image.shape[1:]), InterpolationMode.NEAREST)[0]
-    return {"mask_data": whole.numpy(), "class_labels": {**dict(enumerate(names)), 255: "unknown"}}
+    whole = resize(part[None], list(example.image.shape[1:]), InterpolationMode.NEAREST)
+    return {
+        "mask_data": _on_canvas(whole, canvas, fill=255)[0].numpy(),
+        "class_labels": {**dict(enumerate(names)), 255: "unknown"},
+    }
 
 
 def _caption(target: dict[str, Tensor], scores: Tensor, names: tuple[str, ...]) -> str:

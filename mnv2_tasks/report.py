@@ -14,6 +14,7 @@ from torch import Tensor
 from mnv2_tasks.callbacks import read_rows
 from mnv2_tasks.cost import madds, parameters
 from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.examples import example_sheet, examples, task_examples
 from mnv2_tasks.model import Model
 from mnv2_tasks.tasks import MultiTask
@@ -39,7 +40,7 @@ def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, 
 def print_start(task: MultiTask, data: DataModule, folder: Path) -> None:
     """What this run trains, in a line each: tasks and data, the network and its cost, the folder."""
     for source, its in data.assigned.items():
-        heads = [f"{name} ({len(task.classes[name])} classes)" for name in its]
+        heads = [f"{name} ({amount(len(task.classes[name]), 'class', 'classes')})" for name in its]
         height, width = data.sizes[source]
         print(f"task: {', '.join(heads)} on {source}, images of {height} x {width}")
     cost = model_cost(deepcopy(task.model), data.passes)  # which puts it into eval mode

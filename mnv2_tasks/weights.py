@@ -3,7 +3,7 @@
 import os
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZipFile, is_zipfile
@@ -154,23 +154,29 @@ def backbone_state(state: State, source: str) -> State:
     )
 
 
-def load_backbone(backbone: MobileNetV2, weights: str | Path | None) -> None:
+def load_backbone(backbone: MobileNetV2, weights: str | Path | None) -> str:
     """Fill a backbone: None leaves it as it is, "imagenet" is torchvision's, anything else is a file.
+
+    Returns a line on what was loaded and what the file holds besides, "" for None.
 
     Raises InputError where tensors are missing or of another shape, naming them and what would fix it. The last
     convolution may be missing here or there: segmenters do without it.
     """
     if weights is None:
-        return
+        return ""
     if str(weights) == "imagenet":
-        state, source = _imagenet(), "torchvision's ImageNet weights"
+        whole, source = _imagenet(), "torchvision's ImageNet weights"
     else:
-        state, source = read_state(weights), str(weights)
-    state = backbone_state(state, source)
+        whole, source = read_state(weights), str(weights)
+    state = backbone_state(whole, source)
+    others = len(whole) - len(state)
+    told = f"trunk from {source}; heads begin anew"
+    told += f", for its {others} other tensors, such as its own head's, are not taken" if others else ""
     if backbone.last is None or not any(name.startswith("last.") for name in state):
         state = {name: value for name, value in state.items() if not name.startswith("last.")}
         state |= {name: value for name, value in backbone.state_dict().items() if name.startswith("last.")}
     load_exactly(backbone, state, source, hint=_backbone_hint(backbone, state))
+    return told
 
 
 def _imagenet() -> State:
@@ -277,8 +283,69 @@ FOREIGN: dict[str, Callable[[State], State]] = {  # the start of a key that tell
 }
 
 
-def load_model(model: nn.Module, path: str | Path) -> None:
-    """Fill a whole model from one of our files, or from others' in a layout of `FOREIGN`."""
+def load_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    build: Callable[[dict[str, tuple[str, ...]]], nn.Module] | None = None,
+) -> None:
+    """Fill a whole model from one of our files, or from others' in a layout of `FOREIGN`.
+
+    With its `classes`, and what builds it of others, weights for another number of classes are told so. Raises
+    InputError for tensors that do not fit.
+    """
+    state = _model_state(model, path)
+    try:
+        load_exactly(model, state, str(path), hint="use the task, backbone and class count that it was trained with")
+    except InputError as error:
+        for task, names in (classes or {}).items():
+            assert build is not None
+            if theirs := _class_count(model, build, state, task, {name: tuple(its) for name, its in classes.items()}):  # type: ignore[union-attr]
+                ours = "1 class" if len(names) == 1 else f"{len(names)} classes"
+                raise InputError(
+                    f"{path}: weights for {'1 class' if theirs == 1 else f'{theirs} classes'}, and the data of {task} "
+                    f"has {ours}; {_class_fix(theirs, names)}"
+                ) from error
+        raise
+
+
+def _class_fix(theirs: int, names: Sequence[str]) -> str:
+    if theirs < len(names):
+        example = ",".join(names[:theirs]) if theirs < 4 else "..."
+        return f"choose theirs, in their order, as data.classes=[{example}]"
+    return "give data that has all of theirs, in their order"
+
+
+def _class_count(
+    model: nn.Module,
+    build: Callable[[dict[str, tuple[str, ...]]], nn.Module],
+    state: State,
+    task: str,
+    classes: dict[str, tuple[str, ...]],
+) -> int | None:
+    """For how many classes the tensors of a task's head are; None where that is not all that does not fit.
+
+    A head's layers grow by the same number of rows with every class.
+    """
+    try:
+        with torch.device("meta"):
+            wider = build({**classes, task: (*classes[task], "")}).state_dict()
+    except InputError:  # a head whose settings are for so many classes alone
+        return None
+    own, start = model.state_dict(), f"heads.{task}."
+    differences = set[float]()
+    for name, value in state.items():
+        if name.startswith(start) and name in own and value.shape != own[name].shape:
+            step = len(wider[name]) - len(own[name]) if own[name].ndim else 0
+            fits = step and value.shape[1:] == own[name].shape[1:]
+            differences.add((len(value) - len(own[name])) / step if fits else 0.5)
+    (difference,) = differences if len(differences) == 1 else (0.5,)
+    return len(classes[task]) + int(difference) if difference == int(difference) else None
+
+
+def _model_state(model: nn.Module, path: str | Path) -> State:
+    """The tensors of a file under the names of a whole model."""
     state = read_state(path)
     for key, convert in FOREIGN.items():
         if any(name.startswith(key) for name in state):
@@ -288,4 +355,4 @@ def load_model(model: nn.Module, path: str | Path) -> None:
             break
     else:
         state = {name.removeprefix("model."): value for name, value in state.items()}
-    load_exactly(model, state, str(path), hint="use the task, backbone and class count that it was trained with")
+    return state

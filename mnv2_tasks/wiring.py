@@ -196,7 +196,8 @@ def make_model(config: Config, data: DataModule) -> Model:
     torch.manual_seed(config["seed"])
     model = build_model(config, data.classes)
     if not (config.get("resume") and (Path(config["resume"]) / "checkpoints" / "last.ckpt").exists()):  # brings its own
-        load_backbone(model.backbone, config["backbone"].get("weights"))
+        if told := load_backbone(model.backbone, config["backbone"].get("weights")):
+            rank_zero_only(print)(f"backbone: {told}")
     for task, head in model.heads.items():
         section, source = config["heads"][task], data.source_of(task)
         said: list[str] = []

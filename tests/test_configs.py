@@ -155,7 +155,7 @@ def test_several_data_sets_leave_the_norms_of_trained_weights_alone(capsys):
         ("task=[ssdlite,deeplabv]", ("task=deeplabv", "did you mean deeplabv3?")),
         ("balance.weights.ssdlit=2", ("balance", "ssdlit")),
         ("data=cocoo", ("data=cocoo", "did you mean coco?")),
-        ("data=coco", ("data.root", "add data.root=<value>")),
+        ("data=coco", ("data.root", "add data.root=<folder of the data set>")),
         ("experiment=pets3", ("photos", "add photos=<value>")),
         ("trainer.max_epoch=3", ("trainer.max_epoch", "did you mean trainer.max_epochs?")),
         ("backbone.output_stride=12", ("backbone.output_stride", "8, 16 or 32")),

@@ -454,11 +454,14 @@ def test_voc_given_folders_lists_and_classes(tmp_path: Path) -> None:
     (tmp_path / "other_test.txt").write_text("z\n")
     (tmp_path / "other_train.txt").write_text("z\n")
     where = {"annotations": "labels", "images": "photos"}
-    source = Voc(tmp_path, **where, classes=["dog", "cat"], val_fraction=0)
-    assert source.provides["detection"] == ("dog", "cat") and source.split("test") is None
+    refused(
+        lambda: Voc(tmp_path, **where, classes=["dog", "cat"]), "labels", "data.classes", "'dog'", "classes are cat"
+    )
+    source = Voc(tmp_path, **where, classes=["cat"], val_fraction=0)
+    assert source.provides["detection"] == ("cat",) and source.split("test") is None
     train = load(source)
     assert names_of(train) == ["one two.PNG", "x.y.PNG"]
-    assert train[0]["labels"].tolist() == [] and train[1]["labels"].tolist() == [1]
+    assert train[0]["labels"].tolist() == [] and train[1]["labels"].tolist() == [0]
     mine = Voc(tmp_path, **where, lists="other_{split}.txt", val_fraction=0)
     assert mine.provides["detection"] == ("cat",)
     assert [names_of(mine.split(side)) for side in ("train", "val", "test")] == [["z.PNG"], [], ["z.PNG"]]
@@ -479,8 +482,9 @@ def test_voc_classes_come_from_all_sides(tmp_path: Path) -> None:
     assert Voc(root).provides["detection"] == ("ant", "cat")
     source = Voc(root, classes=["cat"])
     assert len(load(source)) == 2
-    refused(lambda: source.split("val"), "c.xml", "object 1", "'ant'", "data.classes=['cat']")
-    refused(lambda: Voc(root, classes=["dog"]), "a.xml", "object 1", "'cat'")
+    assert load(source, "val").contents() == "1 class, 0 boxes (1 image without any); 1 box of other classes left out"
+    assert Voc(root, classes=["cat", "ant"]).provides["detection"] == ("cat", "ant")
+    refused(lambda: Voc(root, classes=["cta"]), "data.classes", "'cta'", "did you mean cat", "classes are ant, cat")
     for classes in ("cat", [], ["cat", "cat"]):
         refused(lambda classes=classes: Voc(root, classes=classes), "data.classes=", "list")
 

@@ -249,3 +249,20 @@ def test_plots_leave_the_global_state_alone(tmp_path: Path) -> None:
 
     plot_losses(rows(2), tmp_path / "losses.png")
     assert plt.get_fignums() == []
+
+
+def test_wandb_pictures_of_several_sizes_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnv2_tasks.examples import Example
+    from mnv2_tasks.loggers import wandb_image
+
+    image = torch.full((3, 30, 40), 9, dtype=torch.uint8)
+    boxes = {"boxes": torch.tensor([[0.0, 0.0, 32.0, 48.0]]), "labels": torch.tensor([0])}
+    whole = Example(image, (48, 64), {"det": boxes}, {"det": boxes | {"scores": torch.tensor([0.9])}})
+    shown = wandb_image(whole, "det", ("cat",), (60, 50))
+    assert (shown.image.size, shown.image.getpixel((39, 29)), shown.image.getpixel((40, 29))) == (
+        (50, 60),
+        (9, 9, 9),
+        (0, 0, 0),
+    )
+    (box,) = shown._boxes["predictions"]._val
+    assert box["position"] == {"minX": 0.0, "minY": 0.0, "maxX": 0.4, "maxY": 0.5}

@@ -87,6 +87,23 @@ def test_val_fraction(cifar: Path) -> None:
     refused(lambda: cifar10(cifar, val_fraction=1), "data.val_fraction=1")
 
 
+def test_chosen_classes(cifar: Path, pets: Path) -> None:
+    chosen = ("class 7", "class 2")
+    whole, source = cifar10(cifar), cifar10(cifar, classes=list(chosen))
+    assert source.provides == {"classification": chosen}
+    for name in ("train", "val", "test"):
+        every, split = whole.split(name), source.split(name)
+        assert [split.label(i) for i in range(len(split))] == [int(k == 2) for k in every.targets if k in (2, 7)]
+        assert split.notes[-1] == f"{len(every) - len(split)} images of other classes left out"
+    refused(lambda: cifar10(cifar, classes=["clas 7", "class 2"]), "CIFAR10", "'clas 7' (did you mean class 7")
+    refused(lambda: cifar10(cifar, classes=["class 7"]), "class 7 is the only class")
+    swapped = Pets(pets, classes=["pug", "Abyssinian"])
+    assert swapped.provides["classification"] == ("pug", "Abyssinian") and side(swapped, "train").label(0) == 0
+    heads = Pets(pets, classes=["dog"])
+    assert heads.provides["detection"] == ("dog",) and heads.provides["classification"] == ("Abyssinian", "pug")
+    refused(lambda: Pets(pets, classes=["pugg", "Abyssinian"]), "'pugg' (did you mean pug")
+
+
 def idx(file: Path, values: np.ndarray, *, zipped: bool) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     content = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()

@@ -32,6 +32,7 @@ def main(config: Any) -> None:
     settings = settle(config)
     folder = new_folder(Path(settings["runs"]) / "analysis", settings["name"])
     for what in wanted:
+        print(f"analysis: {what}", flush=True)
         found = ANALYSES[what](settings, checkpoint, folder)
         report.write_json(folder / f"{what}.json", found)
     print(f"analyses: {folder}")

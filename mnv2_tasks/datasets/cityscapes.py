@@ -1,11 +1,13 @@
 """Cityscapes: street scenes of 2048x1024 pixels with the 19 classes of its benchmark (arXiv 1604.01685)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mnv2_tasks.datasets.classes import check_choice
 from mnv2_tasks.datasets.files import IGNORED, check_root
-from mnv2_tasks.datasets.legend import Legend, index_legend
+from mnv2_tasks.datasets.legend import Legend, choose, index_legend
 from mnv2_tasks.datasets.listing import LeftOut, amount, walk
 from mnv2_tasks.datasets.segmentation import MaskSplit, make_split
 from mnv2_tasks.errors import InputError
@@ -41,13 +43,15 @@ class Cityscapes:
 
     Args:
         root: the folder with leftImg8bit and gtFine.
+        classes: those to learn, in the order of the class indices; the pixels of the others are "background", which
+            comes first unless it is named. None: all 19.
         max_side: an image whose long side is over this is reduced when it is read.
 
     Ids outside of the benchmark's 19 classes are ignored. A side without labelIds files is read from labelTrainIds.
     Raises InputError for what is wrong once a side is asked for.
     """
 
-    def __init__(self, root: str | Path, *, max_side: int | None = None) -> None:
+    def __init__(self, root: str | Path, *, classes: Sequence[str] | None = None, max_side: int | None = None) -> None:
         self.root = check_root(root, val_fraction=0)
         self.max_side = max_side
         for folder in ("leftImg8bit", "gtFine"):
@@ -56,7 +60,8 @@ class Cityscapes:
                     f"{self.root / folder / 'train'}: there is no such folder; unpack leftImg8bit_trainvaltest.zip "
                     "and gtFine_trainvaltest.zip into data.root"
                 )
-        self.provides = {"segmentation": tuple(CLASSES)}
+        self._choice = check_choice(classes)
+        self.provides = {"segmentation": self._choose(LABELS[0])[0]}
         self._splits: dict[str, MaskSplit | None] = {}
 
     def split(self, name: str) -> MaskSplit | None:
@@ -76,20 +81,24 @@ class Cityscapes:
         if not images:
             raise InputError(f"{folder}: there are no <city>/*{IMAGE} in it; put them there")
         labels, masks = self._masks(side, images)
+        classes, legend, notes = self._choose(labels)
         split = make_split(
             images,
             masks,
-            legend=_legend(labels),
-            class_names=tuple(CLASSES),
+            legend=legend,
+            class_names=classes,
             max_side=self.max_side,
             read=False,  # no value is refused, and they are large
         )
-        split.left_out = left
+        split.left_out, split.notes = left, notes
         if side == "test" and (split.mask(0) == IGNORED).all():
             if train := self.split("train"):
                 train.notes.append(f"test/ is no side: the masks of its {amount(len(split), 'image')} are blank")
             return None
         return split
+
+    def _choose(self, labels: str) -> tuple[tuple[str, ...], Legend, list[str]]:
+        return choose(tuple(CLASSES), _legend(labels), self._choice, where="Cityscapes")
 
     def _masks(self, side: str, images: list[Path]) -> tuple[str, list[Path]]:
         """The kind of label files that there are, and the one of each image."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mnv2_tasks.datasets.classes import alike_form, choose_classes, composed
 from mnv2_tasks.datasets.images import SUFFIXES
-from mnv2_tasks.datasets.label_table import LabelledFiles, alike_form, choose_classes, composed
+from mnv2_tasks.datasets.label_table import LabelledFiles
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
 from mnv2_tasks.datasets.lists import TABLES, check_no_lists
 from mnv2_tasks.datasets.sides import by_side, check_untold, side_of

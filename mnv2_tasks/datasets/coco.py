@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mnv2_tasks.datasets import detection
+from mnv2_tasks.datasets.classes import alike_form, check_choice, choose_classes
 from mnv2_tasks.datasets.coco_layout import Layout
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
-from mnv2_tasks.datasets.label_table import alike_form, choose_classes
 from mnv2_tasks.datasets.legend import MOST_CLASSES
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.datasets.shapes import Shapes, bad_outline, outline_box, pack
@@ -30,6 +30,8 @@ class Coco:
         root: the data set's folder.
         annotations: file below root, with "{split}" for train, val, test; without it, one file for all. None
             looks in the usual places.
+        classes: names of categories in the order of the class indices; objects of others are left out, while their
+            images stay. None: all.
         images: folder below root, "{split}" allowed. None: the first usual one that has the first image.
         val_fraction: where there is no val file, the part of train held out by a hash of the file name.
         bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
@@ -50,6 +52,7 @@ class Coco:
         *,
         annotations: str | None = None,
         images: str | None = None,
+        classes: Sequence[str] | None = None,
         val_fraction: float = 0.2,
         bad_boxes: str = "error",
         outlines: bool = True,
@@ -62,10 +65,12 @@ class Coco:
         self.layout = Layout(self.root, annotations=annotations, images=images, outside=outside)
         self.files = self.layout.sides
         self._first = "train" if "train" in self.files else next(iter(self.files))  # it names the classes
+        choice = check_choice(classes)
         contents = _read(self.files[self._first], outlines=outlines)
-        self._classes = _class_names(self.files, self._first, contents)
+        self._names = _class_names(self.files, self._first, contents)
+        self._classes = choose_classes(self.files[self._first], self._names, choice)
         self.provides = {"detection": self._classes, "multilabel": self._classes}
-        self._parsed: Parsed | None = _parse(self.files[self._first], contents, self._classes)
+        self._parsed: Parsed | None = self._parse(self._first, contents)
         self.outlines = self._parsed.shapes is not None
         if self.outlines:
             self.provides["segmentation"] = ("background", *self._classes)
@@ -82,9 +87,12 @@ class Coco:
                 self._make_first()
             elif name in self.files:
                 contents = _read(self.files[name], outlines=self.outlines)
-                _check_classes(self.files[name], contents, self.files[self._first], self._classes)
-                self._splits[name] = self._make(name, _parse(self.files[name], contents, self._classes))
+                _check_classes(self.files[name], contents, self.files[self._first], self._names)
+                self._splits[name] = self._make(name, self._parse(name, contents))
         return self._splits.get(name)
+
+    def _parse(self, side: str, contents: dict[str, Any]) -> Parsed:
+        return _parse(self.files[side], contents, self._names, masks=len(self._classes) < MOST_CLASSES)
 
     def _make_first(self) -> None:
         assert self._parsed is not None
@@ -100,10 +108,10 @@ class Coco:
         split = detection.make_split(
             replace(parsed, names=names),
             folder,
-            class_names=self._classes,
+            class_names=self._names,
             bad_boxes=self.bad_boxes,
             max_side=self.max_side,
-        )
+        ).only(self._classes)
         split.notes += [*parsed.notes, *notes]
         return split
 
@@ -244,7 +252,7 @@ def _check_classes(file: Path, contents: dict[str, Any], train: Path, classes: t
             )
 
 
-def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Parsed:
+def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...], *, masks: bool) -> Parsed:
     ids = _unique(file, "images have the id", _column(file, contents, "images", "id", int, str))
     names = _unique(file, "images have the file_name", _column(file, contents, "images", "file_name", str))
     if not names:
@@ -288,7 +296,7 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...]) -> Pa
         area[area == 0] = np.nan
         notes.append(amount(int(blank), "area of 0 is read as its box's", "areas of 0 are read as their boxes'"))
     outlines = [entry.get("packed", b"") for entry in contents["annotations"]]
-    has_outlines = any(outlines) and len(classes) < MOST_CLASSES
+    has_outlines = any(outlines) and masks
     objects = Objects(
         image=image,
         boxes=corners,

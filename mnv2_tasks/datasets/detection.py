@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.boxes import Order, check_boxes
+from mnv2_tasks.datasets.classes import new_numbers
 from mnv2_tasks.datasets.files import IGNORED, MAX_SIDE, FileSplit, check_root, held_out, part
 from mnv2_tasks.datasets.images import check_images, image_size
 from mnv2_tasks.datasets.listing import amount, without_any
@@ -50,7 +51,8 @@ class DetectionSplit(FileSplit):
     Args:
         folder, names: where the images are; `names` are relative to it.
         sizes: (I, 2) int, the (H, W) that the annotations declare for each image.
-        objects: the boxes, in pixels of those sizes.
+        objects: the boxes, in pixels of those sizes; -1 as a label is of a class that is left out, whose objects only
+            cover others in masks.
         shapes: the outlines of the objects, for samples with a mask: 0 is the background, then come the classes.
         background: False makes 0 the first class, and ignores the pixels that no outline covers.
         max_side: a longer image is reduced when it is read, and its boxes with it.
@@ -73,7 +75,9 @@ class DetectionSplit(FileSplit):
         # Bytes in one array: a list of strings would be copied page by page into every loader process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self._sizes = sizes
-        self._objects = objects.take(np.argsort(objects.image, kind="stable"))
+        self._painted = objects.take(np.argsort(objects.image, kind="stable"))
+        wanted = self._painted.labels >= 0
+        self._objects = self._painted if wanted.all() else self._painted.take(wanted)
         self._starts = np.searchsorted(self._objects.image, np.arange(len(names) + 1))
         self._counts: Tensor | None = None
 
@@ -89,7 +93,9 @@ class DetectionSplit(FileSplit):
 
     def contents(self) -> str:
         boxes, blank = amount(len(self._objects.image), "box", "boxes"), int((np.diff(self._starts) == 0).sum())
-        return f"{amount(len(self.class_names), 'class', 'classes')}, {boxes}{without_any(blank)}"
+        others = len(self._painted.image) - len(self._objects.image)
+        left_out = f"; {amount(others, 'box', 'boxes')} of other classes left out" if others else ""
+        return f"{amount(len(self.class_names), 'class', 'classes')}, {boxes}{without_any(blank)}{left_out}"
 
     def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
         """Boxes in pixels of the canvas, "area" in those of the original; which classes are present; the mask."""
@@ -121,20 +127,23 @@ class DetectionSplit(FileSplit):
         Without a background 255 is where no outline is, and a class has its own number.
 
         A smaller object lies on top of a larger one. Crowds are ignored, and so is what is left of the box of an
-        object that has no outline.
+        object that has no outline. Objects of classes that are left out count as not there, but cover what they cover.
         """
         assert self.shapes is not None
-        here, size = self._objects_of(index), self.declared(index)
+        first, last = np.searchsorted(self._painted.image, [index, index + 1])
+        here, size = self._painted.take(np.arange(first, last)), self.declared(index)
         assert here.shape is not None
         empty = 0 if self.background else IGNORED
         columns, hidden = np.full(size[::-1], empty, np.uint8), []  # (W, H), as outlines go down the columns
         flat = columns.reshape(-1)
         for row in np.lexsort((-here.area, ~here.crowd)).tolist():  # crowds first, then large to small
             stretches = self.shapes.stretches(int(here.shape[row]), size)
-            if stretches is None:
+            other = here.labels[row] < 0
+            if stretches is None and not other:
                 hidden.append(here.boxes[row].round().astype(int).tolist())
+            value = empty if other else IGNORED if here.crowd[row] else here.labels[row] + self.background
             for start, stop in stretches or ():
-                flat[start:stop] = IGNORED if here.crowd[row] else here.labels[row] + self.background
+                flat[start:stop] = value
         for x1, y1, x2, y2 in hidden:
             inside = columns[x1:x2, y1:y2]
             inside[inside == empty] = IGNORED
@@ -168,14 +177,24 @@ class DetectionSplit(FileSplit):
 
     def subset(self, mask: NDArray[np.bool_]) -> "DetectionSplit":
         """The images where `mask` (I,) is true, in the same order."""
-        kept = self._objects.take(mask[self._objects.image])
+        kept = self._painted.take(mask[self._painted.image])
         position = np.cumsum(mask) - 1
+        return self._with(replace(kept, image=position[kept.image]), self.class_names, mask)
+
+    def only(self, classes: tuple[str, ...]) -> "DetectionSplit":
+        """All images, with the objects of these classes alone, in their numbers."""
+        if classes == self.class_names:
+            return self
+        labels = np.append(new_numbers(self.class_names, classes), -1)[self._painted.labels]
+        return self._with(replace(self._painted, labels=labels), classes, np.ones(len(self), np.bool_))
+
+    def _with(self, objects: Objects, class_names: tuple[str, ...], mask: NDArray[np.bool_]) -> "DetectionSplit":
         return DetectionSplit(
             self.folder,
             [self.file_name(i) for i in np.flatnonzero(mask).tolist()],
             sizes=self._sizes[mask],
-            objects=replace(kept, image=position[kept.image]),
-            class_names=self.class_names,
+            objects=objects,
+            class_names=class_names,
             shapes=self.shapes,
             background=self.background,
             max_side=self.max_side,

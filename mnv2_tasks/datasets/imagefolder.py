@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnv2_tasks.datasets.class_folders import read_folders
+from mnv2_tasks.datasets.classes import check_choice, new_numbers
 from mnv2_tasks.datasets.files import MAX_SIDE, FileSplit, check_root, held_out, part
 from mnv2_tasks.datasets.images import MAX_CHECKED, check_images
-from mnv2_tasks.datasets.label_table import composed, read_table
+from mnv2_tasks.datasets.label_table import read_table
 from mnv2_tasks.datasets.listing import amount, without_any
 from mnv2_tasks.datasets.sides import no_train
 from mnv2_tasks.errors import InputError
@@ -80,6 +81,30 @@ class LabelledImages(FileSplit):
             max_side=self.max_side,
         )
 
+    def only(self, classes: tuple[str, ...]) -> "LabelledImages":
+        """The images of these classes alone, in their numbers; of multi-label data all images."""
+        return only_classes(self, classes)
+
+
+def only_classes(split: Any, classes: tuple[str, ...]) -> Any:
+    """What `only` of a split with `targets` gives, and a note of what it leaves out."""
+    if classes == split.class_names:
+        return split
+    numbers = new_numbers(split.class_names, classes)
+    if split.targets.ndim == 2:
+        targets = np.zeros((len(split), len(classes)), np.bool_)
+        targets[:, numbers[numbers >= 0]] = split.targets[:, numbers >= 0]
+        wanted = np.ones(len(split), np.bool_)
+    else:
+        targets = numbers[split.targets]
+        wanted = targets >= 0
+    less = split.subset(wanted)
+    less.targets, less.class_names = targets[wanted], classes
+    less.left_out, less.notes = split.left_out, list(split.notes)
+    if others := int((~wanted).sum()):
+        less.notes.append(f"{amount(others, 'image')} of other classes left out")
+    return less
+
 
 def label_contents(targets: NDArray[Any], classes: int) -> str:
     """ "3 classes"; of multi-label targets (I, K) also "1,203 labels (12 images without any)"."""
@@ -121,10 +146,7 @@ class ImageFolder:
         max_side: int | None = MAX_SIDE,
     ) -> None:
         self.root = check_root(root, val_fraction=val_fraction)
-        if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
-            raise InputError(f"data.classes={classes}: give a list of different names, as in data.classes=[cat,dog]")
-        if classes is not None:  # data.classes=[0,1] are folders' names, too
-            classes = [composed(str(name)) for name in classes]
+        classes = check_choice(classes)
         if separator is not None and (labels is None or not separator):
             raise InputError(f"data.separator={separator!r} parts the labels in a table: name it as data.labels=<file>")
         if labels is None:

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_tasks.datasets.classes import alike_form, choose_classes, composed
 from mnv2_tasks.datasets.images import SUFFIXES
 from mnv2_tasks.datasets.listing import LeftOut, amount, subfolders, walk
 from mnv2_tasks.datasets.lists import TABLES, not_read
@@ -29,30 +29,6 @@ class LabelledFiles:
     targets: NDArray[Any]  # (I,) int64 class indices, or (I, K) bool
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: list[str] = field(default_factory=list)
-
-
-def composed(name: str) -> str:
-    """A class's name in the one form of Unicode, which some systems write decomposed."""
-    return unicodedata.normalize("NFC", name)
-
-
-def alike_form(name: str) -> str:
-    """The same for two names of one class, which differ in case, blanks or the form of Unicode."""
-    return " ".join(composed(name).casefold().split())
-
-
-def choose_classes(where: Path, there: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
-    """The class names: `given`, which must be there, or all that are; no two may be alike but for case and blanks."""
-    if given is not None and (missing := [name for name in given if name not in set(there)]):
-        raise InputError(f"{where}: there are no training images of {missing[0]!r}, which data.classes names; add some")
-    alike: dict[str, str] = {}
-    for name in given if given is not None else there:
-        other = alike.setdefault(alike_form(name), name)
-        if other != name:
-            raise InputError(
-                f"{where}: {quote(other)} and {quote(name)} are duplicate names of one class; make them one"
-            )
-    return tuple(alike.values())
 
 
 def read_table(

@@ -4,14 +4,16 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_tasks.datasets.classes import BACKGROUND, choose_classes
 from mnv2_tasks.datasets.files import IGNORED
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.foreign import read_json, read_text
 
@@ -55,12 +57,12 @@ class ClassTable:
     by_colour: bool = False
 
 
-def class_table(root: Path, classes: Sequence[str] | None, colours: Mapping[str, Sequence[int]] | None) -> ClassTable:
+def class_table(root: Path, names: Sequence[str] | None, colours: Mapping[str, Sequence[int]] | None) -> ClassTable:
     """The classes from the settings, or else from root's class_dict.csv or classes.json. Raises InputError."""
-    if classes is not None and colours is not None:
-        raise InputError("data.classes and data.colours both name the classes; give one of them")
-    if classes is not None:
-        return ClassTable("data.classes", [] if isinstance(classes, str) else list(classes))
+    if names is not None and colours is not None:
+        raise InputError("data.names and data.colours both name the classes; give one of them")
+    if names is not None:
+        return ClassTable("data.names", [] if isinstance(names, str) else list(map(str, names)))
     if colours is not None:
         palette = {name: _colour(rgb, f"data.colours.{name}") for name, rgb in colours.items()}
         return ClassTable("data.colours", list(palette), palette, by_colour=True)
@@ -95,9 +97,31 @@ def make_legend(table: ClassTable, ignore: Sequence[int | str | Sequence[int]]) 
     indices[[IGNORED, *values]] = IGNORED
     meaning = {palette[name]: number for name, number in zip(names, numbers, strict=True) if name in palette}
     meaning |= dict.fromkeys(colours, IGNORED)
-    place = "data.colours" if palette else "data.classes"
+    place = "data.colours" if palette else "data.classes" if table.where == "data.classes" else "data.names"
     advice = f"the classes are {', '.join(names)}: add it in {place}, or leave it out with data.ignore=[{{}}]"
     return kept, Legend(indices, meaning, by_colour=table.by_colour, advice=advice)
+
+
+def choose(
+    names: tuple[str, ...], legend: Legend, choice: Sequence[str] | None, *, where: str
+) -> tuple[tuple[str, ...], Legend, list[str]]:
+    """The chosen classes, the legend of masks with them alone, and a note of the others, which are background.
+
+    The background comes first unless `choice` has it elsewhere. What is ignored stays so. Raises InputError.
+    """
+    if choice is None:
+        return names, legend, []
+    chosen = choose_classes(where, names if BACKGROUND in names else (*names, BACKGROUND), choice)
+    others = [name for name in names if name not in (*chosen, BACKGROUND)]
+    if BACKGROUND not in chosen and (others or BACKGROUND in names):
+        chosen = (BACKGROUND, *chosen)
+    numbers = np.array([chosen.index(name if name in chosen else BACKGROUND) for name in names], np.int16)
+    indices = legend.indices.copy()
+    known = (indices >= 0) & (indices < len(names))
+    indices[known] = numbers[indices[known]]
+    colours = {rgb: int(numbers[old]) if old < len(names) else old for rgb, old in legend.colours.items()}
+    notes = [f"pixels of {amount(len(others), 'other class', 'other classes')} are background"] if others else []
+    return chosen, replace(legend, indices=indices, colours=colours), notes
 
 
 def _colour(told: Any, where: str) -> Colour:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mnv2_tasks.datasets.classes import check_choice
 from mnv2_tasks.datasets.files import check_root, held_out, part
-from mnv2_tasks.datasets.legend import ClassTable, class_table, make_legend
+from mnv2_tasks.datasets.legend import ClassTable, choose, class_table, make_legend
 from mnv2_tasks.datasets.mask_layout import read_layout
 from mnv2_tasks.datasets.mask_values import number_of_classes
 from mnv2_tasks.datasets.segmentation import MaskSplit, make_split
@@ -26,10 +27,12 @@ class Masks:
             held out. A line is an image's name, or an image and a mask with their paths below root. None: {split}.txt
             where there is one; otherwise the sides are sub-folders of `images` and `masks`, or hold such folders
             themselves, or without those are split by a hash of the names. Sides may be spelled in other ways.
-        classes: names in the order of the indices. None: of `colours`, of class_dict.csv (name, r, g, b) or
-            classes.json (names, and perhaps a palette) in root; without any, numbers up to the
+        names: of the classes in the order of the indices. None: of `colours`, of class_dict.csv (name, r, g, b) or
+            classes.json (names, and perhaps a palette) in root; without any, `classes`, or numbers up to the
             largest in train, where the values look like class indices (of the first side, where there is no train).
         colours: {class: [r, g, b]}, for masks that are told by colour.
+        classes: those to learn, in the order of the class indices; the pixels of the others are "background", which
+            comes first unless it is named. None: all. Where nothing else names the values, the names of all.
         ignore: more that is to count as 255: values, colours [r, g, b], or names of classes, which are left out.
         val_fraction: the part of train held out where there is no val side.
         outside: whether file names may lead out of root.
@@ -47,6 +50,7 @@ class Masks:
         masks: str = "masks",
         mask_suffix: str = "",
         lists: str | None = None,
+        names: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
         colours: Mapping[str, Sequence[int]] | None = None,
         ignore: Sequence[int | str | Sequence[int]] = (),
@@ -57,7 +61,10 @@ class Masks:
         self.root = check_root(root, val_fraction=val_fraction)
         self.val_fraction, self.max_side = val_fraction, max_side
         self._sides = read_layout(self.root, images, masks, suffix=mask_suffix, lists=lists, outside=outside)
-        table = class_table(self.root, classes, colours)
+        choice = check_choice(classes)
+        table = class_table(self.root, names, colours)
+        if not table.where and choice is not None:
+            table, choice = ClassTable("data.classes", choice), None
         if not table.where:
             values = [one for one in ignore if isinstance(one, int)]
             first = next(iter(self._sides))  # train, where there is one
@@ -67,7 +74,10 @@ class Masks:
             table = ClassTable(
                 f"the {'training' if first == 'train' else first} masks", [str(number) for number in range(count)]
             )
-        self.classes, self.legend = make_legend(table, ignore)
+        present, legend = make_legend(table, ignore)
+        self.classes, self.legend, notes = choose(present, legend, choice, where=str(self.root))
+        for side in self._sides.values():
+            side.notes = [*side.notes, *notes]
         self.provides = {"segmentation": self.classes}
         self._splits: dict[str, MaskSplit | None] = {}
 

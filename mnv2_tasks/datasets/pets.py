@@ -1,17 +1,20 @@
 """Oxford-IIIT Pet: breeds, head boxes and trimaps of the same photos."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torchvision import datasets
 
+from mnv2_tasks.datasets.classes import check_choice, choose_classes, choose_two
 from mnv2_tasks.datasets.detection import DetectionSplit
 from mnv2_tasks.datasets.files import IGNORED, MAX_SIDE, check_root
 from mnv2_tasks.datasets.imagefolder import LabelledImages, held_out_by_class
 from mnv2_tasks.datasets.images import check_images
 from mnv2_tasks.datasets.legend import Legend
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.datasets.merged import MergedSplit, join
 from mnv2_tasks.datasets.segmentation import make_split
 from mnv2_tasks.datasets.torchvision_sets import read
@@ -35,12 +38,18 @@ class Pets:
 
     The official test images are test's; of the official trainval, `val_fraction` of each breed, by a hash of the file
     name, are val's. With 0, trainval is train and the test images serve as val.
+
+    Args:
+        root: see above.
+        classes: breeds in the order of the class indices, images of others being left out; or of "cat" and "dog",
+            boxes of the other being left out, and no image. None: all.
     """
 
     def __init__(
         self,
         root: str | Path,
         *,
+        classes: Sequence[str] | None = None,
         val_fraction: float = 0.2,
         download: bool = True,
         max_side: int | None = MAX_SIDE,
@@ -52,10 +61,15 @@ class Pets:
         if odd := [name for name, number in test.items() if number not in set(trainval.values())]:
             raise InputError(f"{self.root}: test.txt: trainval.txt has no image of {odd[0]}'s breed; correct the lists")
         breeds = {number: name.rsplit("_", 1)[0] for name, number in trainval.items()}
-        self._numbers = sorted(breeds)
+        choice = check_choice(classes) or []
+        numbers = {breeds[number]: number for number in sorted(breeds)}
+        choose_classes(self.root, [*numbers, *HEADS], choice)
+        of_heads = set(choice) <= set(HEADS)
+        chosen = tuple(numbers) if of_heads else choose_two(self.root, list(numbers), choice)
+        self._numbers = [numbers[name] for name in chosen]
         self.provides = {
-            "classification": tuple(breeds[number] for number in self._numbers),
-            "detection": HEADS,
+            "classification": chosen,
+            "detection": tuple(choice) if of_heads and choice else HEADS,
             "segmentation": MASKS,
         }
         held = held_out_by_class(list(trainval), np.array(list(trainval.values())), val_fraction).tolist()
@@ -68,10 +82,13 @@ class Pets:
     def split(self, name: str) -> MergedSplit | None:
         """The images of "train", "val" or "test", checked, with what is known of each; None where there are none."""
         if name in self._listed and name not in self._splits:
-            split = self._splits[name] = self._make(self._listed[name])
+            listed = {stem: n for stem, n in self._listed[name].items() if n in self._numbers}
+            split = self._splits[name] = self._make(listed)
+            if others := len(self._listed[name]) - len(listed):
+                split.notes.append(f"{amount(others, 'image')} of other classes left out")
             if name == "val":
-                official = len(split) + len(self._listed["train"])
-                held = f"held out of trainval, {len(split):,} of {official:,} by name"
+                official = len(self._listed["val"]) + len(self._listed["train"])
+                held = f"held out of trainval, {len(self._listed[name]):,} of {official:,} by name"
                 split.notes.append(held if "test" in self._listed else "the test images serve as val")
         return self._splits.get(name)
 
@@ -111,14 +128,14 @@ class Pets:
             source = Voc(
                 self.root / "annotations" / "xmls",  # as a data set of its own: the lists beside it are of other form
                 images=os.path.relpath(self.root / "images", self.root / "annotations" / "xmls"),
-                classes=HEADS,
                 one_based=True,
                 val_fraction=0,
                 bad_boxes="fix",
                 max_side=self._max_side,
             )
-            self._heads = source.split("train")
-            assert self._heads is not None
+            heads = source.split("train")
+            assert heads is not None
+            self._heads = heads.only(self.provides["detection"])
         return self._heads
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
+from mnv2_tasks.datasets.classes import new_numbers
 from mnv2_tasks.datasets.files import IGNORED, FileSplit
 from mnv2_tasks.datasets.images import check_image, check_images, image_size, open_image
 from mnv2_tasks.datasets.legend import Legend
@@ -165,6 +167,23 @@ class MaskSplit(FileSplit):
         if self._pixels is not None and (there := mask[self._pixels[0]]).any():
             chosen, rows = self._pixels
             split._pixels = (np.cumsum(mask) - 1)[chosen[there]], rows[there]
+        return split
+
+    def only(self, classes: tuple[str, ...]) -> "MaskSplit":
+        """All pairs, in the numbers of these classes, among which are all of the masks'."""
+        if classes == self.class_names:
+            return self
+        numbers = np.arange(256)
+        numbers[: len(self.class_names)] = new_numbers(self.class_names, classes)
+        indices = np.where(self.legend.indices < 0, -1, numbers[self.legend.indices]).astype(np.int16)
+        colours = {rgb: int(numbers[old]) for rgb, old in self.legend.colours.items()}
+        split = self.subset(np.ones(len(self), np.bool_))
+        split.legend, split.class_names = replace(self.legend, indices=indices, colours=colours), classes
+        if split._pixels is not None:
+            chosen, rows = split._pixels
+            wide = np.zeros((len(rows), len(classes)), np.int64)
+            wide[:, numbers[: rows.shape[1]]] = rows
+            split._pixels = chosen, wide
         return split
 
 

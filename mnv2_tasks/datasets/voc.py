@@ -11,8 +11,8 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 
 from mnv2_tasks.datasets import detection
+from mnv2_tasks.datasets.classes import check_choice, choose_classes
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
-from mnv2_tasks.datasets.label_table import choose_classes
 from mnv2_tasks.datasets.sides import no_train
 from mnv2_tasks.datasets.voc_layout import Layout
 from mnv2_tasks.errors import InputError, quote
@@ -49,15 +49,16 @@ class Voc:
         lists: file below root, an image a line, with "{split}" for train, val, test; without it, one list for all,
             of which val is held out. None: the lists named for sides in ImageSets/Main or root, trainval.txt too, or
             else folders named so among those of the XML files.
-        classes: names in the order of the class indices; None: every name found, sorted.
+        classes: names in the order of the class indices; objects of others are left out, while their images stay.
+            None: every name found, sorted.
         one_based: pixels count from 1, as in the official VOC: xmin and ymin become one less.
         val_fraction: where there is no val list, the part of train held out by a hash of the file name.
         bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
         max_side: an image whose long side is over this is reduced when it is read.
 
     A `difficult` object gets crowd=True: neither training nor the metric counts it, and it leaves unknown whether its
-    class is present. Raises InputError for what is wrong: in lists and XML at once (with `classes` given, only train's
-    XML), in images and boxes once that side is asked for.
+    class is present. Raises InputError for what is wrong: in lists and XML at once (with `classes` given, perhaps only
+    train's XML), in images and boxes once that side is asked for.
     """
 
     def __init__(
@@ -78,22 +79,22 @@ class Voc:
         self.one_based, self.max_side = one_based, max_side
         self.layout = Layout(self.root, annotations=annotations, images=images, lists=lists)
         self._sides = self.layout.sides
-        if isinstance(classes, str) or (classes is not None and len(set(classes)) < max(len(classes), 1)):
-            raise InputError(f"data.classes={classes}: give a list of different names, as in data.classes=[car,bus]")
+        choice = check_choice(classes)
         self._pages: dict[str, list[Page]] = {}
-        if classes is None:
-            pages = [page for side in self._sides for page in self._read(side)]
-            there = sorted({thing.name for page in pages for thing in page.things})
-            classes = choose_classes(self.layout.folder, there, None)
-        if not classes:
+        self._first = "train" if "train" in self._sides else next(iter(self._sides))
+        there = _names(self._read(self._first))
+        if choice is None or not there.issuperset(choice):
+            there = there.union(*(_names(self._read(side)) for side in self._sides))
+        if not there:
             raise InputError(
                 f"{self.layout.folder}: its XML files hold no <object>: there is nothing to learn; add some, or export "
                 "them as Pascal VOC"
             )
-        self._classes = tuple(classes)
+        choose_classes(self.layout.folder, sorted(there), None)
+        if choice and self._first != "train":  # a side that is evaluated alone may lack a class that the model knows
+            there |= set(choice)
+        self._classes = choose_classes(self.layout.folder, sorted(there), choice)
         self.provides = {"detection": self._classes, "multilabel": self._classes}
-        self._first = "train" if "train" in self._sides else next(iter(self._sides))
-        _check_names(self._read(self._first), self._classes)
         self._splits: dict[str, DetectionSplit | None] = {}
 
     def split(self, name: str) -> DetectionSplit | None:
@@ -126,15 +127,15 @@ class Voc:
     def _make(self, side: str) -> DetectionSplit:
         pages = self._read(side)
         del self._pages[side]
-        _check_names(pages, self._classes)
+        present = choose_classes(self.layout.folder, sorted(_names(pages).union(self._classes)), None)
         folder, names, notes = self.layout.find_images(side, pages)
         split = detection.make_split(
-            _parsed(pages, names, self._classes, one_based=self.one_based),
+            _parsed(pages, names, present, one_based=self.one_based),
             folder,
-            class_names=self._classes,
+            class_names=present,
             bad_boxes=self.bad_boxes,
             max_side=self.max_side,
-        )
+        ).only(self._classes)
         split.notes = notes
         if side == self._first:
             split.left_out = self.layout.left_out
@@ -212,15 +213,8 @@ def _is_difficult(file: Path, number: int, text: str | None) -> bool:
     return _DIFFICULT[word]
 
 
-def _check_names(pages: Sequence[Page], classes: tuple[str, ...]) -> None:
-    known = set(classes)
-    for page in pages:
-        for number, thing in enumerate(page.things, 1):
-            if thing.name not in known:
-                raise InputError(
-                    f"{page.file}: object {number}: {quote(thing.name)} is not among "
-                    f"data.classes={quote(list(classes), 200)}; correct the name, or add it to the classes"
-                )
+def _names(pages: Sequence[Page]) -> set[str]:
+    return {thing.name for page in pages for thing in page.things}
 
 
 def _parsed(pages: Sequence[Page], names: list[str], classes: tuple[str, ...], *, one_based: bool) -> Parsed:

@@ -1,5 +1,6 @@
 """Boxes, outlines and the classes present, from YOLO's text files, one an image."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv2_tasks.datasets import detection
+from mnv2_tasks.datasets.classes import check_choice, choose_classes
 from mnv2_tasks.datasets.detection import DetectionSplit, Objects, Parsed
 from mnv2_tasks.datasets.images import check_images, image_size
 from mnv2_tasks.datasets.legend import MOST_CLASSES
@@ -35,6 +37,8 @@ class Yolo:
         root: the data set's folder.
         file: the data.yaml, or darknet's .data file, below root. None: the one that is there; without one the sides
             are train.txt and val.txt, or folders such as images/train or train/images.
+        classes: names in the order of the class indices; objects of others are left out, while their images stay.
+            None: all.
         val_fraction: where there is no val side, the part of train held out by a hash of the file name.
         bad_boxes: "error" refuses boxes without area or out of their image, "fix" clips or drops them.
         outlines: whether to give masks where there are outlines.
@@ -54,6 +58,7 @@ class Yolo:
         root: str | Path,
         *,
         file: str | None = None,
+        classes: Sequence[str] | None = None,
         val_fraction: float = 0.2,
         bad_boxes: str = "error",
         outlines: bool = True,
@@ -64,6 +69,7 @@ class Yolo:
         self.root = detection.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
         self.val_fraction, self.bad_boxes = val_fraction, bad_boxes
         self.background, self.max_side = background, max_side
+        choice = check_choice(classes)
         self.layout = read_layout(self.root, file, outside=outside)
         self._files = {side: label_files(names, self.layout.names) for side, names in self.layout.sides.items()}
         self._check_files()
@@ -71,8 +77,9 @@ class Yolo:
         labels = [file for files in self._files.values() for file in files.values()]
         if stray := stray_labels(labels, self.layout):
             self.layout.left_out["label file without an image"] = stray
-        self._classes: tuple[str, ...] = class_names(self.layout, labels)
-        self._classes = names = self._classes or self._numbers()
+        self._names: tuple[str, ...] = class_names(self.layout, labels)
+        self._names = self._names or self._numbers()
+        self._classes = names = choose_classes(self.layout.where, self._names, choice)
         self.provides = {"detection": names, "multilabel": names}
         self._labelled: Labelled | None = self._read(self._first)
         drawn = any(line.outline for lines in self._labelled.lines for line in lines)
@@ -140,7 +147,7 @@ class Yolo:
             again = 0
             if image in files:
                 its, again = read_labels(
-                    self.root / files[image], names=self._classes, keypoints=told.keypoints if told else 0
+                    self.root / files[image], names=self._names, keypoints=told.keypoints if told else 0
                 )
             lines.append(its)
             repeats += again
@@ -160,11 +167,11 @@ class Yolo:
         split = detection.make_split(
             self._parsed(side, sizes),
             self.root,
-            class_names=self._classes,
+            class_names=self._names,
             bad_boxes=self.bad_boxes,
             background=self.background,
             max_side=self.max_side,
-        )
+        ).only(self._classes)
         split.notes = side.notes
         return split
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mnv2_tasks.datasets.label_table import choose_classes
+from mnv2_tasks.datasets.classes import choose_classes
 from mnv2_tasks.datasets.names import FileNames
 from mnv2_tasks.datasets.sides import side_of
 from mnv2_tasks.datasets.yolo_files import LARGEST, read_lines, read_names

@@ -42,6 +42,9 @@ def main(config: Any) -> None:
         raise InputError(f"to=[]: name formats, of {', '.join((*export.FORMATS, 'web'))}")
     precisions = _precisions(wanted, _listed(config.precision))  # before anything takes time
     runtime = _page_runtime(config) if "web" in wanted else None
+    files = ", ".join(f"{name} {'+'.join(its)}" for name, its in precisions.items()) or "the backbone"
+    proof = ", then compared with PyTorch on images" if precisions and config.proof else ""
+    print(f"export: {config.ckpt or config.weights} to {files}{proof}; a minute or so a file", flush=True)
     needs_data = config.what != "backbone" and (config.proof or _quantised(precisions))
     settings, data, model, classes = assemble(config, given, data=needs_data)
     if settings["backbone"].get("padding") == "same" and {"height", "width"} & set(_listed(settings["dynamic"])):
