@@ -126,6 +126,9 @@ def tensorboard(folder: str) -> Logger:
     return TensorBoardLogger(folder, name="", version="tensorboard")
 
 
+LEAST = 0.1  # score of the boxes that W&B is sent; its pages have a slider
+
+
 def log_examples(
     logger: Logger,
     classes: Classes,
@@ -150,7 +153,8 @@ def wandb_image(example: Example, task: str, names: tuple[str, ...]) -> Any:
     pixels = example.image.permute(1, 2, 0).numpy()
     found = sides["predictions"]
     if "boxes" in found:
-        return Image(pixels, boxes={side: _wandb_boxes(shown, example.seen, names) for side, shown in sides.items()})
+        boxes = {side: _wandb_boxes(shown, example.seen, names) for side, shown in sides.items()}
+        return Image(pixels, boxes=boxes, caption=f"predictions: score at least {LEAST:g}")
     if "mask" in found:
         masks = {side: _wandb_mask(shown["mask"], example, names) for side, shown in sides.items()}
         return Image(pixels, masks=masks)
@@ -163,7 +167,7 @@ def _wandb_boxes(shown: dict[str, Tensor], seen: tuple[int, int], names: tuple[s
     data = []
     for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
         label = int(shown["labels"][i])
-        if label < 0 or (scores is not None and scores[i] < 0.1):
+        if label < 0 or (scores is not None and scores[i] < LEAST):
             continue
         corners = {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height}
         box: dict[str, Any] = {"position": corners, "class_id": label, "box_caption": names[label]}
