@@ -1,8 +1,12 @@
 """One MobileNetV2 trunk, many heads: classification, detection and segmentation with PyTorch Lightning."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Before a library imports matplotlib: the first run of all would say that it lists fonts.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from mnv2_tasks.backbone import MobileNetV2

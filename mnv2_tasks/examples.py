@@ -59,8 +59,8 @@ def examples(module: MultiTask, data: DataModule, source: str, side: str, picked
     return shown
 
 
-def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path) -> None:
-    """Write truth beside prediction for one task, as a PNG."""
+def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path, *, heading: str = "") -> None:
+    """Write truth beside prediction for one task, as a PNG; what is drawn of the predictions follows the heading."""
     from mnv2_tasks.draw import sheet
 
     head, classes = module.model.heads[task], module.classes[task]
@@ -68,4 +68,5 @@ def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path
     def draw(example: Example, what: dict[str, Tensor]) -> Tensor:
         return head.draw(example.image, what, classes, seen=example.seen)  # type: ignore[operator]
 
-    sheet([(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in shown]).save(path)
+    pairs = [(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in shown]
+    sheet(pairs, heading=f"{heading}predictions: {head.drawn}").save(path)

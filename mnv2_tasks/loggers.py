@@ -126,6 +126,9 @@ def tensorboard(folder: str) -> Logger:
     return TensorBoardLogger(folder, name="", version="tensorboard")
 
 
+LEAST = 0.1  # score of the boxes that W&B is sent; its pages have a slider
+
+
 def log_examples(
     logger: Logger,
     classes: Classes,
@@ -157,7 +160,8 @@ def wandb_image(example: Example, task: str, names: tuple[str, ...], canvas: tup
     if "boxes" in found:
         height, width = example.image.shape[1:]
         whole = (example.seen[0] * canvas[0] / height, example.seen[1] * canvas[1] / width)  # in the input's pixels
-        return Image(pixels, boxes={side: _wandb_boxes(shown, whole, names) for side, shown in sides.items()})
+        boxes = {side: _wandb_boxes(shown, whole, names) for side, shown in sides.items()}
+        return Image(pixels, boxes=boxes, caption=f"predictions: score at least {LEAST:g}")
     if "mask" in found:
         masks = {side: _wandb_mask(shown["mask"], example, names, canvas) for side, shown in sides.items()}
         return Image(pixels, masks=masks)
@@ -176,7 +180,7 @@ def _wandb_boxes(shown: dict[str, Tensor], whole: tuple[float, float], names: tu
     data = []
     for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
         label = int(shown["labels"][i])
-        if label < 0 or (scores is not None and scores[i] < 0.1):
+        if label < 0 or (scores is not None and scores[i] < LEAST):
             continue
         corners = {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height}
         box: dict[str, Any] = {"position": corners, "class_id": label, "box_caption": names[label]}

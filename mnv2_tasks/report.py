@@ -33,7 +33,8 @@ def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, 
                 example_sheet(task, name, shown, place / "examples.png")
                 worst = head.worst(task.metrics[name], count)  # type: ignore[operator]
                 if worst:
-                    example_sheet(task, name, examples(task, data, source, split, worst), place / "worst.png")
+                    shown = examples(task, data, source, split, worst)
+                    example_sheet(task, name, shown, place / "worst.png", heading=f"the worst {head.ranked}; ")
             head.plot(task.metrics[name], task.classes[name], place)  # type: ignore[operator]
 
 
@@ -121,4 +122,4 @@ def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
     sizes = {"x".join(map(str, size)) for size in results["sizes"].values()}
     print(f"{cost} at {' and '.join(sorted(sizes))}")
     if results.get("wall_seconds"):
-        print(f"{results['epochs']} epochs in {results['wall_seconds']:.0f} s")
+        print(f"{results['epochs']} epoch{'s' * (results['epochs'] != 1)} in {results['wall_seconds']:.0f} s")

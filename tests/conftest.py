@@ -16,6 +16,14 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(2)
 
 
+def pytest_runtest_logfinish() -> None:
+    """What a library's handlers bound to the captured stream of a test that has ended goes to the real one."""
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if getattr(vars(handler).get("stream"), "closed", False):
+                handler.stream = sys.__stderr__  # setStream would flush the closed one
+
+
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():

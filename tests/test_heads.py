@@ -155,6 +155,7 @@ def test_pictures(task, tmp_path):
         metric = head.metrics(CLASSES)
         head.update(metric, outputs, given)
     metric.compute()
+    assert head.drawn and head.ranked.startswith("by ")
     picture = torch.randint(0, 255, (3, 90, 120), dtype=torch.uint8)
     for i, prediction in enumerate(head.predict(outputs)):
         truth = {key: value[i] for key, value in given.items()}

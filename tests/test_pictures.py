@@ -2,7 +2,11 @@
 
 import csv
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mnv2_tasks.backbone import Tap
 from mnv2_tasks.draw import _font, _inside, _place, _shorten, draw_boxes, palette, sheet
-from mnv2_tasks.plots import _count, _curve, ends, plot_confusion, plot_losses, plot_precision_recall, plot_scores
+from mnv2_tasks.examples import example_sheet
+from mnv2_tasks.heads.ssdlite import SSDLite
+from mnv2_tasks.plots import _count, _curve, ends, plot_confusion, plot_losses, plot_scores
 from mnv2_tasks.plots.classification import plot_class_bars
+from mnv2_tasks.plots.detection import plot_precision_recall
 from mnv2_tasks.plots.segmentation import plot_iou
 
 CLASSES = ("cat", "dog", "кот café $x$")
@@ -123,14 +131,17 @@ def test_long_and_unicode_names_fit() -> None:
     assert draw_boxes(grey(120, 120), boxes, torch.arange(4), names).shape == (3, 256, 256)
 
 
-def test_sheet_puts_pairs_two_a_row_in_equal_cells() -> None:
+def test_sheet_puts_pairs_two_a_row_in_cells_of_equal_width() -> None:
     red, blue = torch.zeros(3, 200, 300, dtype=torch.uint8), torch.zeros(3, 200, 300, dtype=torch.uint8)
     red[0], blue[2] = 255, 255
     tall = torch.zeros(3, 300, 150, dtype=torch.uint8)
     one = sheet([(red, blue)])
     three = sheet([(red, blue), (tall, tall), (red, blue)], caption=["first", "второй", "x" * 500])
     assert 600 < one.width < 640 and 200 < one.height < 260
-    assert 1200 < three.width < 1280 and 600 < three.height < 720
+    assert 1200 < three.width < 1280 and 500 < three.height < 620  # the second row is as low as its own pictures
+    headed = sheet([(red, blue)], heading="predictions: score at least 0.4")
+    assert headed.width == one.width and headed.height > one.height
+    assert (np.array(headed)[: headed.height - one.height].min(axis=2) < 120).any()
     pixels = np.array(three)
     assert (pixels[:, -2:] == 255).all() and (pixels[-2:] == 255).all()
     for rgb, area in (((255, 0, 0), 2 * 200 * 300), ((0, 0, 255), 2 * 200 * 300)):
@@ -242,6 +253,71 @@ def test_counts_fit_their_cells() -> None:
         "7", "9999", "10k", "999k", "1M", "3M",
     ]  # fmt: skip
     assert len(_count(4e12)) <= 5
+
+
+def titles(figure) -> str:
+    """Everything that is written on a figure."""
+    from matplotlib.text import Text
+
+    return "\n".join(text.get_text() for text in figure.findobj(Text) if text.get_visible())
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """The figures that are saved, in order."""
+    saved = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: saved.append(figure))
+    return saved
+
+
+def test_thresholds_stand_on_the_pictures_that_they_decide(figures, tmp_path: Path, monkeypatch) -> None:
+    head = SSDLite({"c4x": Tap(576, 16), "c5x": Tap(1280, 32)}, 2)
+    assert head.drawn == "score at least 0.4" and head.ranked == "by F1 at score 0.5, IoU 0.5"
+    metric = head.metrics(("cat", "dog"))
+    box, label = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([0])
+    truth = {"image_id": 0, "boxes": box, "labels": label, "crowd": label > 0, "area": torch.tensor([81.0])}
+    metric.update([{"boxes": box, "scores": torch.tensor([0.9]), "labels": label}], [truth])
+    metric.compute()
+    head.plot(metric, ("cat", "dog"), tmp_path)
+    curves, confusion = figures
+    assert "IoU is at least 0.5" in titles(curves) and "score at least 0.5, IoU at least 0.5" in titles(confusion)
+    headings = []
+    page = Image.new("L", (1, 1))
+    monkeypatch.setattr("mnv2_tasks.draw.sheet", lambda pairs, *, heading: headings.append(heading) or page)
+    module = SimpleNamespace(model=SimpleNamespace(heads={"ssdlite": head}), classes={"ssdlite": ("cat", "dog")})
+    example_sheet(module, "ssdlite", [], tmp_path / "worst.png", heading=f"the worst {head.ranked}; ")
+    assert headings == ["the worst by F1 at score 0.5, IoU 0.5; predictions: score at least 0.4"]
+
+
+def test_a_curve_ends_with_the_recall_that_its_class_reaches(figures, tmp_path: Path) -> None:
+    precision = np.zeros((101, 3))
+    precision[:31, 0] = precision[:81, 1] = 0.5
+    plot_precision_recall(precision, ("cat", "dog", "cow"), tmp_path / "a.png")
+    mean, *curves = figures[0].axes[0].lines
+    assert [len(curve.get_xdata()) for curve in (mean, *curves)] == [101, 81, 31, 1]
+    assert len({curve.get_linestyle() for curve in curves}) == 3
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert [row[0] for row in csv.reader(file)] == ["class", "dog", "cat", "cow"]
+
+
+def test_scores_of_several_tasks_have_a_panel_each(figures, tmp_path: Path) -> None:
+    table = [{"epoch": e, "a/val/x": 0.5, "a/val/y": 0.5, "b/val/x": 0.5} for e in range(3)]
+    plot_scores(table, tmp_path / "scores.png", names=["a/val/x", "a/val/y", "b/val/x"])
+    first, second = figures[0].axes
+    assert first.get_title() == "a" and second.get_title() == "b"
+    assert len({line.get_linestyle() for line in first.lines if line.get_marker() != "*"}) == 2
+
+
+def test_matplotlib_says_nothing_of_its_fonts(tmp_path: Path) -> None:
+    code = (
+        "import logging; logging.basicConfig(level=logging.INFO)\nimport mnv2_tasks.metrics.detection, mnv2_tasks.plots"
+    )
+    code += "\nimport matplotlib.font_manager"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MPLCONFIGDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "font" not in done.stdout + done.stderr
+    assert list(tmp_path.glob("fontlist*")), "the fonts were listed in this process"
 
 
 def test_plots_leave_the_global_state_alone(tmp_path: Path) -> None:

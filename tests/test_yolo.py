@@ -278,9 +278,10 @@ def test_a_test_side_that_is_not_there_is_said(tmp_path: Path) -> None:
     for test in ("../test/images", "images/val"):
         source = Yolo(moved(tmp_path, train="images/train", val="images/val", test=test))
         assert source.split("test") is None and "there is no test side" in load(source).notes[1]
-    (tmp_path / "labels" / "test" / "f.txt").unlink()
-    source = Yolo(moved(tmp_path, train="images/train", val="images/val", test="images/test"))
-    assert source.split("test") is None or load(source, "test")
+    root = moved(tmp_path, train="images/train", val="images/val", test="images/test")
+    (root / "labels" / "test" / "f.txt").unlink()
+    source = Yolo(root)
+    assert source.split("test") is None and "no label file for 1 image" in load(source).notes
 
 
 def test_images_without_labels(tmp_path: Path) -> None:

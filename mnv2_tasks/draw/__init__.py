@@ -131,43 +131,51 @@ def sheet(
     pairs: list[tuple[Tensor, Tensor]],
     titles: tuple[str, str] = ("ground truth", "prediction"),
     *,
+    heading: str = "",
     caption: list[str] | None = None,
 ) -> Image.Image:
     """One picture of many examples, each as truth and prediction side by side, two examples a row.
 
-    pairs: uint8 (3, H, W) pictures of any sizes, fitted into equal cells; `caption`: one line an example,
-    under its pair. Every column has a heading; lines that are too long are cut.
+    pairs: uint8 (3, H, W) pictures of any sizes, fitted into cells of equal width, as high as their row needs;
+    `heading`: a line above all; `caption`: one line an example, under its pair. Every column has a title; lines that
+    are too long are cut.
     """
     assert caption is None or len(caption) == len(pairs), "one caption an example"
     pictures = [(_to_pil(left), _to_pil(right)) for left, right in pairs]
-    cell = (
-        max((p.width for pair in pictures for p in pair), default=SHORT_SIDE),
-        max((p.height for pair in pictures for p in pair), default=SHORT_SIDE),
-    )
-    font, bold = _font(min(max(cell[0] // 26, 13), 22)), _font(min(max(cell[0] // 20, 15), 28))
+    width = max((p.width for pair in pictures for p in pair), default=SHORT_SIDE)
+    height = max((p.height for pair in pictures for p in pair), default=SHORT_SIDE)
+    fitted = [[_scaled(p, min(width / p.width, height / p.height)) for p in pair] for pair in pictures]
+    font, bold = _font(min(max(width // 26, 13), 22)), _font(min(max(width // 20, 15), 28))
+    top = sum(font.getmetrics()) + MARGIN if heading else 0
     head = sum(bold.getmetrics()) + MARGIN
     foot = sum(font.getmetrics()) + MARGIN // 2 if caption else 0
     gap = 3 * MARGIN  # between two examples, so that it is plain which two pictures belong together
-    pair_width, row_height = 2 * cell[0] + MARGIN, cell[1] + foot + (2 * MARGIN if caption else MARGIN)
-    across = min(2, max(1, len(pictures)))
-    down = max(1, (len(pictures) + 1) // 2)
-    size = (2 * MARGIN + across * pair_width + (across - 1) * gap, MARGIN + head + down * row_height)
+    pair_width = 2 * width + MARGIN
+    across = min(2, max(1, len(fitted)))
+    rows = [fitted[i : i + 2] for i in range(0, len(fitted), 2)] or [[]]
+    heights = [max((p.height for pair in row for p in pair), default=height) for row in rows]
+    apart = foot + (2 * MARGIN if caption else MARGIN)  # from one row's pictures to the next one's
+    whole = 2 * MARGIN + across * pair_width + (across - 1) * gap
+    size = (whole, MARGIN + top + head + sum(heights) + apart * len(rows))
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
 
+    if heading:
+        pen.text((MARGIN, MARGIN), _shorten(heading, font, size[0] - 2 * MARGIN), fill="#444444", font=font)
     for column in range(2 * across):
-        x = MARGIN + column // 2 * (pair_width + gap) + column % 2 * (cell[0] + MARGIN)
-        text = _shorten(titles[column % 2], bold, cell[0])
-        pen.text((x + cell[0] / 2, MARGIN / 2 + head / 2), text, fill="black", font=bold, anchor="mm")
-    for i, pair in enumerate(pictures):
-        x = MARGIN + i % 2 * (pair_width + gap)
-        y = MARGIN + head + i // 2 * row_height
+        x = MARGIN + column // 2 * (pair_width + gap) + column % 2 * (width + MARGIN)
+        text = _shorten(titles[column % 2], bold, width)
+        pen.text((x + width / 2, top + MARGIN / 2 + head / 2), text, fill="black", font=bold, anchor="mm")
+    y = MARGIN + top + head
+    for i, pair in enumerate(fitted):
+        x, tall = MARGIN + i % 2 * (pair_width + gap), heights[i // 2]
         for side, picture in enumerate(pair):
-            shown = _scaled(picture, min(cell[0] / picture.width, cell[1] / picture.height))
-            left = x + side * (cell[0] + MARGIN) + (cell[0] - shown.width) // 2
-            canvas.paste(shown, (left, y + (cell[1] - shown.height) // 2))
+            left = x + side * (width + MARGIN) + (width - picture.width) // 2
+            canvas.paste(picture, (left, y + (tall - picture.height) // 2))
         if caption:
-            pen.text((x, y + cell[1] + 2), _shorten(caption[i], font, pair_width), fill="#444444", font=font)
+            pen.text((x, y + tall + 2), _shorten(caption[i], font, pair_width), fill="#444444", font=font)
+        if i % 2:
+            y += tall + apart
     return canvas
 
 

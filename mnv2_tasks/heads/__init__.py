@@ -43,6 +43,8 @@ class Head(Protocol):
     strides: tuple[int, ...]  # output strides of the backbone that it works with, the best first
     primary: str
     curves: tuple[str, ...]  # names of the metrics worth a curve over the epochs
+    drawn: str  # what of a prediction `draw` shows, such as "score at least 0.4"
+    ranked: str  # what `worst` goes by, such as "by cross-entropy"
 
     def __call__(self, taps: Taps, size: tuple[int, int]) -> Any:
         """Taps and the image's (H, W) -> outputs, differentiable."""

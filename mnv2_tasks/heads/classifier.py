@@ -15,7 +15,6 @@ from mnv2_tasks.heads import Prediction, Taps, Targets
 from mnv2_tasks.metrics.classification import ClassificationMetric, MultiLabelMetric
 
 DRAWN = 3  # classes of a prediction, on pictures
-FEW = 50  # with more classes than this, no bar a class
 CONFUSED = 100  # pairs of classes in confused.csv
 
 
@@ -57,6 +56,8 @@ class Classifier(_Pooled):
     kind = "classification"
     primary = "top1"
     curves = ("top1", "top5", "mean_class_accuracy")
+    drawn = f"the {DRAWN} likeliest classes"
+    ranked = "by cross-entropy"
 
     def __init__(
         self,
@@ -133,16 +134,15 @@ class Classifier(_Pooled):
         return draw_label(image, label, classes, scores=scores)
 
     def plot(self, metric: ClassificationMetric, classes: tuple[str, ...], folder: Path) -> None:
-        """confusion.png, reliability.png and, for few classes, accuracy.png; confused.csv with the commonest errors."""
+        """confusion.png, reliability.png and accuracy.png; confused.csv with the commonest errors."""
         from mnv2_tasks.plots import plot_confusion
         from mnv2_tasks.plots.classification import plot_class_bars, plot_reliability
 
         matrix = metric.confusion()
         plot_confusion(matrix, classes, folder / "confusion.png")
         plot_reliability(*metric.reliability(), folder / "reliability.png")
-        if len(classes) <= FEW:
-            images = matrix.sum(1)
-            plot_class_bars(matrix.diagonal() / images.clip(1), images, classes, folder / "accuracy.png", of="accuracy")
+        images = matrix.sum(1)
+        plot_class_bars(matrix.diagonal() / images.clip(1), images, classes, folder / "accuracy.png", of="accuracy")
         with (folder / "confused.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["truth", "prediction", "count"])
@@ -159,6 +159,8 @@ class MultiLabel(_Pooled):
     kind = "multilabel"
     primary = "map"
     curves = ("map", "f1")
+    drawn = "classes of score above 0.5"
+    ranked = "by binary cross-entropy"
 
     def __init__(self, taps: dict[str, Tap], num_classes: int, *, dropout: float = 0.2) -> None:
         super().__init__(taps, num_classes, dropout=dropout)
@@ -199,11 +201,10 @@ class MultiLabel(_Pooled):
         return draw_label(image, label[scores > 0.5], classes, scores=scores[scores > 0.5])
 
     def plot(self, metric: MultiLabelMetric, classes: tuple[str, ...], folder: Path) -> None:
-        """For few classes, ap.png: the average precision of each."""
+        """ap.png: the average precision of each class."""
         from mnv2_tasks.plots.classification import plot_class_bars
 
-        if len(classes) <= FEW:
-            plot_class_bars(*metric.per_class(), classes, folder / "ap.png", of="average precision")
+        plot_class_bars(*metric.per_class(), classes, folder / "ap.png", of="average precision")
 
 
 def _mean(each: Tensor, known: Tensor, mass: Tensor) -> Tensor:

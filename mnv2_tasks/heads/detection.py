@@ -11,6 +11,7 @@ from mnv2_tasks.heads import Prediction, Targets
 from mnv2_tasks.metrics.detection import CocoMAP
 
 DRAWN_SCORE = 0.4  # weaker predictions stay off the pictures
+SCORE, IOU = 0.5, 0.5  # from which a prediction counts, and is right, in confusion.png and worst.png
 
 
 def update(metric: CocoMAP, predictions: list[Prediction], targets: Targets) -> None:
@@ -53,11 +54,12 @@ def draw(
 
 def plot(metric: CocoMAP, classes: tuple[str, ...], folder: Path) -> None:
     """Precision against recall, and the confusion matrix, as PNG files."""
-    from mnv2_tasks.plots import plot_confusion, plot_precision_recall
+    from mnv2_tasks.plots import plot_confusion
+    from mnv2_tasks.plots.detection import plot_precision_recall
 
     plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
-    matrix, said = metric.confusion(), "score at least 0.5, IoU at least 0.5"
-    plot_confusion(matrix, classes, folder / "confusion.png", background=True, title=said)
+    matrix, title = metric.confusion(SCORE, IOU), f"score at least {SCORE:g}, IoU at least {IOU:g}"
+    plot_confusion(matrix, classes, folder / "confusion.png", background=True, title=title)
 
 
 class Detector(nn.Module):
@@ -66,6 +68,8 @@ class Detector(nn.Module):
     kind = "detection"
     primary = "map"
     curves = ("map", "map_50", "map_75")
+    drawn = f"score at least {DRAWN_SCORE:g}"
+    ranked = f"by F1 at score {SCORE:g}, IoU {IOU:g}"
     score_threshold: float
     nms: float
 
@@ -87,7 +91,7 @@ class Detector(nn.Module):
         update(metric, self.predict(outputs), targets)
 
     def worst(self, metric: CocoMAP, count: int) -> list[int]:
-        return metric.worst(count)
+        return metric.worst(count, score=SCORE, iou=IOU)
 
     draw = staticmethod(draw)
     plot = staticmethod(plot)

@@ -81,6 +81,8 @@ class Segmenter(nn.Module):
     kind = "segmentation"
     primary = "miou"
     curves: tuple[str, ...] = ("miou", "pixel_accuracy")
+    drawn = "the likeliest class of every pixel"
+    ranked = "by the mIoU of the image"
     mask_loss: MaskLoss
 
     def balance(self, counts: Tensor) -> str:

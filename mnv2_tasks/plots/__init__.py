@@ -1,9 +1,8 @@
-"""Plots of a run as PNG files: losses, scores, precision against recall, confusion."""
+"""Plots of a run as PNG files: losses, scores, confusion."""
 
 from __future__ import annotations
 
 import csv
-import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # the first run would say that it lists fonts
-
 DASHES = {"train": "-", "val": "--"}  # any other stage is dotted
+STYLES = ("-", "--", "-.", ":")  # in turn, where curves may lie on each other
 FEW = 20  # with more classes than this, curves and cells are no longer written out one by one
 MOST = 60  # classes that a picture has room for
 
@@ -26,78 +24,35 @@ def plot_losses(rows: list[dict[str, float]], path: str | Path) -> None:
 
     rows: the rows of metrics.csv. A value may be missing, None, "" or NaN: the curve goes on to the next one.
     """
-    panels: dict[str, list[str]] = {}
-    for key in _columns(rows):
-        if key.endswith("loss") and len(_curve(rows, key)[0]):
-            panels.setdefault(_split(key)[0], []).append(key)
-    across, down = min(2, max(1, len(panels))), max(1, math.ceil(len(panels) / 2))
-    figure = _figure(6.5 * across, 4 * down)
-    axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, (task, keys) in zip(axes, panels.items(), strict=False):
-        names = list(dict.fromkeys(_split(key)[2] for key in keys))
-        for key in sorted(keys, key=lambda key: names.index(_split(key)[2])):
+    keys = [key for key in _columns(rows) if key.endswith("loss") and len(_curve(rows, key)[0])]
+    figure, panels = _panels(keys)
+    for axis, task, own in panels:
+        names = list(dict.fromkeys(_split(key)[2] for key in own))
+        for key in sorted(own, key=lambda key: names.index(_split(key)[2])):
             _, stage, name = _split(key)
             color, dashes = f"C{names.index(name) % 10}", DASHES.get(stage, ":")
             _line(axis, *_curve(rows, key), color, dashes, _plain(f"{stage} {name}"))
         axis.set_title(_plain(task) or "all tasks", fontsize=11)
         _epochs(axis, "loss")
-    for axis in axes[len(panels) :]:
-        if panels:
-            axis.set_axis_off()
-        else:
-            _epochs(axis, "loss")
     _save(figure, path)
 
 
 def plot_scores(rows: list[dict[str, float]], path: str | Path, *, names: list[str]) -> None:
-    """The columns `names` (higher is better) against "epoch"; a star and a value for the best epoch of each.
+    """The columns `names` (higher is better) against "epoch", a panel a task; a star for the best epoch of each.
 
     rows: as in `plot_losses`. Names without a value are left out.
     """
-    figure = _figure(8.5, 4)
-    axis = figure.subplots()
-    for i, name in enumerate(names):
-        epochs, values = _curve(rows, name)
-        if not len(values):
-            continue
-        best = int(values.argmax())
-        label = f"{_plain(name, length=60)}: best {values[best]:.3f}, epoch {epochs[best]:g}"
-        _line(axis, epochs, values, f"C{i % 10}", "-", label)
-        axis.plot(epochs[best], values[best], "*", color=f"C{i % 10}", markersize=12, markeredgecolor="black")
-    _epochs(axis, "score")
-    _save(figure, path)
-
-
-def plot_precision_recall(
-    precision: np.ndarray, classes: tuple[str, ...], path: str | Path, *, ap: dict[str, float] | None = None
-) -> None:
-    """Precision against recall at IoU 0.5, a curve a class and their mean, with AP50 in the legend.
-
-    precision: (101, K) at the recalls 0, 0.01, ... 1 (COCO's), NaN for a class that has no truth. `ap` gives
-    AP50 by class name; without it the mean over the recalls stands, which is COCO's definition. With more
-    than 20 classes only the five best and the five worst (dashed) are named; the others are thin and grey.
-    """
-    assert precision.ndim == 2 and precision.shape[1] == len(classes), "precision: (recalls, classes)"
-    recall = np.linspace(0, 1, len(precision))
-    present = [k for k in range(len(classes)) if not np.isnan(precision[:, k]).all()]
-    score = {k: (ap or {}).get(classes[k], float(np.nanmean(precision[:, k]))) for k in present}
-    ranked = sorted(present, key=lambda k: -np.nan_to_num(score[k], nan=-1.0))
-    named = ranked if len(ranked) <= FEW else ranked[:5] + ranked[-5:]
-    figure = _figure(7.5, 4.8)
-    axis = figure.subplots()
-    for k in set(ranked) - set(named):
-        axis.plot(recall, precision[:, k], color="0.8", linewidth=0.6)
-    for i, k in enumerate(named):
-        dashes = "--" if i >= (10 if named is ranked else 5) else "-"
-        label = f"{_plain(classes[k])}: {score[k]:.3f}"
-        axis.plot(recall, precision[:, k], color=f"C{i % 10}", linewidth=1.4, linestyle=dashes, label=label)
-    if len(present) > 1:
-        mean = np.nanmean(precision[:, present], axis=1)
-        label = f"mean of {len(present)}: {np.nanmean(list(score.values())):.3f}"
-        axis.plot(recall, mean, color="black", linewidth=3, label=label)
-    absent = len(classes) - len(present)
-    axis.set(xlabel="recall", ylabel="precision (IoU 0.5)", xlim=(0, 1.01), ylim=(0, 1.03))
-    _finish(axis, title="AP50" + (f" ({absent} without truth)" if absent else ""))
+    figure, panels = _panels([name for name in names if len(_curve(rows, name)[0])])
+    for axis, task, own in panels:
+        for i, key in enumerate(own):
+            epochs, values = _curve(rows, key)
+            best = int(values.argmax())
+            _, stage, name = _split(key)
+            label = f"{_plain(f'{stage} {name}', length=40)}: best {values[best]:.3f}, epoch {epochs[best]:g}"
+            _line(axis, epochs, values, f"C{i % 10}", STYLES[i % len(STYLES)], label)
+            axis.plot(epochs[best], values[best], "*", color=f"C{i % 10}", markersize=12, markeredgecolor="black")
+        axis.set_title(_plain(task) or "all tasks", fontsize=11)
+        _epochs(axis, "score")
     _save(figure, path)
 
 
@@ -155,7 +110,7 @@ def plot_confusion(
     if few:
         for tick in panels[-1].get_xticklabels():
             tick.set(ha="right", rotation_mode="anchor")
-    panels[-1].set_xlabel("prediction")
+    panels[-1].set_xlabel("prediction" + ("\ngrey: share of the predictions (column)" if strip else ""))
     more = f"{len(there)} classes{left_out(len(there))}" if others else ""
     panels[0].set_ylabel("truth")
     panels[0].set_title("\n".join(filter(None, (title, more))), fontsize=10)
@@ -199,6 +154,18 @@ def _curve(rows: list[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarr
     points = [(number(row.get("epoch", i)), number(row.get(key))) for i, row in enumerate(rows)]
     kept = np.array([point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])])
     return (kept[:, 0], kept[:, 1]) if len(kept) else (np.empty(0), np.empty(0))
+
+
+def _panels(keys: list[str]) -> tuple[Figure, list[tuple[Axes, str, list[str]]]]:
+    """A figure with a panel a task, two a row, and (panel, task, its keys "task/stage/name"); one without keys."""
+    tasks = list(dict.fromkeys(_split(key)[0] for key in keys)) or [""]
+    across, down = min(2, len(tasks)), math.ceil(len(tasks) / 2)
+    figure = _figure(6.5 * across, 4 * down)
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis in axes[len(tasks) :]:
+        axis.set_axis_off()
+    own = [[key for key in keys if _split(key)[0] == task] for task in tasks]
+    return figure, list(zip(axes, tasks, own, strict=False))
 
 
 def _figure(width: float, height: float) -> Figure:

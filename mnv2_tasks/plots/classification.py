@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv2_tasks.plots import _figure, _plain, _save, ends, left_out, write_table
+from mnv2_tasks.plots import _figure, _plain, _save, write_table
+from mnv2_tasks.plots.bars import plot_bars
 
 
 def plot_reliability(count: np.ndarray, confidence: np.ndarray, correct: np.ndarray, path: str | Path) -> None:
@@ -44,19 +45,7 @@ def plot_class_bars(
     ranked = [int(k) for k in np.argsort(values, kind="stable") if counts[k]]
     table = [[classes[k], float(values[k]), int(counts[k])] for k in reversed(ranked)]
     write_table(Path(path).with_suffix(".csv"), ["class", of, "images"], table)
-    shown = ends(ranked)
-    figure = _figure(7, 1.2 + 0.3 * max(len(shown), 2))
-    axis = figure.subplots()
-    axis.barh(range(len(shown)), values[shown], color="C0")
-    for row, value in enumerate(values[shown]):
-        axis.text(1.02, row, f"{value:.3f}", va="center", fontsize=8)  # clear of the mean
-    axis.set_yticks(range(len(shown)), [f"{_plain(classes[k])} ({counts[k]})" for k in shown], fontsize=9)
-    mean = values[ranked].mean() if ranked else np.nan
-    if ranked:
-        axis.axvline(mean, color="black", linestyle="--", linewidth=1)
     absent = len(classes) - len(ranked)
-    title = f"mean of {len(ranked)}: {mean:.3f}" if ranked else "no values"
-    title += (f" ({absent} without images)" if absent else "") + left_out(len(ranked))
-    axis.set(xlabel=f"{of} (images beside the name)", xlim=(0, 1.1), title=title)
-    axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    labels = [f"{_plain(classes[k])} ({counts[k]})" for k in ranked]
+    note = f" ({absent} without images)" if absent else ""
+    plot_bars(values[ranked], labels, path, xlabel=f"{of} (images beside the name)", note=note)

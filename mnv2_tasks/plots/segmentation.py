@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv2_tasks.plots import _figure, _plain, _save, ends, left_out, write_table
+from mnv2_tasks.plots import _plain, write_table
+from mnv2_tasks.plots.bars import plot_bars
 
 
 def plot_iou(matrix: np.ndarray, classes: tuple[str, ...], path: str | Path) -> None:
@@ -21,17 +22,5 @@ def plot_iou(matrix: np.ndarray, classes: tuple[str, ...], path: str | Path) -> 
     share = truth[present] / max(int(matrix.sum()), 1)
     table = [[classes[k], float(iou[i]), float(share[i])] for i, k in reversed(list(enumerate(present)))]
     write_table(Path(path).with_suffix(".csv"), ["class", "iou", "share of the true pixels"], table)
-    shown = ends(list(range(len(present))))
-    figure = _figure(7, 1.2 + 0.3 * max(len(shown), 2))
-    axis = figure.subplots()
-    axis.barh(range(len(shown)), iou[shown], color="C0")
-    for row, value in enumerate(iou[shown]):
-        axis.text(value + 0.01, row, f"{value:.3f}", va="center", fontsize=8)
-    axis.set_yticks(range(len(shown)), [f"{_plain(classes[present[i]])} ({share[i]:.1%})" for i in shown], fontsize=9)
-    if present:
-        axis.axvline(iou.mean(), color="black", linestyle="--", linewidth=1)
-    mean = f"mean of {len(present)}: {iou.mean():.3f}" if present else "no values"
-    mean += left_out(len(present))
-    axis.set(xlabel="IoU (share of the true pixels beside the name)", xlim=(0, 1.1), title=mean)
-    axis.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    labels = [f"{_plain(classes[k])} ({part:.1%})" for k, part in zip(present, share, strict=True)]
+    plot_bars(iou, labels, path, xlabel="IoU (share of the true pixels beside the name)")

@@ -1,4 +1,4 @@
-"""Plots of a study: validation curves with the band of their seeds, and accuracy against cost."""
+"""Plots of a study: validation curves with the band of their seeds, and accuracy against cost or variant by variant."""
 
 from __future__ import annotations
 
@@ -6,43 +6,88 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.plots import _epochs, _figure, _finish, _plain, _save
+from mnv2_tasks.plots import STYLES, _epochs, _figure, _finish, _plain, _save
+
+BANDS = 6  # with more variants than this, the bands of their seeds would hide each other
+LONG = 6  # epochs from which the second half has a panel of its own
 
 
 def plot_curves(results: Mapping[str, Any], path: str | Path) -> None:
     """The validation score over the epochs, a curve a variant: the mean of its seeds, and from the least to the most.
 
+    The second half stands beside it on a scale of its own, where variants lie close.
     results: as `study.report.summarise` gives them.
     """
-    figure = _figure(8.5, 4.5)
-    axis = figure.subplots()
-    for i, variant in enumerate(results["variants"]):
-        curve, color = variant["curve"], f"C{i % 10}"
-        epochs = [point["epoch"] for point in curve]
-        label = f"{_plain(variant['name'])}: {variant['mean']:.3f}"
-        axis.plot(epochs, [p["mean"] for p in curve], color=color, linestyle="-" if i < 10 else "--", label=label)
-        axis.fill_between(epochs, [p["low"] for p in curve], [p["high"] for p in curve], color=color, alpha=0.15, lw=0)
-    _epochs(axis, "validation score")
-    legend: Any = axis.get_legend()
-    legend.set_title(_plain(results["metric"], length=60))
+    variants = results["variants"]
+    last = max((point["epoch"] for variant in variants for point in variant["curve"]), default=0)
+    begins = [0, last / 2] if last + 1 >= LONG else [0]
+    banded = len(variants) <= BANDS and any(len(variant["values"]) > 1 for variant in variants)
+    figure = _figure(5.5 * len(begins) + 3, 4.5)
+    panels = figure.subplots(1, len(begins), squeeze=False).ravel()
+    for axis, begin in zip(panels, begins, strict=True):
+        for i, variant in enumerate(variants):
+            curve, color = [p for p in variant["curve"] if p["epoch"] >= begin], f"C{i % 10}"
+            epochs, label = [p["epoch"] for p in curve], f"{_plain(variant['name'])}: {variant['mean']:.3f}"
+            axis.plot(
+                epochs, [p["mean"] for p in curve], color=color, linestyle=STYLES[i % len(STYLES)], label=label,
+                marker="o" if len(epochs) == 1 else None,
+            )  # fmt: skip
+            if banded:
+                low, high = ([p[end] for p in curve] for end in ("low", "high"))
+                axis.fill_between(epochs, low, high, color=color, alpha=0.15, lw=0)
+        _epochs(axis, "validation score")
+        if legend := axis.get_legend():
+            notes = [_plain(results["metric"], length=60), *["band: least to most of the seeds"] * banded]
+            legend.set_title("\n".join(notes))
+            legend.set_visible(axis is panels[-1])
+            legend.set_in_layout(axis is panels[-1])
+    panels[0].set_title("all epochs" if len(panels) > 1 else "", fontsize=10)
+    if len(panels) > 1:
+        panels[1].set_title("the second half", fontsize=10)
     _save(figure, path)
 
 
 def plot_pareto(results: Mapping[str, Any], path: str | Path) -> None:
     """The metric against multiply-adds, with the standard deviation over the seeds and the Pareto front."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
     figure = _figure(8, 4.8)
     axis = figure.subplots()
     points = [(variant["madds"] / 1e6, variant["mean"]) for variant in results["variants"]]
     for i, (variant, (cost, value)) in enumerate(zip(results["variants"], points, strict=True)):
-        label, marker = _plain(variant["name"]), "os^Dv"[i // 10 % 5]
+        label, marker = _plain(variant["name"]), "os^Dv<>"[i % 7]
         axis.errorbar(cost, value, variant["std"] or 0, fmt=marker, color=f"C{i % 10}", capsize=3, label=label)
-    costs = [cost for cost, _ in points]
-    if max(costs) > 1.02 * min(costs):  # of equal costs there is no front
-        front = pareto_front(points)
-        axis.plot(*zip(*front, strict=True), color="0.4", linewidth=1, zorder=0, label="Pareto front")
+    axis.plot(*zip(*pareto_front(points), strict=True), color="0.4", linewidth=1, zorder=0, label="Pareto front")
     axis.set(xlabel="multiply-adds, M", ylabel=_plain(results["metric"], length=60))
+    costs = [cost for cost, _ in points]
     if max(costs) > 2 * min(costs):
         axis.set_xscale("log")
+        few = max(costs) < 20 * min(costs)  # 30, 40, 60 in place of powers of ten
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
+        axis.tick_params(axis="x", which="minor", labelsize=8)
+    _finish(axis, title=_deviations(results))
+    _save(figure, path)
+
+
+def plot_values(results: Mapping[str, Any], path: str | Path) -> None:
+    """The metric of each variant, a row each, where all cost the same: a dot a seed, the mean and the deviation."""
+    variants = results["variants"]
+    figure = _figure(8, 1.4 + 0.4 * max(len(variants), 2))
+    axis = figure.subplots()
+    for row, variant in enumerate(variants):
+        values = list(variant["values"].values())
+        if len(values) > 1:
+            axis.plot(values, [row] * len(values), "o", color="0.6", markersize=4, label=None if row else "a seed")
+        label = "mean ± standard deviation" if len(values) > 1 else "one seed"
+        axis.errorbar(
+            variant["mean"], row, xerr=variant["std"], fmt="D", color="C0", capsize=4, label=None if row else label
+        )
+    axis.axvline(variants[0]["mean"], color="0.4", linestyle="--", linewidth=1, label="the first variant's")
+    axis.set_yticks(range(len(variants)), [_plain(variant["name"]) for variant in variants])
+    axis.set(xlabel=_plain(results["metric"], length=60), ylim=(len(variants) - 0.5, -0.5))
+    low, high = (end(variant["madds"] / 1e6 for variant in variants) for end in (min, max))
+    axis.set_title(f"all at {low:.1f}{f' to {high:.1f}' if f'{low:.1f}' != f'{high:.1f}' else ''} M multiply-adds")
     _finish(axis)
     _save(figure, path)
 
@@ -54,3 +99,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or value > front[-1][1]:
             front.append((cost, value))
     return front
+
+
+def _deviations(results: Mapping[str, Any]) -> str | None:
+    return "mean ± standard deviation" if any(variant["std"] for variant in results["variants"]) else None

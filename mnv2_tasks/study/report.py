@@ -21,7 +21,7 @@ EQUAL = 0.02  # costs that differ by no more count as equal
 def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> None:
     """Write the results of those of the planned runs that are finished, and print the table."""
     from mnv2_tasks import report
-    from mnv2_tasks.plots.study import plot_curves, plot_pareto
+    from mnv2_tasks.plots.study import plot_curves, plot_pareto, plot_values
     from mnv2_tasks.trust import foreign_modules
 
     baseline, done = runs[0].variant, [one for one in runs if one.finished]
@@ -38,7 +38,9 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
     table = markdown(results)
     (folder / "study.md").write_text(table, encoding="utf-8")
     plot_curves(results, folder / "curves.png")
-    plot_pareto(results, folder / "pareto.png")
+    picture, other = ("values.png", "pareto.png") if results["equal_cost"] else ("pareto.png", "values.png")
+    (folder / other).unlink(missing_ok=True)  # of a time when fewer runs were finished
+    (plot_values if results["equal_cost"] else plot_pareto)(results, folder / picture)
     print(f"\n{table}\nstudy folder: {folder}")
 
 
@@ -114,11 +116,13 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
 def markdown(results: Mapping[str, Any]) -> str:
     """The table of a study, ready for a README or a paper."""
     seeds = {len(variant["values"]) for variant in results["variants"]}
+    paired = ", paired by seed, with their 95% interval (Student's t)"
     lines = [
-        f"{results['study']} on {'+'.join(results['tasks'])}: {results['metric']}, mean ± standard deviation over "
-        f"{' or '.join(map(str, sorted(seeds)))} seed(s); differences from {results['baseline']}, paired by seed, with "
-        "their 95% interval (Student's t).",
+        f"{results['study']} on {'+'.join(results['tasks'])}: {results['metric']}, {_over(seeds)} differences from "
+        f"{results['baseline']}{'' if max(seeds) == 1 else paired}.",
     ]
+    if results["equal_cost"] and len(results["variants"]) > 1:
+        lines.append("Costs are equal within 2%: values.png has the values of every seed, and there is no pareto.png.")
     if not results["equal_cost"]:
         ratios = [variant["cost_ratio"] for variant in results["variants"]]
         lines.append(f"Costs are not equal: {min(ratios):.2f} to {max(ratios):.2f} times the baseline's multiply-adds.")
@@ -130,6 +134,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         row = (variant["name"], f"{variant['mean']:.4f}{spread}", _difference(variant["difference"]), *cost)
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _over(seeds: set[int]) -> str:
+    if seeds == {1}:
+        return "of one seed, which tells nothing of the spread between seeds;"
+    return f"mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds;"
 
 
 def _difference(change: Mapping[str, Any] | None) -> str:
