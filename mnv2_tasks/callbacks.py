@@ -352,6 +352,8 @@ class Settings(Callback):
 
     def _renew(self, trainer: pl.Trainer, module: pl.LightningModule, longer: float) -> None:
         """Rates and decays as in a new run, at the place of the schedule that the epochs so far lead to."""
+        if not trainer.lr_scheduler_configs:  # the rate stays as it is
+            return
         fresh: Any = module.configure_optimizers()
         schedule = trainer.lr_scheduler_configs[0].scheduler
         if not isinstance(schedule, LambdaLR):  # one of one's own keeps its state: `changes` refuses others for it

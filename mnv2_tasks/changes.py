@@ -137,7 +137,7 @@ def refuse_fixed(before: Config, after: Config, *, begun: bool = True) -> dict[s
     if begun:
         kept += OF_ITS_START
         if not _is_ours(before["optim"]["schedule"], after["optim"]["schedule"]):
-            kept += ((r"optim\..*", "last.ckpt holds the schedule's own settings", ANEW),)
+            kept += ((r"optim\..*", "last.ckpt holds the rates, which no schedule of this package sets", ANEW),)
     for name, (old, new) in changes.items():
         fixed = [(why, fix) for pattern, why, fix in kept if re.fullmatch(pattern, name)]
         if fixed:
@@ -218,8 +218,8 @@ def refusal(folder: str, name: str, old: Any, new: Any, why: str, fix: str) -> I
     return InputError(f"resume={folder}: {name} was {_shown(old)} and cannot become {_shown(new)}: {why}; {fix}")
 
 
-def _is_ours(*schedules: Mapping[str, Any]) -> bool:
-    return all(str(schedule["_target_"]).startswith("mnv2_tasks.schedules.") for schedule in schedules)
+def _is_ours(*schedules: Mapping[str, Any] | None) -> bool:
+    return all(schedule and str(schedule["_target_"]).startswith("mnv2_tasks.schedules.") for schedule in schedules)
 
 
 def _shown(value: Any) -> str:

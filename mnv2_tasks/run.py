@@ -166,6 +166,8 @@ def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: 
     """Put the defaults where `own` lacks a setting. Raises InputError for one of another type than its default."""
     for key, default in defaults.items():
         name, value = f"{prefix}{key}", own.setdefault(key, default)
+        if name == "optim.schedule" and value is None:  # the rate stays as it is
+            continue
         if isinstance(default, Mapping) and not isinstance(value, dict):
             raise InputError(f"{path}: {name} is {quote(value)}, not a section of settings; correct it")
         if isinstance(default, Mapping) and key in PLAIN_SECTIONS:

@@ -39,19 +39,18 @@ def check_parts(config: Config) -> None:
         for name, part in config[section].items():
             if part:
                 _look_up_part(f"{section}.{name}", part)
-    parts = {name: config["optim"][name] for name in ("optimizer", "schedule")}
-    for name, part in parts.items():
-        _look_up_part(f"optim.{name}", part)
-    name, tried = (
-        "optimizer",
-        parameter_groups([torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))]),
-    )
+    weight, bias = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
+    optimizer = _try_part("optim.optimizer", config["optim"]["optimizer"], parameter_groups([weight, bias]))
+    if config["optim"]["schedule"]:  # None keeps the rate
+        _try_part("optim.schedule", config["optim"]["schedule"], optimizer, steps=100)
+
+
+def _try_part(name: str, part: Any, *arguments: Any, **named: Any) -> Any:
+    _look_up_part(name, part)
     try:
-        optimizer = instantiate(parts["optimizer"])(tried)
-        name = "schedule"
-        instantiate(parts["schedule"])(optimizer, steps=100)
+        return instantiate(part)(*arguments, **named)
     except Exception as error:  # whatever a class makes of a wrong value
-        raise InputError(f"optim.{name}: {reason_of(error)}") from error
+        raise InputError(f"{name}: {reason_of(error)}") from error
 
 
 def _look_up_part(name: str, part: Any) -> None:

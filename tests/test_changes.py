@@ -60,19 +60,22 @@ class StopAfterOne(Callback):
         trainer.should_stop = True
 
 
+def one_epoch(*typed: str) -> Path:
+    """The folder of a run of two epochs that was stopped after the first."""
+    settings = composed(*SMALL, "name=a", "trainer.accelerator=cpu", *typed)
+    data, module, _, _ = train.prepare(settings)
+    folder = run.open_folder(settings)
+    trainer = run.make_trainer(settings, folder)
+    trainer.callbacks.append(StopAfterOne())
+    run.fit(trainer, module, data, None)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, images) -> dict[str, Path]:
-    """{task: the folder of a run of two epochs that was stopped after the first}."""
-    base, made = tmp_path_factory.mktemp("runs"), {}
-    for task in TASKS:
-        data = ("data=imagefolder", f"data.root={images}") if task == "classifier" else SCENES
-        settings = composed(f"task={task}", *SMALL, *data, f"runs={base}", "name=a", "trainer.accelerator=cpu")
-        data, module, _, _ = train.prepare(settings)
-        folder = made[task] = run.open_folder(settings)
-        trainer = run.make_trainer(settings, folder)
-        trainer.callbacks.append(StopAfterOne())
-        run.fit(trainer, module, data, None)
-    return made
+    base = tmp_path_factory.mktemp("runs")
+    own = {task: SCENES for task in TASKS} | {"classifier": ("data=imagefolder", f"data.root={images}")}
+    return {task: one_epoch(f"task={task}", *own[task], f"runs={base}") for task in TASKS}
 
 
 def composed(*typed: str) -> dict:
@@ -332,6 +335,17 @@ def test_a_change_that_cannot_act_is_refused(folders, task, change):
 def test_no_change_is_none(folders):
     for folder in folders.values():
         assert go_on(folder).changed == []
+
+
+@pytest.mark.slow
+def test_a_run_without_a_schedule_goes_on(images, tmp_path):
+    folder = one_epoch(
+        "task=classifier", "data=imagefolder", f"data.root={images}", "optim.schedule=null", f"runs={tmp_path}"
+    )
+    with pytest.raises(InputError, match="which no schedule of this package sets"):
+        go_on(folder, "optim.optimizer.lr=0.01")
+    seen = first_step(folder)
+    assert {group["lr"] for group in seen.trainer.optimizers[0].param_groups} == {0.002}
 
 
 def test_moved_data_is_read_where_it_is(folders, images, tmp_path):
