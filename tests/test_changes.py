@@ -260,7 +260,7 @@ REFUSED = {
         *("backbone=mobilenet_v2_tf", "backbone.freeze=true", "block=classic", "head.class_weights=balanced"),
         *("augment.joint.flip=1", "augment.detection.flip=1"),
         *("backbone.widht=1", "trainer.max_epoch=3", "+trainer.callbacks=[]", "trainer.max_epochs=many"),
-        *("backbone.divisor=1", "data.classes=[dog,cat]"),
+        *("backbone.divisor=1", "data.classes=[b,a]"),
         *("photos=here", "+photos=here", "+optim.optimizer.lrr=1", "+optim.schedule.foo=2"),
         "+callbacks.mine._target_=pytorch_lightning.callbacks.Timr",
     ),
