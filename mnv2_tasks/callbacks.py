@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.examples import Example, task_examples
+from mnv2_tasks.folders import replacing
 from mnv2_tasks.loggers import log_examples
 from mnv2_tasks.stopping import Stop
 from mnv2_tasks.tasks import MultiTask
@@ -205,17 +206,11 @@ class WholeFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        draft = Path(f"{path}{DRAFT}")
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(path), Path(f"{path}{DRAFT}")) as draft, draft.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class AtStop(Callback):
@@ -304,19 +299,16 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     """Replace the file in one move, so that a full disk or a kill leaves the old one."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    draft.replace(path)
 
 
 def write_settings(path: Path, config: Mapping[str, Any]) -> None:
     """Replace a config.yaml in one move."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 class Settings(Callback):

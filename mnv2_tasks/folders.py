@@ -1,7 +1,8 @@
-"""A new folder for what one run of a command leaves."""
+"""A new folder for what one run of a command leaves, and files that are there whole or as they were."""
 
 import atexit
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -29,6 +30,21 @@ def new_folder(base: Path, name: str | None) -> Path:
         else:
             atexit.register(_remove_empty, folder)
             return folder
+
+
+@contextmanager
+def replacing(path: Path, draft: Path | None = None) -> Iterator[Path]:
+    """Where to write a file, by default beside it as <stem>.tmp: it is moved to `path` once it is whole.
+
+    So a full disk or a kill leaves the one before. What fails leaves no draft, a kill may.
+    """
+    draft = draft or path.with_suffix(".tmp")
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _remove_empty(folder: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from mnv2_tasks import __version__
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.films import Named, plain_name
-from mnv2_tasks.folders import new_folder
+from mnv2_tasks.folders import new_folder, replacing
 from mnv2_tasks.predictor import Predictor
 
 RECORD = "predict.json"  # what was predicted with what; marks a folder as this program's
@@ -110,12 +111,17 @@ def _json(record: Mapping[str, Any]) -> bytes:
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or, where the disk is full or the process is killed, not at all. Raises OSError."""
-    draft = path.with_name(DRAFT)
-    try:
+    with _whole(path) as draft:
         draft.write_bytes(content)
-        draft.replace(path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """`replacing` in a folder of results; the OSError has the file's own name."""
+    try:
+        with replacing(path, path.with_name(DRAFT)) as draft:
+            yield draft
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
@@ -195,21 +201,15 @@ class Results:
         """Write detections.json from the lines, one at a time. Raises OSError."""
         for task in self._tasks("boxes"):
             path = self.place(task) / "detections.json"
-            draft = path.with_name(DRAFT)
-            try:
-                with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write("[")
-                    separator = "\n"
-                    for row in self._rows():
-                        told = {key: row[key] for key in ("image_id", "file", "time") if key in row}
-                        for box in row["predictions"][task]:
-                            file.write(separator + json.dumps({**told, **box}, ensure_ascii=False))
-                            separator = ",\n"
-                    file.write("\n]\n")
-                draft.replace(path)
-            except OSError as error:
-                draft.unlink(missing_ok=True)
-                raise OSError(error.errno, error.strerror, str(path)) from error
+            with _whole(path) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("[")
+                separator = "\n"
+                for row in self._rows():
+                    told = {key: row[key] for key in ("image_id", "file", "time") if key in row}
+                    for box in row["predictions"][task]:
+                        file.write(separator + json.dumps({**told, **box}, ensure_ascii=False))
+                        separator = ",\n"
+                file.write("\n]\n")
 
     def close(self) -> None:
         for file in (self._lines, *self._tables.values()):

@@ -16,6 +16,7 @@ from mnv2_tasks.cost import madds, parameters
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.examples import example_sheet, examples, task_examples
+from mnv2_tasks.folders import replacing
 from mnv2_tasks.model import Model
 from mnv2_tasks.tasks import MultiTask
 
@@ -94,7 +95,7 @@ def _blank(model: Model, size: tuple[int, int]) -> Tensor:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write in one move; NaN becomes null, which every reader understands."""
+    """Replace the file in one move; NaN becomes null, which every reader understands."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -103,10 +104,9 @@ def write_json(path: Path, values: Any) -> None:
             return [plain(inner) for inner in value]
         return None if isinstance(value, float) and value != value else value
 
-    draft = path.with_suffix(".tmp")
     text = json.dumps(plain(values), indent=2, ensure_ascii=False) + "\n"
-    draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # \udce9, of a name that is no UTF-8, is JSON
-    draft.replace(path)
+    with replacing(path) as draft:  # \udce9, of a name that is no UTF-8, is JSON
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
@@ -122,4 +122,4 @@ def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
     sizes = {"x".join(map(str, size)) for size in results["sizes"].values()}
     print(f"{cost} at {' and '.join(sorted(sizes))}")
     if results.get("wall_seconds"):
-        print(f"{results['epochs']} epoch{'s' * (results['epochs'] != 1)} in {results['wall_seconds']:.0f} s")
+        print(f"{amount(results['epochs'], 'epoch')} in {results['wall_seconds']:.0f} s")

@@ -4,13 +4,13 @@ import csv
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.callbacks import read_rows
+from mnv2_tasks.folders import replacing
 
 if TYPE_CHECKING:
     from mnv2_tasks.study import Run
@@ -174,12 +174,10 @@ def _latency(one: "Run", trust: Sequence[str]) -> float:
 
 def _write_csv(path: Path, results: Mapping[str, Any]) -> None:
     """A row a run, for other programs: variant, seed, value, and what the variant costs."""
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "seed", results["metric"], "parameters", "madds", "latency_ms"])
         for variant in results["variants"]:
             for seed, value in variant["values"].items():
                 costs = (variant["parameters"], variant["madds"], variant["latency_ms"])
                 writer.writerow([variant["name"], seed, value, *costs])
-    os.replace(draft, path)
