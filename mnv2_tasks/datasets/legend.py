@@ -37,6 +37,13 @@ class Legend:
     by_colour: bool = False
     advice: str = "correct the mask"
 
+    def renumbered(self, numbers: NDArray[Any]) -> "Legend":
+        """The same where its classes have the numbers (K,), in the order of the old ones; 255 and -1 stay."""
+        new = np.arange(256)
+        new[: len(numbers)] = numbers
+        indices = np.where(self.indices < 0, self.indices, new[self.indices]).astype(np.int16)
+        return replace(self, indices=indices, colours={rgb: int(new[old]) for rgb, old in self.colours.items()})
+
 
 def index_legend(classes: int, *, ignore: Sequence[int] = (), advice: str = "correct the mask") -> Legend:
     """Values that are the classes' own indices; 255 and `ignore` are left out."""
@@ -115,13 +122,9 @@ def choose(
     others = [name for name in names if name not in (*chosen, BACKGROUND)]
     if BACKGROUND not in chosen and (others or BACKGROUND in names):
         chosen = (BACKGROUND, *chosen)
-    numbers = np.array([chosen.index(name if name in chosen else BACKGROUND) for name in names], np.int16)
-    indices = legend.indices.copy()
-    known = (indices >= 0) & (indices < len(names))
-    indices[known] = numbers[indices[known]]
-    colours = {rgb: int(numbers[old]) if old < len(names) else old for rgb, old in legend.colours.items()}
+    numbers = np.array([chosen.index(name if name in chosen else BACKGROUND) for name in names], np.int64)
     notes = [f"pixels of {amount(len(others), 'other class', 'other classes')} are background"] if others else []
-    return chosen, replace(legend, indices=indices, colours=colours), notes
+    return chosen, legend.renumbered(numbers), notes
 
 
 def _colour(told: Any, where: str) -> Colour:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +172,9 @@ class MaskSplit(FileSplit):
         """All pairs, in the numbers of these classes, among which are all of the masks'."""
         if classes == self.class_names:
             return self
-        numbers = np.arange(256)
-        numbers[: len(self.class_names)] = new_numbers(self.class_names, classes)
-        indices = np.where(self.legend.indices < 0, -1, numbers[self.legend.indices]).astype(np.int16)
-        colours = {rgb: int(numbers[old]) for rgb, old in self.legend.colours.items()}
+        numbers = new_numbers(self.class_names, classes)
         split = self.subset(np.ones(len(self), np.bool_))
-        split.legend, split.class_names = replace(self.legend, indices=indices, colours=colours), classes
+        split.legend, split.class_names = self.legend.renumbered(numbers), classes
         if split._pixels is not None:
             chosen, rows = split._pixels
             wide = np.zeros((len(rows), len(classes)), np.int64)
