@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.cli import command, settle, tune_for_cpu
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.foreign import read_json
 from mnv2_tasks.machine import describe_processor
@@ -27,7 +28,7 @@ def main(config: Any) -> None:
     names = _files(home) if given.is_dir() else [given.name]
     metrics = proved(home)
     folder = new_folder(Path(settings["runs"]) / "benchmark", settings["name"])
-    print(f"benchmark: {len(names)} {'file' if len(names) == 1 else 'files'}, some seconds each", flush=True)
+    print(f"benchmark: {amount(len(names), 'file')}, some seconds each", flush=True)
     rows = [_measure(home / name, settings, metrics.get(name, {})) for name in names]
     processor = describe_processor()
     report.write_json(folder / "benchmark.json", {"processor": processor, "batch": settings["batch"], "files": rows})

@@ -299,15 +299,20 @@ def load_model(
     try:
         load_exactly(model, state, str(path), hint="use the task, backbone and class count that it was trained with")
     except InputError as error:
-        for task, names in (classes or {}).items():
-            assert build is not None
-            if theirs := _class_count(model, build, state, task, {name: tuple(its) for name, its in classes.items()}):  # type: ignore[union-attr]
-                ours = "1 class" if len(names) == 1 else f"{len(names)} classes"
+        if classes is None or build is None:
+            raise
+        ours = {task: tuple(names) for task, names in classes.items()}
+        for task, names in ours.items():
+            if theirs := _class_count(model, build, state, task, ours):
                 raise InputError(
-                    f"{path}: weights for {'1 class' if theirs == 1 else f'{theirs} classes'}, and the data of {task} "
-                    f"has {ours}; {_class_fix(theirs, names)}"
+                    f"{path}: weights for {_classes(theirs)}, and the data of {task} has {_classes(len(names))}; "
+                    f"{_class_fix(theirs, names)}"
                 ) from error
         raise
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
 
 
 def _class_fix(theirs: int, names: Sequence[str]) -> str:

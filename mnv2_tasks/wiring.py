@@ -59,9 +59,7 @@ def _look_up_part(name: str, part: Any) -> None:
         raise InputError(f"{name}: give its class as {name}._target_=<class>")
     made = look_up(part["_target_"])
     if made is None:
-        raise InputError(
-            f"{name}._target_={part['_target_']}: there is no such class; correct it, or put its folder on PYTHONPATH"
-        )
+        raise _no_class(name, part["_target_"])
     if unknown := untaken(part, made):
         known = inspect.signature(made).parameters
         raise InputError(f"{name}.{unknown[0]}: {made.__name__} has no such setting{suggest(unknown[0], known)}")
@@ -126,9 +124,11 @@ def head_class(task: str, section: Mapping[str, Any]) -> Any:
     try:
         return get_class(target)
     except ImportError as error:
-        raise InputError(
-            f"heads.{task}._target_={target}: there is no such class; correct it, or put its folder on PYTHONPATH"
-        ) from error
+        raise _no_class(f"heads.{task}", target) from error
+
+
+def _no_class(name: str, target: str) -> InputError:
+    return InputError(f"{name}._target_={target}: there is no such class; correct it, or put its folder on PYTHONPATH")
 
 
 def agree_on_stride(config: Config) -> None:
