@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 torch.set_num_threads(2)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that on
 
 
 def pytest_runtest_logfinish() -> None:
