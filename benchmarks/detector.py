@@ -36,8 +36,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
-from mnv2_tasks.heads import detection
 from mnv2_tasks.heads.ssdlite import EXTRA_CHANNELS, SSDLite
+from mnv2_tasks.kinds import DETECTION
 from mnv2_tasks.metrics.detection import CocoMAP
 from mnv2_tasks.model import Model
 
@@ -74,8 +74,9 @@ class TorchvisionSSD(SSD):
         channels = [*(model.backbone.taps[name].channels for name in head.needs), *EXTRA_CHANNELS]
         classes = head.num_classes + 1  # with the background, 0
         layers = SSDLiteHead(channels, boxes.num_anchors_per_location(), classes, norm)
-        decoding = {"score_thresh": head.score_threshold, "nms_thresh": head.nms}
-        decoding |= {"detections_per_img": head.detections, "topk_candidates": head.candidates}
+        own = head.decoding
+        decoding = {"score_thresh": own.score_threshold, "nms_thresh": own.nms}
+        decoding |= {"detections_per_img": own.detections, "topk_candidates": own.candidates}
         trunk = Levels(model.backbone, head)
         super().__init__(trunk, boxes, size, classes, head=layers, iou_thresh=head.threshold, **decoding)
         self.transform = Normalise(model.mean, model.std)
@@ -153,7 +154,7 @@ def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
     model.eval()
     (loader,) = data.loaders(side).values()
     for images, targets in loader:
-        detection.update(metric, model(images, targets[task]), targets[task])
+        DETECTION.count(metric, model(images, targets[task]), targets[task])
     return {f"{side}/{name}": float(value) for name, value in metric.compute().items()}
 
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.blocks import SamePadConv2d
 from mnv2_tasks.heads import classifier, deeplabv3
+from mnv2_tasks.kinds import CLASSIFICATION
 from mnv2_tasks.model import Model
 from mnv2_tasks.weights import from_torchvision, load_backbone
 
@@ -73,7 +74,7 @@ class Peer(nn.Module):
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> Any:
         images = images.contiguous(memory_format=torch.channels_last).to(self.mean.dtype) / 255
         logits = self.network((images - self.mean) / self.std)
-        outputs = (classifier if self.head.kind == "classification" else deeplabv3).Outputs(logits.float())
+        outputs = (classifier if self.head.kind is CLASSIFICATION else deeplabv3).Outputs(logits.float())
         return self.head.loss(outputs, targets) if self.training else outputs
 
 
@@ -81,7 +82,7 @@ def peer_network(config: dict[str, Any], model: Model, classes: int) -> nn.Modul
     """torchvision's or smp's network for our model's task, its trunk with the same width, stem and values."""
     ((task, head),) = model.heads.items()
     section = config["backbone"]
-    if head.kind == "classification":
+    if head.kind is CLASSIFICATION:
         from torchvision.models import mobilenet_v2
 
         dropout = config["heads"][task]["dropout"]

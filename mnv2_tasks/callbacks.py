@@ -380,4 +380,4 @@ class Examples(Callback):
             return task_examples(module, data, source, "val", self.count)
 
         for logger in trainer.loggers:
-            log_examples(logger, module.classes, data.sources, make, trainer.global_step)
+            log_examples(logger, module, data.sources, make, trainer.global_step)

@@ -52,28 +52,38 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     from mnv2_tasks.export.proof import Proof
     from mnv2_tasks.export.report import batches
     from mnv2_tasks.folders import new_folder
-    from mnv2_tasks.model import checked_config
+    from mnv2_tasks.model import build_model, build_told, checked_config
     from mnv2_tasks.predictor import Predictor
+    from mnv2_tasks.trust import refuse_foreign, refuse_unknown, writer
 
     predictor = Predictor(config.ckpt, trust=tuple(config.trust))
-    about = predictor.exported.about
-    trained = {**checked_config(about)[0], "size": about["size"], "fit": predictor.fit, "depth": predictor.depth}
+    network = predictor.exported
+    assert network is not None, "a checkpoint is evaluated otherwise"
+    about, where = network.about, f"{config.ckpt} ({writer(network.about)})"
+    try:
+        made, classes = checked_config({**about, "config": {**about["config"], "fit": predictor.fit}})
+    except (InputError, KeyError) as error:
+        raise InputError(f"{where}: its metadata is damaged: {error}; export it again") from error
+    refuse_foreign(made, where, trust=tuple(config.trust))
+    refuse_unknown({key: made[key] for key in ("backbone", "heads")}, where)
+    model = build_told(partial(build_model, made, classes), where).eval()  # for its metrics and its cost
+    trained = {**made, "size": about["size"], "fit": predictor.fit, "depth": predictor.depth}
     take_settings(config, trained, [*given, "data"])
     settings = settle(config)
     data, split = wiring.make_data(settings), settings["split"]
     data.tell([split])
     take_classes(config.ckpt, data, predictor.classes)
     folder = new_folder(Path(settings["runs"]) / "evaluate", settings["name"])
-    proof = Proof(predictor.exported, predictor.model, predictor.classes)
+    proof = Proof(network, model, predictor.classes)
     for images, targets in batches(data, split, None):
-        proof.count(predictor.exported(images), targets)
+        proof.count(network(images), targets)
     found = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
     results: dict[str, Any] = {
         split: found,
         "model": str(config.ckpt),
         "classes": {t: list(n) for t, n in predictor.classes.items()},
     }
-    results |= {**report.model_cost(predictor.model, data.passes), "sizes": {n: list(s) for n, s in data.sizes.items()}}
+    results |= {**report.model_cost(model, data.passes), "sizes": {n: list(s) for n, s in data.sizes.items()}}
     report.write_json(folder / "metrics.json", results)
     report.print_table(results, [split])
     print(f"results: {folder}")
@@ -165,7 +175,7 @@ def take_classes(ckpt: str, data: Any, classes: Mapping[str, tuple[str, ...]]) -
                 f"{ckpt}: {task} is for {known} ({shorten(', '.join(trained), 100)}), and the data has {len(there)}, "
                 f"such as {shorten(', '.join(others), 100)}; {fix}"
             )
-        data.sources[source] = Renumbered(data.sources[source], data.tasks[task], trained)
+        data.sources[source] = Renumbered(data.sources[source], data.tasks[task].name, trained)
         if len(there) < len(trained):
             rank_zero_only(print)(f"{source}: it has {len(there)} of the model's {known}")
 

@@ -31,7 +31,7 @@ def spread(split: Any, count: int, kind: str | None = None) -> list[int]:
 def task_examples(module: MultiTask, data: DataModule, source: str, side: str, count: int) -> dict[str, list[Example]]:
     """{task: `count` images with its truth}, of the tasks that learn from this source."""
     split = data.split(source, side)
-    picked = {task: spread(split, count, kind) for task, kind in data.assigned[source].items()}
+    picked = {task: spread(split, count, kind.name) for task, kind in data.assigned[source].items()}
     union = sorted({index for own in picked.values() for index in own})
     shown = dict(zip(union, examples(module, data, source, side, union), strict=True))
     return {task: [shown[index] for index in own] for task, own in picked.items()}
@@ -63,10 +63,10 @@ def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path
     """Write truth beside prediction for one task, as a PNG; what is drawn of the predictions follows the heading."""
     from mnv2_tasks.draw import sheet
 
-    head, classes = module.model.heads[task], module.classes[task]
+    kind, classes = module.model.heads[task].kind, module.classes[task]
 
     def draw(example: Example, what: dict[str, Tensor]) -> Tensor:
-        return head.draw(example.image, what, classes, seen=example.seen)  # type: ignore[operator]
+        return kind.draw(example.image, what, classes, seen=example.seen)
 
     pairs = [(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in shown]
-    sheet(pairs, heading=f"{heading}predictions: {head.drawn}").save(path)
+    sheet(pairs, heading=f"{heading}predictions: {kind.drawn}").save(path)

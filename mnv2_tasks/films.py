@@ -210,7 +210,7 @@ class Film:
             container.close()
 
     def _open(self, task: str, size: tuple[int, int]) -> tuple[Any, Any]:
-        place = self.folder if len(self.predictor.heads) == 1 else self.folder / task
+        place = self.folder if len(self.predictor.kinds) == 1 else self.folder / task
         place.mkdir(exist_ok=True)
         fragments = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}  # of a second
         av = import_av()
@@ -225,8 +225,8 @@ class Film:
     def _canvas(self, task: str, image: Tensor, drawn: Tensor) -> tuple[int, int]:
         """(H, W), both even, that every frame fits in: the legend of a mask grows with the classes that are there."""
         height, width = drawn.shape[1:]
-        if self.predictor.heads[task].kind == "segmentation":
-            everything = torch.arange(len(self.predictor.classes[task]), dtype=torch.uint8)[None]
-            whole = self.predictor.draw(image, {task: {"mask": everything.repeat(2, 1)}})[task]
+        fullest = self.predictor.kinds[task].fullest(len(self.predictor.classes[task]))
+        if fullest is not None:
+            whole = self.predictor.draw(image, {task: fullest})[task]
             height, width = max(height, whole.shape[1]), max(width, whole.shape[2])
         return height + height % 2, width + width % 2

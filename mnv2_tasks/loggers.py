@@ -11,14 +11,12 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from mnv2_tasks.cli import one_line
 from mnv2_tasks.errors import InputError, reason_of
 from mnv2_tasks.examples import Example
-from mnv2_tasks.model import Classes
+from mnv2_tasks.kinds.kind import Kind, Picture
+from mnv2_tasks.tasks import MultiTask
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -131,7 +129,7 @@ LEAST = 0.1  # score of the boxes that W&B is sent; its pages have a slider
 
 def log_examples(
     logger: Logger,
-    classes: Classes,
+    module: MultiTask,
     sources: Iterable[str],
     make: Callable[[str], dict[str, list[Example]]],
     step: int,
@@ -143,11 +141,12 @@ def log_examples(
         for task, shown in make(source).items():
             heights, widths = zip(*(example.image.shape[1:] for example in shown), strict=True)
             canvas = (max(heights), max(widths))  # W&B shows together what has one size
-            pictures = [wandb_image(example, task, classes[task], canvas) for example in shown]
+            kind, names = module.model.heads[task].kind, module.classes[task]
+            pictures = [wandb_image(example, task, kind, names, canvas) for example in shown]
             logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
 
 
-def wandb_image(example: Example, task: str, names: tuple[str, ...], canvas: tuple[int, int]) -> Any:
+def wandb_image(example: Example, task: str, kind: Kind, names: tuple[str, ...], canvas: tuple[int, int]) -> Any:
     """An example as a `wandb.Image`: boxes and masks, true and predicted, to switch on and off; labels as a caption.
 
     The picture lies in the upper left of a black canvas (H, W), which is at least as large.
@@ -155,55 +154,7 @@ def wandb_image(example: Example, task: str, names: tuple[str, ...], canvas: tup
     from wandb import Image
 
     sides = {"ground_truth": example.targets[task], "predictions": example.predictions[task]}
-    pixels = _on_canvas(example.image, canvas, fill=0).permute(1, 2, 0).numpy()
-    found = sides["predictions"]
-    if "boxes" in found:
-        height, width = example.image.shape[1:]
-        whole = (example.seen[0] * canvas[0] / height, example.seen[1] * canvas[1] / width)  # in the input's pixels
-        boxes = {side: _wandb_boxes(shown, whole, names) for side, shown in sides.items()}
-        return Image(pixels, boxes=boxes, caption=f"predictions: score at least {LEAST:g}")
-    if "mask" in found:
-        masks = {side: _wandb_mask(shown["mask"], example, names, canvas) for side, shown in sides.items()}
-        return Image(pixels, masks=masks)
-    return Image(pixels, caption=_caption(sides["ground_truth"], found["scores"], names))
-
-
-def _on_canvas(picture: Tensor, canvas: tuple[int, int], *, fill: int) -> Tensor:
-    """(C, h, w) -> (C, H, W)."""
-    height, width = picture.shape[1:]
-    return torch.nn.functional.pad(picture, (0, canvas[1] - width, 0, canvas[0] - height), value=fill)
-
-
-def _wandb_boxes(shown: dict[str, Tensor], whole: tuple[float, float], names: tuple[str, ...]) -> dict[str, Any]:
-    height, width = whole
-    scores = shown.get("scores")
-    data = []
-    for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
-        label = int(shown["labels"][i])
-        if label < 0 or (scores is not None and scores[i] < LEAST):
-            continue
-        corners = {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height}
-        box: dict[str, Any] = {"position": corners, "class_id": label, "box_caption": names[label]}
-        if scores is not None:
-            box["scores"] = {"score": float(scores[i])}
-        data.append(box)
-    return {"box_data": data, "class_labels": dict(enumerate(names))}
-
-
-def _wandb_mask(mask: Tensor, example: Example, names: tuple[str, ...], canvas: tuple[int, int]) -> dict[str, Any]:
-    part = mask[: example.seen[0], : example.seen[1]].to(torch.uint8)
-    whole = resize(part[None], list(example.image.shape[1:]), InterpolationMode.NEAREST)
-    return {
-        "mask_data": _on_canvas(whole, canvas, fill=255)[0].numpy(),
-        "class_labels": {**dict(enumerate(names)), 255: "unknown"},
-    }
-
-
-def _caption(target: dict[str, Tensor], scores: Tensor, names: tuple[str, ...]) -> str:
-    if "presence" in target:
-        true = ", ".join(names[i] for i in (target["presence"] > 0).nonzero().flatten().tolist()) or "nothing"
-        found = [i for i in range(len(names)) if scores[i] > 0.5]
-    else:
-        label = int(target["label"])
-        true, found = names[label] if label >= 0 else "unknown", [int(scores.argmax())]
-    return f"{true} | " + (", ".join(f"{names[i]} {scores[i]:.2f}" for i in found) or "nothing")
+    height, width = example.image.shape[1:]
+    pixels = torch.nn.functional.pad(example.image, (0, canvas[1] - width, 0, canvas[0] - height))
+    picture = Picture((height, width), example.seen, canvas)
+    return Image(pixels.permute(1, 2, 0).numpy(), **kind.overlays(sides, names, picture=picture, least=LEAST))

@@ -1,18 +1,18 @@
 """The whole network in pure PyTorch: plain RGB in, every head's outputs out; and how it is built from a config."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.errors import InputError, quote, reason_of, shorten
-from mnv2_tasks.heads import Prediction
-from mnv2_tasks.trust import MOST_NESTED, refuse_foreign, refuse_unknown
+from mnv2_tasks.errors import InputError, quote, reason_of
+from mnv2_tasks.heads import Head, Prediction
+from mnv2_tasks.trust import MOST_NESTED, refuse_foreign, refuse_unknown, writer
 from mnv2_tasks.weights import check_fit, load_exactly, read_file
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -24,6 +24,16 @@ MOST_PARAMETERS = 10**9  # of a network
 DISAGREE = "its config and its tensors disagree: use the settings that it was trained with, or copy the file again"
 
 
+class Heads(nn.ModuleDict):
+    """{task: its head}."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, task: str) -> Head: ...
+        def items(self) -> ItemsView[str, Head]: ...
+        def values(self) -> ValuesView[Head]: ...
+
+
 class Model(nn.Module):
     """Normalisation, backbone and heads.
 
@@ -33,13 +43,13 @@ class Model(nn.Module):
     def __init__(
         self,
         backbone: MobileNetV2,
-        heads: Mapping[str, Any],
+        heads: Mapping[str, Head],
         *,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
         super().__init__()
-        self.backbone, self.heads = backbone, nn.ModuleDict(heads)
+        self.backbone, self.heads = backbone, Heads(heads)
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
         self.mean: Tensor
@@ -58,15 +68,18 @@ class Model(nn.Module):
     def infer(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, Any]:
         """`forward` as evaluation wants it: a head with `has_views` looks at several views of the images."""
         wanted = [task for task in self.heads if tasks is None or task in tasks]
-        viewed = [task for task in wanted if getattr(self.heads[task], "has_views", False)]
+        viewed = [task for task in wanted if self.heads[task].has_views]
         outputs = self(images, set(wanted) - set(viewed)) if len(viewed) < len(wanted) else {}
         for task in viewed:
-            outputs[task] = self.heads[task].infer(lambda view, only=task: self(view, [only])[only], images)  # type: ignore[operator]
+            outputs[task] = self.heads[task].infer(partial(self._outputs_of, task), images)
         return outputs
+
+    def _outputs_of(self, task: str, images: Tensor) -> Any:
+        return self(images, [task])[task]
 
     def predict(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, list[Prediction]]:
         """{task: one prediction an image}, in input pixels; of `tasks`, or of all."""
-        return {task: self.heads[task].predict(out) for task, out in self.infer(images, tasks).items()}  # type: ignore[operator]
+        return {task: self.heads[task].predict(out) for task, out in self.infer(images, tasks).items()}
 
 
 def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
@@ -117,14 +130,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     state = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
     epoch, step = (held.get(n) if isinstance(held.get(n), int) else None for n in ("epoch", "global_step"))
     return {"config": config, "classes": classes, "state": state, "epoch": epoch, "step": step, "writer": by}
-
-
-def writer(about: Any) -> str:
-    """What a file tells of the version that wrote it, for a message."""
-    version = about.get("version") if isinstance(about, Mapping) else None
-    if isinstance(version, str):
-        return f"written by mnv2_tasks {shorten(version, 20)}"
-    return "of an early version of mnv2_tasks"
 
 
 def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:

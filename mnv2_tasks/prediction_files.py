@@ -9,12 +9,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -141,11 +138,13 @@ class Results:
         self.done: set[str] = set()
         self.failed: dict[str, int] = {}  # name -> image_id
         self.next_id = 0
-        self._counts: dict[str, Counter[str]] = {task: Counter() for task in predictor.heads}  # of this process
+        self._counts: dict[str, Counter[str]] = {task: Counter() for task in predictor.kinds}  # of this process
         self._folders: set[Path] = set()
         self._lines = _Appended(folder / RESULTS)
         self._lines.cut(self._remember())
-        self._tables = {task: _Appended(self.place(task) / "labels.csv") for task in self._tasks("label")}
+        self._tables = {
+            task: _Appended(self.place(task) / kind.table) for task, kind in predictor.kinds.items() if kind.table
+        }
         for task, table in self._tables.items():
             table.cut(0)
             times = ["time"] if timed else []
@@ -157,12 +156,17 @@ class Results:
 
     def place(self, task: str) -> Path:
         """A head's folder."""
-        return self._made(self.folder if len(self.predictor.heads) == 1 else self.folder / task)
+        return self._made(self.folder if len(self.predictor.kinds) == 1 else self.folder / task)
 
     def recall(self, named: Named) -> dict[str, dict[str, Tensor]]:
         """The predictions of a picture that is `done`; to be asked for in the order in which they were made."""
         row = next(row for row in self._past if row["file"] == named.name)
-        return {task: self._recalled(task, named, told) for task, told in row["predictions"].items()}
+        found = {}
+        for task, line in row["predictions"].items():
+            kind = self.predictor.kinds[task]
+            content = self._picture(task, kind.pictures, named).read_bytes() if kind.pictures else None
+            found[task] = kind.from_line(line, content)
+        return found
 
     def add(self, named: Named, prediction: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Raises OSError where it cannot be written; then nothing of it counts."""
@@ -178,46 +182,38 @@ class Results:
 
     def counts(self) -> list[str]:
         """A line a head: the objects of each class that this process found, or the images or masks that show it."""
-        objects = f"objects that score {self.predictor.drawn_score:g} or more"
-        kinds = {"detection": objects, "segmentation": "masks with", "classification": "images"}
         lines = []
         for task, counts in self._counts.items():
             shown = [f"{count:,} {name}" for name, count in counts.most_common(LISTED)]
             more = f" and {len(counts) - LISTED} classes more" if len(counts) > LISTED else ""
-            what = kinds.get(self.predictor.heads[task].kind, "images, by their best class,")
+            what = self.predictor.kinds[task].counted(self.predictor.drawn_score)
             lines.append(f"{task}: {what}: {', '.join(shown) or 'none'}{more}")
         return lines if self.done else []
 
     def _count(self, task: str, row: Mapping[str, Tensor]) -> None:
-        if "boxes" in row:
-            labels = row["labels"][row["scores"] >= self.predictor.drawn_score].tolist()
-        elif "mask" in row:
-            labels = [label for label in row["mask"].unique().tolist() if label < len(self.predictor.classes[task])]
-        else:
-            labels = [int(row["scores"].argmax())]
-        self._counts[task].update(self.predictor.classes[task][label] for label in labels)
+        classes = self.predictor.classes[task]
+        labels = self.predictor.kinds[task].labels(dict(row), len(classes), self.predictor.drawn_score)
+        self._counts[task].update(classes[label] for label in labels)
 
     def finish(self) -> None:
         """Write detections.json from the lines, one at a time. Raises OSError."""
-        for task in self._tasks("boxes"):
-            path = self.place(task) / "detections.json"
+        for task, kind in self.predictor.kinds.items():
+            if not kind.gathered:
+                continue
+            path = self.place(task) / kind.gathered
             with _whole(path) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("[")
                 separator = "\n"
                 for row in self._rows():
                     told = {key: row[key] for key in ("image_id", "file", "time") if key in row}
-                    for box in row["predictions"][task]:
-                        file.write(separator + json.dumps({**told, **box}, ensure_ascii=False))
+                    for entry in row["predictions"][task]:
+                        file.write(separator + json.dumps({**told, **entry}, ensure_ascii=False))
                         separator = ",\n"
                 file.write("\n]\n")
 
     def close(self) -> None:
         for file in (self._lines, *self._tables.values()):
             file.close()
-
-    def _tasks(self, what: str) -> list[str]:
-        kinds = {"detection": "boxes", "segmentation": "mask"}
-        return [task for task, head in self.predictor.heads.items() if kinds.get(head.kind, "label") == what]
 
     def _made(self, folder: Path) -> Path:
         if folder not in self._folders:
@@ -256,56 +252,21 @@ class Results:
 
     def _label(self, row: Row) -> None:
         for task, table in self._tables.items():
-            told = row["predictions"][task]
             times = [row["time"]] if self.timed else []
-            table.write(_csv([row["file"], *times, told["label"], told["score"], *told["scores"]]))
+            table.write(_csv([row["file"], *times, *self.predictor.kinds[task].row(row["predictions"][task])]))
 
     def _told(self, task: str, named: Named, row: Mapping[str, Tensor]) -> Any:
         """A prediction as results.jsonl holds it."""
-        classes = self.predictor.classes[task]
-        if "boxes" in row:
-            return [
-                {
-                    "category_id": label + 1,
-                    "category": classes[label],
-                    "bbox": [round(value, 2) for value in (x, y, right - x, low - y)],
-                    "score": round(score, 5),
-                }
-                for (x, y, right, low), score, label in zip(
-                    row["boxes"].tolist(), row["scores"].tolist(), row["labels"].tolist(), strict=True
-                )
-            ]
-        if "mask" in row:
-            from PIL import Image
-
-            path = self._mask(task, named)
+        kind, prediction, picture = self.predictor.kinds[task], dict(row), None
+        if kind.pictures:
+            path = self._picture(task, kind.pictures, named)
             self._made(path.parent)
-            content = io.BytesIO()
-            Image.fromarray(row["mask"].numpy()).save(content, "PNG")
-            write_whole(path, content.getbuffer())
-            return {"mask": plain_name(path.relative_to(self.folder).as_posix())}
-        scores = row["scores"].tolist()
-        best = max(range(len(scores)), key=scores.__getitem__)
-        rounded = [round(score, 5) if score == score else None for score in scores]  # JSON has no NaN
-        return {"label": classes[best], "score": rounded[best], "scores": rounded}
+            write_whole(path, kind.picture(prediction))
+            picture = plain_name(path.relative_to(self.folder).as_posix())
+        return kind.line(prediction, self.predictor.classes[task], picture=picture)
 
-    def _mask(self, task: str, named: Named) -> Path:
-        return self.place(task) / "masks" / f"{named.stem}.png"
-
-    def _recalled(self, task: str, named: Named, told: Any) -> dict[str, Tensor]:
-        if task in self._tasks("mask"):
-            from PIL import Image
-
-            with Image.open(self._mask(task, named)) as mask:
-                return {"mask": torch.from_numpy(np.array(mask))}
-        if task in self._tasks("label"):
-            return {"scores": torch.tensor([nan if score is None else score for score in told["scores"]])}
-        boxes = torch.tensor([box["bbox"] for box in told]).reshape(-1, 4)
-        return {
-            "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
-            "scores": torch.tensor([box["score"] for box in told]),
-            "labels": torch.tensor([box["category_id"] - 1 for box in told], dtype=torch.int64),
-        }
+    def _picture(self, task: str, folder: str, named: Named) -> Path:
+        return self.place(task) / folder / f"{named.stem}.png"
 
 
 class Drawings:

@@ -1,10 +1,10 @@
 """Trained models at work: images of any size in, predictions in their own pixels out; from any file that holds one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from mnv2_tasks.datasets.transforms import plain, seen_size
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export import results
 from mnv2_tasks.foreign import open_regular
-from mnv2_tasks.heads import Prediction
-from mnv2_tasks.heads.detection import DRAWN_SCORE
-from mnv2_tasks.model import build_model, build_told, checked_config, load_model, writer
+from mnv2_tasks.kinds import Decoding, Kind, Prediction
+from mnv2_tasks.kinds.detection_kind import DRAWN_SCORE, Decides
+
+if TYPE_CHECKING:
+    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.model import Model
 
 # A file; PIL's image of any mode; uint8 RGB, grey or with transparency: (H, W, 3), (H, W), (H, W, 1), (H, W, 4), and as
 # a tensor with the channels first.
@@ -54,48 +57,38 @@ class Predictor:
             raise InputError(f"{path}: no such file; give a checkpoint or an exported model")
         if not self.path.is_file() and not self.path.is_dir():
             raise InputError(f"{path}: no regular file; give a checkpoint or an exported model")
-        self.exported: Any = None
+        self.exported: Exported | None = None
+        self.model: Model | None = None
+        self.kinds: dict[str, Kind]
+        self.classes: dict[str, tuple[str, ...]]
+        self.decodings: dict[str, Decoding] = {}  # of an exported file's detectors
+        self._built_in = False  # whether an exported file suppresses boxes by itself
         if self.path.suffix == ".ckpt":
+            from mnv2_tasks.model import load_model
+
             self.model, checkpoint = load_model(path, trust=trust)
             self.model.to(self.device)
             config, self.classes = checkpoint["config"], checkpoint["classes"]
-            sizes = _sizes(config["size"])
-            fitted, self.fit, self.channels = sizes, config["fit"], config["backbone"]["in_channels"]
-            depth = config.get("depth")
+            self.kinds = {task: head.kind for task, head in self.model.heads.items()}
+            fitted, self.fit = _sizes(config["size"]), config["fit"]
+            self.channels, depth = config["backbone"]["in_channels"], config.get("depth")
         else:
-            from mnv2_tasks.export.exported import Exported
-            from mnv2_tasks.trust import refuse_foreign, refuse_unknown
+            from mnv2_tasks.export import exported
+            from mnv2_tasks.export.exported_model import exported_model
 
             if device != "cpu":
                 raise InputError(f"device={device}: {path} runs in a runtime of its own, on the CPU; leave device out")
-            self.exported = Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
-            about = self.exported.about
-            where, taps = f"{path} ({writer(about)})", about.get("taps")
-            if isinstance(taps, dict) and set(about["outputs"]) <= set(taps):
-                raise InputError(f"{path}: it gives taps ({', '.join(about['outputs'])}); export it with what=model")
-            fit = {"fit": about["fit"]} if "fit" in about else {}
-            try:
-                config, self.classes = checked_config({**about, "config": {**about["config"], **fit}})
-            except (InputError, KeyError) as error:
-                raise InputError(f"{where}: its metadata is damaged: {error}; export it again") from error
-            refuse_foreign(config, where, trust=trust)
-            refuse_unknown({key: config[key] for key in ("backbone", "heads")}, where)
-            self.model = build_told(partial(build_model, config, self.classes), where).eval()  # for what heads do
-            if silent := [t for t in self.classes if not any(o.startswith(f"{t}_") for o in about["outputs"])]:
-                raise InputError(f"{where}: its metadata is damaged: no output is of {silent[0]}; export it again")
-            fitted, self.fit, self.channels = tuple(about["size"]), config["fit"], len(self.model.mean)
-            told = about.get("preprocessing")
-            depth = told.get("depth") if isinstance(told, dict) else None
+            self.exported = exported.Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
+            told = exported_model(self.path, self.exported.about, trust=trust)
+            self.kinds, self.classes, self.decodings = told.kinds, told.classes, told.decodings
+            fitted, self.fit, self.channels, depth = told.size, told.fit, told.channels, told.depth
+            self._built_in = told.built_in
         self.size: tuple[int, int] = size or fitted
         self._score: float | None = None
         self._chosen: dict[str, Tensor] = {}  # {task: (K,) bool, the classes that are looked for}
         self.depth = 16 if depth is None else depth  # bits that the values of 16-bit files use
         if self.depth not in DEPTHS:
             raise InputError(f"{path}: 16-bit files use {quote(depth)} bits, it says; that is none of {DEPTHS}")
-
-    @property
-    def heads(self) -> dict[str, Any]:
-        return dict(self.model.heads)
 
     def choose(
         self, *, score: float | None = None, classes: Sequence[str] | None = None, iou: float | None = None
@@ -111,26 +104,25 @@ class Predictor:
         Raises InputError for names that no head knows, for a model without a detector, and for an exported file that
         decides otherwise by itself.
         """
-        detectors = {task: head for task, head in self.heads.items() if head.kind == "detection"}
+        detectors = [task for task, kind in self.kinds.items() if kind.scored]
         for key, value in {"score": score, "iou": iou}.items():
             if value is not None and not detectors:
                 raise InputError(f"{key}={value}: {self.path} has no detector, which it would be for; leave it out")
-        built_in = self.exported is not None and self.exported.about.get("nms") != "app"
-        if iou is not None and built_in:
+        if iou is not None and self._built_in:
             raise InputError(
                 f"iou={iou}: {self.path} has its suppression built in; leave it out, predict with the checkpoint, or "
                 "export with nms=false"
             )
-        for head in detectors.values():
-            if not hasattr(head, "decide"):  # somebody's own
+        # A little less, for detectors take what is above it; `Kind.narrow` takes what scores as much, too.
+        lowest = None if score is None else score - 1e-6
+        for task in detectors:
+            if self.model is None:
+                self.decodings[task] = self._changed(task, score, lowest, iou)
+                continue
+            head = self.model.heads[task]
+            if not isinstance(head, Decides):  # somebody's own
                 raise InputError(f"score, iou: {type(head).__name__} does not take them; leave them out")
-            if score is not None and built_in and score < head.score_threshold:
-                raise InputError(
-                    f"score={score}: {self.path} has {head.score_threshold} built in; give no lower one, or predict "
-                    "with the checkpoint"
-                )
-            # A little less, for heads take what is above it; `_narrow` takes what scores as much, too.
-            head.decide(score=None if score is None else score - 1e-6, iou=iou)
+            head.decide(score=lowest, iou=iou)
         self._score = score
         known = {name for names in self.classes.values() for name in names}
         if classes is not None and (unknown := [name for name in classes if name not in known]):
@@ -144,12 +136,32 @@ class Predictor:
             if classes is not None and set(classes) & set(names)
         }
 
+    def _changed(self, task: str, score: float | None, lowest: float | None, iou: float | None) -> Decoding:
+        """The decoding of an exported file's detector with what is given; a graph that has its own keeps it."""
+        decoding = self.decodings[task]
+        if score is not None and self._built_in and score < decoding.score_threshold:
+            raise InputError(
+                f"score={score}: {self.path} has {decoding.score_threshold} built in; give no lower one, or predict "
+                "with the checkpoint"
+            )
+        if self._built_in:
+            return decoding
+        return replace(
+            decoding,
+            score_threshold=decoding.score_threshold if lowest is None else lowest,
+            nms=decoding.nms if iou is None else iou,
+        )
+
     @torch.inference_mode()
     def run(self, images: Tensor) -> dict[str, list[Prediction]]:
         """(B, C, H, W) uint8 of the model's size -> {task: one prediction an image}, in pixels of that input."""
         if self.exported is not None:
             arrays = self.exported(images)
-            return {task: results.predictions(task, head, arrays) for task, head in self.heads.items()}
+            return {
+                task: results.predictions(task, kind, arrays, self.decodings.get(task))
+                for task, kind in self.kinds.items()
+            }
+        assert self.model is not None
         found = self.model.predict(images.to(self.device))
         return {task: [{k: v.cpu() for k, v in row.items()} for row in rows] for task, rows in found.items()}
 
@@ -168,22 +180,12 @@ class Predictor:
             for i, image in enumerate(raw):
                 original = (image.shape[-2], image.shape[-1])
                 seen = seen_size(self.size, original, self.fit)
-                rows = {task: self._narrow(task, row[i]) for task, row in outputs.items()}
-                found.append({task: _restore(row, seen, original) for task, row in rows.items()})
+                found.append({})
+                for task, rows in outputs.items():
+                    kind, chosen = self.kinds[task], self._chosen.get(task)
+                    row = kind.narrow(rows[i], score=self._score, chosen=chosen)
+                    found[-1][task] = kind.restore(row, seen, original)
         return found
-
-    def _narrow(self, task: str, row: Prediction) -> Prediction:
-        """What `choose` leaves of a prediction."""
-        if "boxes" in row and self._score is not None:
-            row = {name: values[row["scores"] >= self._score] for name, values in row.items()}
-        if (chosen := self._chosen.get(task)) is None:
-            return row
-        if "boxes" in row:
-            return {name: values[chosen[row["labels"]]] for name, values in row.items()}
-        if "mask" in row:
-            there = torch.cat([chosen, chosen.new_zeros(256 - len(chosen))])[row["mask"].long()]
-            return {**row, "mask": torch.where(there, row["mask"], 255)}
-        return {**row, "scores": torch.where(chosen, row["scores"], 0.0)}
 
     def prepare(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 of any size -> (C, *self.size)."""
@@ -193,9 +195,8 @@ class Predictor:
     def draw(self, image: Tensor, prediction: dict[str, Prediction]) -> dict[str, Tensor]:
         """{task: the prediction on the image}, uint8 (3, H', W')."""
         size = (image.shape[-2], image.shape[-1])
-        least = {} if self._score is None else {"least": self._score}
         return {
-            task: self.heads[task].draw(image, row, self.classes[task], seen=size, **(least if "boxes" in row else {}))
+            task: self.kinds[task].draw(image, row, self.classes[task], seen=size, least=self._score)
             for task, row in prediction.items()
         }
 
@@ -251,19 +252,6 @@ def usable_device(name: str) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"device={name}: cannot be used here ({reason}); use device=cpu") from error
     return name
-
-
-def _restore(row: Prediction, seen: tuple[int, int], original: tuple[int, int]) -> Prediction:
-    """A prediction in pixels of the input, whose top left `seen` (h, w) holds the image -> in the image's own."""
-    if "boxes" in row:
-        scale = row["boxes"].new_tensor([original[1] / seen[1], original[0] / seen[0]] * 2)
-        limit = row["boxes"].new_tensor([original[1], original[0]] * 2)
-        return {**row, "boxes": torch.minimum(row["boxes"] * scale, limit)}
-    if "mask" in row:
-        part = row["mask"][None, None, : seen[0], : seen[1]].to(torch.uint8)
-        mask = torch.nn.functional.interpolate(part, size=original, mode="nearest-exact")[0, 0]
-        return {**row, "mask": mask}
-    return row
 
 
 def _sizes(given: Any) -> tuple[int, int]:

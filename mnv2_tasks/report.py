@@ -32,11 +32,11 @@ def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, 
             place.mkdir(parents=True, exist_ok=True)
             if count:
                 example_sheet(task, name, shown, place / "examples.png")
-                worst = head.worst(task.metrics[name], count)  # type: ignore[operator]
+                worst = head.worst(task.metrics[name], count)
                 if worst:
                     shown = examples(task, data, source, split, worst)
                     example_sheet(task, name, shown, place / "worst.png", heading=f"the worst {head.ranked}; ")
-            head.plot(task.metrics[name], task.classes[name], place)  # type: ignore[operator]
+            head.plot(task.metrics[name], task.classes[name], place)
 
 
 def print_start(task: MultiTask, data: DataModule, folder: Path) -> None:
@@ -57,7 +57,7 @@ def write_curves(task: MultiTask, folder: Path) -> None:
     rows = read_rows(folder / "metrics.csv")
     if not rows:
         return
-    names = [f"{name}/val/{curve}" for name, head in task.model.heads.items() for curve in head.curves]  # type: ignore[union-attr]
+    names = [f"{name}/val/{curve}" for name, head in task.model.heads.items() for curve in head.curves]
     plot_losses(rows, folder / "losses.png")
     plot_scores(rows, folder / "scores.png", names=names)
 

@@ -12,7 +12,6 @@ from mnv2_tasks import __version__
 from mnv2_tasks.balance import Balance, Fixed
 from mnv2_tasks.divergence import Divergence
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import complete
 from mnv2_tasks.model import Classes, Model
 
 LOGGED = 50  # with more classes, only metrics.json tells them one by one
@@ -24,7 +23,7 @@ class MultiTask(pl.LightningModule):
 
     A batch is a list of sources, each (images, {task: targets}), or None once a source has no more: tasks that share
     images share one forward of the backbone. A plain DataLoader's batch is one source: (images, targets), with the
-    targets of a lone head as `heads.complete` takes them. Metrics are named task/stage/name.
+    targets of a lone head as `Kind.complete` takes them. Metrics are named task/stage/name.
 
     Args:
         model, classes: the network, and the class names of each task.
@@ -54,7 +53,7 @@ class MultiTask(pl.LightningModule):
         self.balance = Fixed(tuple(model.heads)) if balance is None else balance
         self._step_losses: dict[str, Tensor] = {}
         self.terms: dict[tuple[str, str], Tensor] = {}  # of the last training step: {(task, term of its loss): value}
-        self.metrics = nn.ModuleDict({task: head.metrics(classes[task]) for task, head in model.heads.items()})  # type: ignore[operator]
+        self.metrics = nn.ModuleDict({task: head.metrics(classes[task]) for task, head in model.heads.items()})
         self.split = "val"  # what the test loop calls its numbers
         self.results: dict[str, float] = {}  # of the last evaluation, in float64: {"task/stage/name": value}
         self._measured: dict[str, None] = {}  # the tasks that this evaluation had batches of, in their order
@@ -108,7 +107,7 @@ class MultiTask(pl.LightningModule):
             run = self.model if stage == "train" else self.model.infer
             for task, output in run(images, targets.keys()).items():
                 outputs[task] = output, targets[task]
-                parts = self.model.heads[task].loss(output, targets[task])  # type: ignore[operator]
+                parts = self.model.heads[task].loss(output, targets[task])
                 losses[task] = torch.stack(list(parts.values())).sum()
                 named = {f"{task}/{stage}/{name}": value.detach() for name, value in parts.items()}
                 if stage == "train":
@@ -128,8 +127,8 @@ class MultiTask(pl.LightningModule):
                     raise InputError(f"a batch is (images, {{task: targets}}), of {', '.join(self.model.heads)}")
                 targets = {next(iter(self.model.heads)): targets}
             ids = (self._images + torch.arange(len(images), device=images.device)) * world + self.global_rank
-            kinds: dict[str, Any] = {task: self.model.heads[task].kind for task in targets}
-            whole.append((images, {t: complete(kinds[t], fields, images, ids=ids) for t, fields in targets.items()}))
+            kinds = {task: self.model.heads[task].kind for task in targets}
+            whole.append((images, {t: kinds[t].complete(fields, images, ids=ids) for t, fields in targets.items()}))
             self._images += len(images)
         return whole
 
@@ -137,7 +136,7 @@ class MultiTask(pl.LightningModule):
         _, outputs = self._losses(batch, stage)
         self._measured |= dict.fromkeys(outputs)
         for task, (output, targets) in outputs.items():
-            self.model.heads[task].update(self.metrics[task], output, targets)  # type: ignore[operator]
+            self.model.heads[task].update(self.metrics[task], output, targets)
 
     def _start_metrics(self) -> None:
         self.results, self._measured, self._images = {}, {}, 0
@@ -154,7 +153,7 @@ class MultiTask(pl.LightningModule):
             logged = {name: value.float() for name, value in values.items() if few or "/" not in name}
             self.log_dict({f"{task}/{stage}/{name}": value for name, value in logged.items()})
             self.results |= {f"{task}/{stage}/{name}": float(value) for name, value in values.items()}
-            scores.append(values[self.model.heads[task].primary].float())  # type: ignore[index]
+            scores.append(values[self.model.heads[task].primary].float())
         self.log(f"{stage}/score", torch.stack(scores).nan_to_num(0).mean(), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:

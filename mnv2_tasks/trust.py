@@ -4,14 +4,16 @@ A checkpoint, a model.json, a run's config.yaml and a Hub folder hold a config, 
 call, whatever they are. Here each is looked up, and what may be called is told by the section that it stands in.
 """
 
+import ast
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from torch import nn, optim
 
 from mnv2_tasks import __version__
-from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.errors import InputError, quote, shorten
 
 Check = Callable[[Any], bool]
 _STRATEGIES = "pytorch_lightning.strategies"
@@ -79,6 +81,14 @@ APART = {"backbone": ("mean", "std", "weights", "match", "match_to")}  # that ot
 MOST_NESTED = 50
 
 
+def writer(about: Any) -> str:
+    """What a file tells of the version that wrote it, for a message."""
+    version = about.get("version") if isinstance(about, Mapping) else None
+    if isinstance(version, str):
+        return f"written by mnv2_tasks {shorten(version, 20)}"
+    return "of an early version of mnv2_tasks"
+
+
 def refuse_foreign(config: Mapping[str, Any], where: object, *, trust: Collection[str] = ()) -> None:
     """Refuse a config, read from the file `where`, that names anything but what its sections may be built from.
 
@@ -86,10 +96,30 @@ def refuse_foreign(config: Mapping[str, Any], where: object, *, trust: Collectio
     refused as well. Nothing is called, and no module but this package's, PyTorch's and trusted ones is imported.
     Raises InputError.
     """
+    _refuse(config, where, lambda section, target: _may(target, ALLOWED.get(section), trust))
+
+
+def refuse_foreign_names(config: Mapping[str, Any], where: object, *, trust: Collection[str] = ()) -> None:
+    """`refuse_foreign`, for a file of which nothing is built: it does not import this package's networks either.
+
+    What `backbone` and `heads` name has to be a class in the text of a module of this package, or of the modules named
+    in `trust`.
+    """
+
+    def may(section: str, target: str) -> bool:
+        module, _, name = target.rpartition(".")
+        if section in ("backbone", "heads") and _is_plain(target) and _within(module, (*trust, "mnv2_tasks")):
+            return _within(module, tuple(trust)) or name in _classes_of(module)
+        return _may(target, ALLOWED.get(section), trust)
+
+    _refuse(config, where, may)
+
+
+def _refuse(config: Mapping[str, Any], where: object, may: Callable[[str, str], bool]) -> None:
     for section, node in _sections(config):
         for part in _parts(node, where, section):
             target = part["_target_"]
-            if not _may(str(target), ALLOWED.get(section), trust):
+            if not may(section, str(target)):
                 if _is_plain(str(target)) and _within(str(target), ("mnv2_tasks",)) and look_up(str(target)) is None:
                     raise InputError(
                         f"{where}: its {section} section asks for {quote(target)}, which this version "
@@ -117,6 +147,18 @@ def refuse_unknown(config: Mapping[str, Any], where: object) -> None:
                         f"of this version ({__version__}) does not have; use the version that wrote the file, or take "
                         "the setting out"
                     )
+
+
+def _classes_of(module: str) -> set[str]:
+    """The classes that a module of this package defines, from its text alone."""
+    import mnv2_tasks
+
+    place = Path(mnv2_tasks.__path__[0], *module.split(".")[1:])
+    text = next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+    if text is None:
+        return set()
+    body = ast.parse(text.read_text(encoding="utf-8")).body
+    return {node.name for node in body if isinstance(node, ast.ClassDef)}
 
 
 def untaken(part: Mapping[str, Any], made: Any) -> list[str]:

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from mnv2_tasks.match import Pass
 
 Config = dict[str, Any]
-PUBLISHED_CLASSES = {  # of ImageNet, COCO, VOC
-    "classification": 1000,
-    "multilabel": 80,
-    "detection": 80,
-    "segmentation": 21,
-}
 
 
 def check_parts(config: Config) -> None:
@@ -114,7 +108,7 @@ def decide_on_depth(config: Config, data: DataModule) -> None:
 
 def nameless_classes(config: Config) -> dict[str, tuple[str, ...]]:
     """As many classes of each head as `classes` says, where no data is read; null: as the paper's data sets have."""
-    counts = {t: config["classes"] or PUBLISHED_CLASSES[head_class(t, h).kind] for t, h in config["heads"].items()}
+    counts = {t: config["classes"] or head_class(t, h).kind.published_classes for t, h in config["heads"].items()}
     return {task: ("",) * count for task, count in counts.items()}
 
 
@@ -198,24 +192,15 @@ def make_model(config: Config, data: DataModule) -> Model:
         if told := load_backbone(model.backbone, config["backbone"].get("weights")):
             rank_zero_only(print)(f"backbone: {told}")
     for task, head in model.heads.items():
-        section, source = config["heads"][task], data.source_of(task)
-        said: list[str] = []
-        if section.get("boxes") == "fit":
-            said.append(head.fit(_count(data.split(source, "train"), "box_sizes", task, "head.boxes=original")))  # type: ignore[operator]
-        if section.get("class_weights") == "balanced" and config["loader"]["balanced"]:
+        if config["heads"][task].get("class_weights") == "balanced" and config["loader"]["balanced"]:
             raise InputError("loader.balanced and head.class_weights=balanced do the same twice: use one of them")
-        if isinstance(section.get("class_weights"), str):
-            counts = "pixel_counts" if head.kind == "segmentation" else "label_counts"
-            said.append(head.balance(_count(data.split(source, "train"), counts, task, "a list as head.class_weights")))  # type: ignore[operator]
-        for line in said:
-            rank_zero_only(print)(f"{task}: {line}")
+        if head.learns:
+            try:
+                told = head.learn_from(data.split(data.source_of(task), "train"))
+            except InputError as error:
+                raise InputError(f"{task}: {error}") from error
+            rank_zero_only(print)(f"{task}: {told}")
     return model.to(memory_format=torch.channels_last)
-
-
-def _count(split: Any, what: str, task: str, instead: str) -> torch.Tensor:
-    if not hasattr(split, what):
-        raise InputError(f"{task}: this data set cannot tell its {what.replace('_', ' ')} in advance; give {instead}")
-    return getattr(split, what)()
 
 
 def make_task(config: Config, data: DataModule) -> MultiTask:

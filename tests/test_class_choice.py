@@ -21,6 +21,7 @@ from mnv2_tasks.datasets.renumbered import Renumbered
 from mnv2_tasks.datasets.voc import Voc
 from mnv2_tasks.datasets.yolo import Yolo
 from mnv2_tasks.evaluate import take_classes
+from mnv2_tasks.kinds import DETECTION
 from mnv2_tasks.weights import load_model
 
 NAMES = ("person", "car", "bus")
@@ -260,7 +261,7 @@ def test_weights_for_other_numbers_of_classes_are_told(tmp_path: Path) -> None:
 
 def test_the_data_takes_the_classes_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def data(**settings: Any) -> DataModule:
-        return DataModule({"coco": coco(tmp_path, **settings)}, {"ssdlite": "detection"}, sizes={"coco": (32, 32)})
+        return DataModule({"coco": coco(tmp_path, **settings)}, {"ssdlite": DETECTION}, sizes={"coco": (32, 32)})
 
     more = data()
     fix = "data.classes=[bus] takes those that it knows"

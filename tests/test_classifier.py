@@ -250,26 +250,26 @@ def colours(picture: Tensor, count: int) -> list[int]:
 
 def test_truth_and_prediction_are_told_apart_by_colour():
     head, image = make()[1], torch.full((3, 64, 96), 100, dtype=torch.uint8)
-    truth = head.draw(image, {"label": torch.tensor(1)}, CLASSES, seen=(64, 64))
+    truth = head.kind.draw(image, {"label": torch.tensor(1)}, CLASSES, seen=(64, 64))
     assert truth.shape == (3, 256, 384)
     assert [bool(n) for n in colours(truth, 3)] == [False, True, False]
-    found = head.draw(image, {"scores": torch.tensor([0.2, 0.1, 0.7])}, CLASSES, seen=(64, 64))
+    found = head.kind.draw(image, {"scores": torch.tensor([0.2, 0.1, 0.7])}, CLASSES, seen=(64, 64))
     assert all(colours(found, 3))
     assert (found[:, 0, 0] == torch.tensor(palette(3)[2])).all(), "the likeliest on top"
-    nothing = head.draw(image, {"label": torch.tensor(-1)}, CLASSES, seen=(64, 64))
+    nothing = head.kind.draw(image, {"label": torch.tensor(-1)}, CLASSES, seen=(64, 64))
     assert not any(colours(nothing, 3)) and (nothing != 100).any()
     assert (image == 100).all()
 
 
 def test_multilabel_shows_what_is_there():
     head, image = make(MultiLabel)[1], torch.zeros(3, 300, 300, dtype=torch.uint8)
-    truth = head.draw(image, {"presence": torch.tensor([1.0, -1.0, 1.0])}, CLASSES, seen=(64, 64))
-    found = head.draw(image, {"scores": torch.tensor([0.6, 0.5, 0.9])}, CLASSES, seen=(64, 64))
+    truth = head.kind.draw(image, {"presence": torch.tensor([1.0, -1.0, 1.0])}, CLASSES, seen=(64, 64))
+    found = head.kind.draw(image, {"scores": torch.tensor([0.6, 0.5, 0.9])}, CLASSES, seen=(64, 64))
     for picture in (truth, found):
         assert [bool(n) for n in colours(picture, 3)] == [True, False, True]
     assert (found[:, 0, 0] == torch.tensor(palette(3)[2])).all()
     empty = [{"scores": torch.zeros(3)}, {"presence": torch.zeros(3)}, {"presence": torch.full((3,), -1.0)}]
-    drawn = [head.draw(image, shown, CLASSES, seen=(64, 64)) for shown in empty]
+    drawn = [head.kind.draw(image, shown, CLASSES, seen=(64, 64)) for shown in empty]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2]), "none, none, unknown"
 
 

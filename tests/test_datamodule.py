@@ -10,6 +10,7 @@ from mnv2_tasks.datasets.datamodule import DataModule, assign_tasks
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
 from mnv2_tasks.datasets.transforms import joint, plain, seen_size, segmentation
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.kinds import CLASSIFICATION, DETECTION, MULTILABEL, SEGMENTATION
 
 
 class Split(Dataset):
@@ -52,7 +53,8 @@ class Source:
         return self.sides.get(name)
 
 
-KINDS = {"classifier": "classification", "ssdlite": "detection", "deeplabv3": "segmentation"}
+KINDS = {"classifier": CLASSIFICATION, "ssdlite": DETECTION, "deeplabv3": SEGMENTATION}
+NAMES = tuple(kind.name for kind in KINDS.values())
 
 
 def module(sources, tasks, **settings):
@@ -90,7 +92,7 @@ def test_evaluation_counts_each_image_once(processes):
 
 
 def test_balanced_sampling_evens_out_classes():
-    data = module({"s": Source(["classification"], train=400)}, {"classifier": "classification"}, balanced=True)
+    data = module({"s": Source(["classification"], train=400)}, {"classifier": CLASSIFICATION}, balanced=True)
     (loader,) = data.loaders("train", training=True).values()
     labels = torch.cat([targets["classifier"]["label"] for _, targets in loader])
     assert 0.4 < labels.float().mean() < 0.6  # a quarter in the data
@@ -99,13 +101,11 @@ def test_balanced_sampling_evens_out_classes():
 def test_balanced_sampling_needs_a_label_an_image(monkeypatch):
     monkeypatch.setattr(Split, "label", lambda self, index: -1)  # as in multi-label data
     with pytest.raises(InputError, match="loader.balanced"):
-        module({"s": Source(["multilabel"])}, {"multilabel": "multilabel"}, balanced=True).loaders(
-            "train", training=True
-        )
+        module({"s": Source(["multilabel"])}, {"multilabel": MULTILABEL}, balanced=True).loaders("train", training=True)
 
 
 def test_evaluating_train_sees_every_image_once_as_it_is():
-    data = module({"s": Source(["classification"], train=11)}, {"classifier": "classification"}, fit="crop")
+    data = module({"s": Source(["classification"], train=11)}, {"classifier": CLASSIFICATION}, fit="crop")
     data.augment = {"classification": lambda size: pytest.fail("augmented")}
     data.tested = "train"
     parts = [part for ((part,), _, _) in data.test_dataloader()]
@@ -116,7 +116,7 @@ def test_evaluating_train_sees_every_image_once_as_it_is():
 
 def test_what_an_image_does_not_tell_is_ignored():
     has = lambda index: (("label",), ("boxes", "labels", "crowd", "area"), ("mask",), ())[index % 4]  # noqa: E731
-    data = module({"s": Source(KINDS.values(), train=4, val=4, has=has)}, KINDS, augment={"joint": joint})
+    data = module({"s": Source(NAMES, train=4, val=4, has=has)}, KINDS, augment={"joint": joint})
     for side in ("train", "val"):
         (loader,) = data.loaders(side, training=side == "train").values()
         ((_, targets),) = list(loader)
@@ -126,13 +126,13 @@ def test_what_an_image_does_not_tell_is_ignored():
         assert boxes["known"].tolist() == [i == 1 for i in order]
         assert ((boxes["labels"] >= 0).sum(1) > 0).tolist() == [i == 1 for i in order]
         assert (mask["mask"] != 255).flatten(1).any(1).tolist() == [i == 2 for i in order]
-    multi = module({"s": Source(["multilabel"], has=has)}, {"multilabel": "multilabel"})
+    multi = module({"s": Source(["multilabel"], has=has)}, {"multilabel": MULTILABEL})
     assert (next(iter(multi.loaders("val")["s"]))[1]["multilabel"]["presence"] == -1).all()
 
 
 def test_several_sources_share_a_step():
     sources = {"photos": Source(["classification"], train=20), "streets": Source(["segmentation"], train=6, val=5)}
-    tasks = {"classifier": "classification", "deeplabv3": "segmentation"}
+    tasks = {"classifier": CLASSIFICATION, "deeplabv3": SEGMENTATION}
     data = module(sources, tasks, augment={"segmentation": segmentation})
     batches = list(data.train_dataloader())
     assert len(batches) == 5
@@ -148,16 +148,16 @@ def test_several_sources_share_a_step():
 
 def test_who_teaches_whom():
     sources = {"a": Source(["detection", "segmentation"]), "b": Source(["segmentation"])}
-    tasks = {"ssdlite": "detection", "deeplabv3": "segmentation"}
+    tasks = {"ssdlite": DETECTION, "deeplabv3": SEGMENTATION}
     with pytest.raises(InputError, match="no task learns from data=b .*assign"):
         assign_tasks(sources, tasks, {})
-    assert assign_tasks(sources, tasks, {"deeplabv3": "b"})["b"] == {"deeplabv3": "segmentation"}
+    assert assign_tasks(sources, tasks, {"deeplabv3": "b"})["b"] == {"deeplabv3": SEGMENTATION}
     with pytest.raises(InputError, match="classifier learns classification, but a provides detection, segmentation; b"):
-        assign_tasks(sources, {"classifier": "classification"}, {})
+        assign_tasks(sources, {"classifier": CLASSIFICATION}, {})
 
 
 def test_masks_and_boxes_in_their_frames():
-    data = module({"s": Source(KINDS.values())}, KINDS, fit="pad", sizes={"s": (64, 48)})
+    data = module({"s": Source(NAMES)}, KINDS, fit="pad", sizes={"s": (64, 48)})
     images, targets = data.batch("s", "val", [1, 2])
     assert images.shape == (2, 3, 64, 48)
     assert targets["classifier"]["seen"].tolist() == [[32, 48]] * 2  # 40 x 60 into 64 x 48
@@ -184,7 +184,7 @@ def test_crop_is_the_evaluation_of_imagenet(original):
 
 
 def test_mixing_makes_soft_labels():
-    tasks = {"classifier": "classification"}
+    tasks = {"classifier": CLASSIFICATION}
     data = module(
         {"s": Source(["classification"])},
         tasks,
@@ -200,9 +200,9 @@ def test_mixing_makes_soft_labels():
         and torch.equal(label, again[1]["classifier"]["label"])
     )
     with pytest.raises(InputError, match="mixup"):
-        module({"s": Source(KINDS.values())}, KINDS, mixup=0.5)
+        module({"s": Source(NAMES)}, KINDS, mixup=0.5)
 
 
 def test_grey():
-    data = module({"s": Source(["classification"])}, {"classifier": "classification"}, channels=1)
+    data = module({"s": Source(["classification"])}, {"classifier": CLASSIFICATION}, channels=1)
     assert data.batch("s", "val", [0])[0].shape == (1, 1, 32, 32)

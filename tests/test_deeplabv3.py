@@ -259,7 +259,7 @@ def test_head_draws_the_part_that_holds_the_image():
     image = torch.zeros(3, 256, 512, dtype=torch.uint8)
     mask = torch.full((64, 64), 255, dtype=torch.uint8)
     mask[:32, :32], mask[:32, 32:] = 1, 2
-    picture = head.draw(image, {"mask": mask}, CLASSES, seen=(32, 64))
+    picture = head.kind.draw(image, {"mask": mask}, CLASSES, seen=(32, 64))
     cat, dog = (torch.tensor(colour) * 0.6 for colour in mask_colours(CLASSES)[1:])
     assert torch.allclose(picture[:, 250, 100].float(), cat, atol=1)
     assert torch.allclose(picture[:, 250, 400].float(), dog, atol=1)

@@ -13,6 +13,7 @@ from refusal import refused
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.imagefolder import ImageFolder
 from mnv2_tasks.datasets.images import find_depth, read_image
+from mnv2_tasks.kinds import CLASSIFICATION
 from mnv2_tasks.predictor import as_image
 
 GREY = np.linspace(0, 4095, 20 * 24).reshape(20, 24).astype(np.uint16)
@@ -92,7 +93,7 @@ def test_a_data_set_is_scaled_as_a_whole(tmp_path: Path) -> None:
         for i in range(6):
             png(tmp_path / name / f"{i}.png", np.linspace(0, largest, 480).reshape(20, 24).astype(np.uint16))
     make: Any = lambda **settings: DataModule(  # noqa: E731
-        {"x": ImageFolder(tmp_path)}, {"classifier": "classification"}, sizes={"x": (32, 32)}, **settings
+        {"x": ImageFolder(tmp_path)}, {"classifier": CLASSIFICATION}, sizes={"x": (32, 32)}, **settings
     )
     data = make()
     assert data.find_depth() == 12

@@ -17,12 +17,13 @@ from mnv2_tasks.export import CODE, FORMATS, format_of, get_format, need
 from mnv2_tasks.export.about import one_view
 from mnv2_tasks.export.graph import Graph, suppress
 from mnv2_tasks.export.nms import suppress as numpy_suppress
-from mnv2_tasks.export.proof import apart, eager, random_images, size_of
+from mnv2_tasks.export.proof import eager, random_images, size_of
 from mnv2_tasks.export.report import markdown
 from mnv2_tasks.export.results import predictions
 from mnv2_tasks.heads.classifier import Classifier, MultiLabel
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.ssdlite import SSDLite
+from mnv2_tasks.kinds.kind import apart
 from mnv2_tasks.model import Model
 
 
@@ -58,7 +59,8 @@ def batch(count=3, size=(96, 128), channels=3):
 def test_detections_equal_the_heads_own(kind, how):
     model, images = make(kind), batch()
     theirs = model.predict(images)[kind]
-    ours = predictions(kind, model.heads[kind], eager(Graph(model, nms=how).eval())(images))
+    head, arrays = model.heads[kind], eager(Graph(model, nms=how).eval())(images)
+    ours = predictions(kind, head.kind, arrays, head.decoding)
     assert sum(len(row["scores"]) for row in theirs) > 50
     for mine, wanted in zip(ours, theirs, strict=True):
         assert len(mine["scores"]) == len(wanted["scores"])
@@ -71,7 +73,7 @@ def test_labels_and_masks_equal_the_heads_own():
     model, images = make("classifier", "multilabel", "deeplabv3"), batch()
     arrays, theirs = eager(Graph(model).eval())(images), model.predict(images)
     for task, head in model.heads.items():
-        for mine, wanted in zip(predictions(task, head, arrays), theirs[task], strict=True):
+        for mine, wanted in zip(predictions(task, head.kind, arrays, None), theirs[task], strict=True):
             for name, value in wanted.items():
                 assert torch.equal(mine[name], value)
     logits = eager(Graph(model, masks="logits").eval())(images)

@@ -81,7 +81,7 @@ def strides() -> list[tuple[str, int]]:
 def test_learns_at_its_strides(task, stride):
     model, name = make(task, stride)
     head = model.heads[name]
-    losses = head.loss(model.train()(images())[name], make_targets(head.kind))
+    losses = head.loss(model.train()(images())[name], make_targets(head.kind.name))
     assert losses and all(value.dtype == torch.float32 and value.ndim == 0 for value in losses.values())
     assert all(value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
@@ -94,7 +94,7 @@ def test_learns_at_its_strides(task, stride):
 def test_labels_that_nobody_knows_teach_nothing(task):
     model, name = make(task)
     head = model.heads[name]
-    losses = head.loss(model.train()(images())[name], make_targets(head.kind, [False] * 4))
+    losses = head.loss(model.train()(images())[name], make_targets(head.kind.name, [False] * 4))
     assert all(value == 0 for value in losses.values())
     sum(losses.values()).backward()
     for key, value in model.named_parameters():
@@ -106,12 +106,12 @@ def test_losses_in_evaluation_and_in_low_precision(task):
     model, name = make(task)
     head = model.heads[name]
     with torch.no_grad():
-        evaluated = head.loss(model.eval()(images())[name], make_targets(head.kind))
+        evaluated = head.loss(model.eval()(images())[name], make_targets(head.kind.name))
         with torch.autocast("cpu", torch.bfloat16):
-            rough = head.loss(model(images())[name], make_targets(head.kind))
+            rough = head.loss(model(images())[name], make_targets(head.kind.name))
     assert set(rough) == set(evaluated)
     assert all(value.dtype == torch.float32 and value.isfinite() for value in rough.values())
-    trained = head.loss(model.train()(images())[name], make_targets(head.kind))
+    trained = head.loss(model.train()(images())[name], make_targets(head.kind.name))
     assert set(evaluated) <= set(trained)  # auxiliary losses may be of training alone
 
 
@@ -123,8 +123,8 @@ def test_metrics_count_known_images_once(task):
         outputs = model.eval()(images())[name]
         assert len(head.predict(outputs)) == 4
         metric, other = head.metrics(CLASSES), head.metrics(CLASSES)
-        head.update(metric, outputs, make_targets(head.kind))
-        head.update(other, outputs, make_targets(head.kind, [True] * 4, [7, 3, -1, -1]))
+        head.update(metric, outputs, make_targets(head.kind.name))
+        head.update(other, outputs, make_targets(head.kind.name, [True] * 4, [7, 3, -1, -1]))
     values, wanted = metric.compute(), other.compute()
     assert {head.primary, *head.curves} <= set(values)
     assert all(value.ndim == 0 for value in values.values())
@@ -149,18 +149,18 @@ def test_a_process_without_images_has_metrics_too(task):
 def test_pictures(task, tmp_path):
     model, name = make(task)
     head = model.heads[name]
-    given = make_targets(head.kind)
+    given = make_targets(head.kind.name)
     with torch.inference_mode():
         outputs = model.eval()(images())[name]
         metric = head.metrics(CLASSES)
         head.update(metric, outputs, given)
     metric.compute()
-    assert head.drawn and head.ranked.startswith("by ")
+    assert head.kind.drawn and head.ranked.startswith("by ")
     picture = torch.randint(0, 255, (3, 90, 120), dtype=torch.uint8)
     for i, prediction in enumerate(head.predict(outputs)):
         truth = {key: value[i] for key, value in given.items()}
         for shown in (prediction, truth):
-            drawn = head.draw(picture, shown, CLASSES, seen=(64, 85))
+            drawn = head.kind.draw(picture, shown, CLASSES, seen=(64, 85))
             assert drawn.dtype == torch.uint8 and drawn.ndim == 3 and drawn.shape[0] == 3
     head.plot(metric, CLASSES, tmp_path)
     written = list(tmp_path.glob("*.png"))

@@ -12,6 +12,7 @@ from refusal import refused
 from mnv2_tasks.datasets.coco import Coco
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.voc import Voc
+from mnv2_tasks.kinds import DETECTION
 
 CAT = {"id": 1, "name": "cat"}
 SQUARE = [[4, 3, 14, 3, 14, 23, 4, 23]]
@@ -34,7 +35,7 @@ def table(file: Path, names: list[str], notes: list[dict[str, Any]] | None = Non
 
 def lines(capsys: Any, source: Coco | Voc) -> list[str]:
     """What a run prints of a data set at its start."""
-    DataModule({"x": source}, {"ssdlite": "detection"}, sizes={"x": (32, 32)}).tell(("train", "val", "test"))
+    DataModule({"x": source}, {"ssdlite": DETECTION}, sizes={"x": (32, 32)}).tell(("train", "val", "test"))
     return capsys.readouterr().out.splitlines()
 
 

@@ -272,7 +272,7 @@ def figures(monkeypatch) -> list:
 
 def test_thresholds_stand_on_the_pictures_that_they_decide(figures, tmp_path: Path, monkeypatch) -> None:
     head = SSDLite({"c4x": Tap(576, 16), "c5x": Tap(1280, 32)}, 2)
-    assert head.drawn == "score at least 0.4" and head.ranked == "by F1 at score 0.5, IoU 0.5"
+    assert head.kind.drawn == "score at least 0.4" and head.ranked == "by F1 at score 0.5, IoU 0.5"
     metric = head.metrics(("cat", "dog"))
     box, label = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([0])
     truth = {"image_id": 0, "boxes": box, "labels": label, "crowd": label > 0, "area": torch.tensor([81.0])}
@@ -329,12 +329,13 @@ def test_plots_leave_the_global_state_alone(tmp_path: Path) -> None:
 
 def test_wandb_pictures_of_several_sizes_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from mnv2_tasks.examples import Example
+    from mnv2_tasks.kinds import DETECTION
     from mnv2_tasks.loggers import wandb_image
 
     image = torch.full((3, 30, 40), 9, dtype=torch.uint8)
     boxes = {"boxes": torch.tensor([[0.0, 0.0, 32.0, 48.0]]), "labels": torch.tensor([0])}
     whole = Example(image, (48, 64), {"det": boxes}, {"det": boxes | {"scores": torch.tensor([0.9])}})
-    shown = wandb_image(whole, "det", ("cat",), (60, 50))
+    shown = wandb_image(whole, "det", DETECTION, ("cat",), (60, 50))
     assert (shown.image.size, shown.image.getpixel((39, 29)), shown.image.getpixel((40, 29))) == (
         (50, 60),
         (9, 9, 9),

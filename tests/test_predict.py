@@ -92,7 +92,7 @@ def test_what_predictions_hold_can_be_chosen(checkpoint, pictures):
     predictor.choose(score=0.0, iou=1.0)
     (found,) = predictor.predict(picture)
     assert float(found["ssdlite"]["scores"].min()) > float(boxes["scores"].min())  # none of the strongest is suppressed
-    assert predictor.heads["ssdlite"].score_threshold < 0.01
+    assert predictor.model.heads["ssdlite"].decoding.score_threshold < 0.01
     predictor.choose(iou=0.05, classes=["dog", "b", "x"])
     (found,) = predictor.predict(picture)
     assert set(found["ssdlite"]["labels"].tolist()) == {1}

@@ -18,6 +18,7 @@ from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages
 from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.scenes import Scenes
 from mnv2_tasks.datasets.summary import check_labels, check_samples, check_sides, describe
+from mnv2_tasks.kinds import CLASSIFICATION, MULTILABEL, SEGMENTATION, Kind
 
 
 def picture(path: Path, colour: str = "teal") -> Path:
@@ -38,7 +39,7 @@ def images(root: Path, *names: str) -> LabelledImages:
     return LabelledImages(root, names, targets=np.zeros(len(names), np.int64), class_names=("a", "b"))
 
 
-def lines(capsys: Any, sources: dict[str, Any], tasks: dict[str, str], **settings: Any) -> list[str]:
+def lines(capsys: Any, sources: dict[str, Any], tasks: dict[str, Kind], **settings: Any) -> list[str]:
     data = DataModule(sources, tasks, sizes=dict.fromkeys(sources, (32, 32)), **settings)
     data.tell(("train", "val", "test"))
     return capsys.readouterr().out.splitlines()
@@ -46,7 +47,7 @@ def lines(capsys: Any, sources: dict[str, Any], tasks: dict[str, str], **setting
 
 def test_a_line_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders(tmp_path, *(f"{name}/{i}.jpg" for name in "ab" for i in range(4)))
-    assert lines(capsys, {"imagefolder": ImageFolder(tmp_path)}, {"classifier": "classification"}) == [
+    assert lines(capsys, {"imagefolder": ImageFolder(tmp_path)}, {"classifier": CLASSIFICATION}) == [
         "imagefolder train: 5 images, 2 classes",
         "imagefolder val: 3 images, 2 classes; held out of train, 3 of 8 by name",
     ]
@@ -97,7 +98,7 @@ def test_an_image_on_two_sides_is_refused(tmp_path: Path, kind: str) -> None:
 def test_classes_without_labels_are_named(tmp_path: Path) -> None:
     folders(tmp_path, "a.jpg")
     names = tuple("abcdefgh")
-    kinds = {"x": {"classification": names}}
+    kinds = {"x": {CLASSIFICATION: names}}
     split = LabelledImages(tmp_path, ["a.jpg"] * 2, targets=np.array([0, 7]), class_names=names)
     assert check_labels({("x", "val"): split}, kinds) == [
         "warning: x val: no image of 'b', 'c', 'd', 'e', 'f' and 1 more (6 of 8 classes)"
@@ -109,7 +110,7 @@ def test_classes_without_labels_are_named(tmp_path: Path) -> None:
 def test_val_without_objects_is_said(tmp_path: Path) -> None:
     folders(tmp_path, "a.jpg")
     none = LabelledImages(tmp_path, ["a.jpg"], targets=np.zeros((1, 2), bool), class_names=("a", "b"))
-    kinds = {"x": {"multilabel": ("a", "b")}}
+    kinds = {"x": {MULTILABEL: ("a", "b")}}
     (line,) = check_labels({("x", "val"): none}, kinds)
     assert (
         line
@@ -121,7 +122,7 @@ def test_images_of_one_colour_and_masks_without_labels_are_said(tmp_path: Path) 
     for i in range(30):
         Image.new("RGB", (20, 20), (i, 0, 9)).save(tmp_path / f"{i}.png")
     names = [f"{i}.png" for i in range(30)]
-    kinds = {"x": {"classification": ("a", "b"), "segmentation": ("a", "b")}}
+    kinds = {"x": {CLASSIFICATION: ("a", "b"), SEGMENTATION: ("a", "b")}}
     (line,) = check_samples({("x", "train"): images(tmp_path, *names)}, kinds)
     assert line.startswith("warning: x train: of a single colour each, the 20 images looked at")
     picture(tmp_path / "29.png")

@@ -15,6 +15,7 @@ from mnv2_tasks.datasets.scenes import Scenes
 from mnv2_tasks.heads.classifier import Classifier
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.ssdlite import SSDLite
+from mnv2_tasks.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from mnv2_tasks.model import Model, load_model
 from mnv2_tasks.schedules import warmup_cosine
 from mnv2_tasks.tasks import ClassifierTask, DeepLabV3Task, MultiTask, SSDLiteTask
@@ -43,11 +44,11 @@ def joint(heads=HEADS, **backbone) -> tuple[MultiTask, DataModule]:
     return MultiTask(model, data.classes, backbone_lr=0.5, **settings), data
 
 
-def unknown(kind: str, targets: dict) -> dict:
+def unknown(kind: Kind, targets: dict) -> dict:
     fields = dict(targets)
-    if kind == "classification":
+    if kind is CLASSIFICATION:
         fields["label"] = torch.full_like(fields["label"], -1)
-    elif kind == "segmentation":
+    elif kind is SEGMENTATION:
         fields["mask"] = torch.full_like(fields["mask"], 255)
     else:
         fields["known"] = torch.zeros_like(fields["known"])

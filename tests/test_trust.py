@@ -183,7 +183,7 @@ def test_no_metadata_of_an_exported_file_is_called(tmp_path, monkeypatch, name):
     except InputError:
         pytest.skip("not installed")
     trace = tmp_path / "trace"
-    assert mnv2_tasks.load(exported(tmp_path, name, ABOUT), trust=CODE).heads
+    assert mnv2_tasks.load(exported(tmp_path, name, ABOUT), trust=CODE).kinds
     for place, evil_name in [(place, evil_name) for place in SECTIONS for evil_name in EVIL]:
         about = {**ABOUT, "config": planted(ABOUT["config"], SECTIONS[place], evil(trace)[evil_name])}
         path = exported(tmp_path, name, about)

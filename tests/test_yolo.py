@@ -19,6 +19,7 @@ from mnv2_tasks.datasets.detection import DetectionSplit
 from mnv2_tasks.datasets.files import held_out
 from mnv2_tasks.datasets.masks import Masks
 from mnv2_tasks.datasets.yolo import Yolo
+from mnv2_tasks.kinds import DETECTION
 
 CLASSES = ("cat", "dog", "cow")
 WIDTH, HEIGHT = 50, 40
@@ -209,7 +210,7 @@ def test_the_layout_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     write(root, {"train/labels/e.txt": "", "train/images/notes.pdf": ""})
     picture(root / "more" / "x.png")
     write(root, {"train/labels/a.txt": text("a") + text("a")})
-    DataModule({"yolo": Yolo(root)}, {"boxes": "detection"}, sizes={"yolo": (32, 32)}).tell(["train", "val", "test"])
+    DataModule({"yolo": Yolo(root)}, {"boxes": DETECTION}, sizes={"yolo": (32, 32)}).tell(["train", "val", "test"])
     train, val, test = capsys.readouterr().out.splitlines()[:3]
     assert train.split("; ") == [
         "yolo train: 3 images, 3 classes, 4 boxes (1 image without any)",

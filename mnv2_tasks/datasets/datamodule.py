@@ -19,6 +19,7 @@ from mnv2_tasks.datasets.images import find_depth
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
 from mnv2_tasks.datasets.transforms import Fit
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.kinds import Kind
 
 
 class DataSource(Protocol):
@@ -31,21 +32,21 @@ class DataSource(Protocol):
 
 
 def assign_tasks(
-    sources: Mapping[str, DataSource], tasks: Mapping[str, str], given: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
+    sources: Mapping[str, DataSource], tasks: Mapping[str, Kind], given: Mapping[str, str]
+) -> dict[str, dict[str, Kind]]:
     """{source: {task: kind}}: a task learns from the source that it was given, or the first that provides its kind.
 
     Raises InputError where no source provides it (and says who provides what), or a source is left over.
     """
     offers = "; ".join(f"{name} provides {', '.join(source.provides)}" for name, source in sources.items())
-    found: dict[str, dict[str, str]] = {name: {} for name in sources}
+    found: dict[str, dict[str, Kind]] = {name: {} for name in sources}
     for task, kind in tasks.items():
-        able = [name for name, source in sources.items() if kind in source.provides]
+        able = [name for name, source in sources.items() if kind.name in source.provides]
         chosen = given.get(task) or next(iter(able), None)
         if chosen not in able:
             asked = f"assign.{task}={chosen}: " if chosen else ""
             raise InputError(
-                f"{asked}task={task} learns {kind}, but {offers}; choose another data=..., or another task"
+                f"{asked}task={task} learns {kind.name}, but {offers}; choose another data=..., or another task"
             )
         found[chosen][task] = kind
     if idle := [name for name, its in found.items() if not its]:
@@ -91,7 +92,7 @@ class DataModule(pl.LightningDataModule):
     def __init__(
         self,
         sources: Mapping[str, DataSource],
-        tasks: Mapping[str, str],
+        tasks: Mapping[str, Kind],
         *,
         sizes: Mapping[str, tuple[int, int]],
         assign: Mapping[str, str] | None = None,
@@ -112,13 +113,13 @@ class DataModule(pl.LightningDataModule):
         self.assigned = assign_tasks(sources, tasks, assign or {})
         if fit not in ("stretch", "pad", "crop"):
             raise InputError(f"fit={fit}: use stretch, pad or crop")
-        if fit == "crop" and set(tasks.values()) - {"classification", "multilabel"}:
+        if fit == "crop" and any(kind.placed for kind in tasks.values()):
             raise InputError("fit=crop cuts boxes and masks off: use stretch or pad with these tasks")
         if channels not in (1, 3):
             raise InputError(f"backbone.in_channels={channels}: images are read with 3 channels, or as grey with 1")
         self.augment, self.fit, self.channels = dict(augment or {}), fit, channels
         self.batch_sizes = _shares(self.sources, batch_size, mix)
-        if (mixup or cutmix) and any(set(its.values()) != {"classification"} for its in self.assigned.values()):
+        if (mixup or cutmix) and not all(kind.mixes for kind in tasks.values()):
             raise InputError("loader.mixup and loader.cutmix mix images of classifiers alone: set both to 0")
         if min(mixup, cutmix) < 0 or mixup + cutmix > 1:
             raise InputError(f"loader.mixup={mixup}, loader.cutmix={cutmix}: chances, of at most 1 together")
@@ -132,14 +133,14 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        return {task: self.sources[self.source_of(task)].provides[kind] for task, kind in self.tasks.items()}
+        return {task: self.sources[self.source_of(task)].provides[kind.name] for task, kind in self.tasks.items()}
 
     def source_of(self, task: str) -> str:
         return next(name for name, tasks in self.assigned.items() if task in tasks)
 
     def augmented_as(self, source: str) -> str:
         """The kind whose transforms a source's training images take; "joint" where it serves several."""
-        kinds = set(self.assigned[source].values())
+        kinds = {kind.name for kind in self.assigned[source].values()}
         return "joint" if len(kinds) > 1 else kinds.pop()
 
     @property
@@ -173,7 +174,10 @@ class DataModule(pl.LightningDataModule):
         splits = {key: split for key, split in splits.items() if split is not None}
         for (source, side), split in splits.items():
             rank_zero_only(print)(summary.describe(source, side, split))
-        kinds = {s: {kind: self.sources[s].provides[kind] for kind in its.values()} for s, its in self.assigned.items()}
+        kinds = {
+            source: {kind: self.sources[source].provides[kind.name] for kind in its.values()}
+            for source, its in self.assigned.items()
+        }
         warnings = summary.check_sides(splits) + summary.check_labels(splits, kinds)
         for line in warnings + summary.check_samples(splits, kinds):
             rank_zero_only(print)(line)

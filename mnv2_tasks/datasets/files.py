@@ -18,14 +18,6 @@ from mnv2_tasks.errors import InputError
 MAX_SIDE = 1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
 IGNORED = 255  # in a mask: pixels that neither training nor a metric counts
 
-# The fields of a sample for each kind of annotation; one that a sample lacks is unknown for that image.
-FIELDS = {
-    "classification": ("label",),
-    "multilabel": ("presence",),
-    "detection": ("boxes", "labels", "crowd", "area"),
-    "segmentation": ("mask",),
-}
-
 
 class FileSplit(Dataset[dict[str, Any]]):
     """One side of a data set of image files; a format fills in where they are and their labels.

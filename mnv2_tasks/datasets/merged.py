@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnv2_tasks.datasets.files import FIELDS, FileSplit
+from mnv2_tasks.datasets.files import FileSplit
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.kinds import KINDS
 
 
 class Source(Protocol):
@@ -68,7 +69,7 @@ class MergedSplit(FileSplit):
         found: dict[str, Any] = {}
         for name, row in self._having(index).items():
             told = self.parts[name].labels(row, size=size, canvas=canvas)
-            fields = {field for kind, teller in self.tellers.items() if teller == name for field in FIELDS[kind]}
+            fields = {field for kind, teller in self.tellers.items() if teller == name for field in KINDS[kind].fields}
             found |= {field: value for field, value in told.items() if field in fields}
         return found
 

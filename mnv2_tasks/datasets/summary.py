@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv2_tasks.datasets.files import IGNORED, FileSplit
+from mnv2_tasks.datasets.files import FileSplit
 from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.kinds import Kind
 
-LABELS = {"classification": "image", "multilabel": "label", "detection": "object", "segmentation": "pixel"}
 EMPTY = {  # what follows where a side has no label
     "train": ": there is nothing to learn",
     "val": ": it tells no checkpoint from another, and the newest counts as the best",
@@ -61,7 +61,7 @@ def check_sides(splits: Splits) -> list[str]:
     return warnings
 
 
-def check_labels(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+def check_labels(splits: Splits, kinds: Mapping[str, Mapping[Kind, Sequence[str]]]) -> list[str]:
     """A line on each side that has no label at all, or none of some classes.
 
     Args:
@@ -75,15 +75,15 @@ def check_labels(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]]
                 continue
             where, lacking = f"warning: {source} {side}", [n for n, c in zip(names, counts, strict=True) if not c]
             if len(lacking) == len(names):
-                warnings.append(f"{where}: no {LABELS[kind]} at all{among}{EMPTY[side]}")
+                warnings.append(f"{where}: no {kind.label} at all{among}{EMPTY[side]}")
             elif lacking:
                 shown = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
                 share = f"{len(lacking)} of {len(names)} classes"
-                warnings.append(f"{where}: no {LABELS[kind]} of {shown} ({share}){among}")
+                warnings.append(f"{where}: no {kind.label} of {shown} ({share}){among}")
     return warnings
 
 
-def check_samples(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+def check_samples(splits: Splits, kinds: Mapping[str, Mapping[Kind, Sequence[str]]]) -> list[str]:
     """A line on each train side whose images are of one colour each, or whose masks are of unknown pixels alone.
 
     At most `LOOKS` samples are read, evenly spread, and no more than it takes to see that all is well.
@@ -98,8 +98,7 @@ def check_samples(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]
                 continue
             pixels = sample["image"].flatten(1)
             plain.append(bool((pixels == pixels[:, :1]).all()))
-            if "mask" in sample and "segmentation" in kinds[source]:
-                blank.append(bool((sample["mask"] == IGNORED).all()))
+            blank += [bare for kind in kinds[source] if (bare := kind.is_blank(sample)) is not None]
             if not all(plain) and not (blank and all(blank)):
                 break
         where = f"warning: {source} train"
@@ -112,19 +111,12 @@ def check_samples(splits: Splits, kinds: Mapping[str, Mapping[str, Sequence[str]
     return warnings
 
 
-def _label_counts(split: Any, kind: str, classes: int) -> tuple[list[int] | None, str]:
+def _label_counts(split: Any, kind: Kind, classes: int) -> tuple[list[int] | None, str]:
     """How often each class is there, where that is known without reading files, and " in 9 of 20 masks"."""
-    part = split.teller(kind) if hasattr(split, "teller") else split
+    part = split.teller(kind.name) if hasattr(split, "teller") else split
     if part is None:
         return [0] * classes, ""
-    if kind != "segmentation":
-        return (part.label_counts().tolist() if hasattr(part, "label_counts") else None), ""
-    counted = getattr(part, "counted", 0)
-    if not counted and hasattr(part, "label_counts"):  # masks of objects; a background is everywhere
-        objects = part.label_counts().tolist()
-        return [1] * (classes - len(objects)) + objects, ""
-    among = f" in {counted:,} of {len(part):,} masks" if counted < len(part) else ""
-    return (part.pixel_counts().tolist() if counted else None), among
+    return kind.label_counts(part, classes)
 
 
 def _identities(split: FileSplit) -> NDArray[np.int64]:

@@ -152,7 +152,7 @@ def _export(
             began = time.monotonic()
             told = {**common, **here}
             row: dict[str, Any] = {"file": path.name, **here}
-            row["boxes"] = any(head.kind == "detection" for head in model.heads.values()) and not taps
+            row["boxes"] = any(head.kind.scored for head in model.heads.values()) and not taps
             try:
                 target.write(
                     graph,
@@ -171,7 +171,7 @@ def _export(
                 files[path.name]["sha256"] = digest(path)
                 row |= files[path.name]
                 report.write_json(folder / ABOUT, {**common, "files": files})
-    if any(row["nms"] == "app" for row in rows) and any(head.kind == "detection" for head in model.heads.values()):
+    if any(row["nms"] == "app" for row in rows) and any(head.kind.scored for head in model.heads.values()):
         (folder / "nms.py").write_bytes((Path(__file__).parent / "nms.py").read_bytes())
     if settings["proof"]:
         from mnv2_tasks.export.report import prove

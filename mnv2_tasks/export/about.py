@@ -9,19 +9,13 @@ from typing import Any
 from mnv2_tasks import __version__
 from mnv2_tasks.model import Classes, Model
 
-THRESHOLDS = ("score_threshold", "nms", "detections")
-
 
 def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: tuple[int, int]) -> dict[str, Any]:
     """What model.json tells of all files of one export."""
-    thresholds = {
-        task: {name: getattr(head, name) for name in THRESHOLDS}
-        for task, head in model.heads.items()
-        if hasattr(head, "score_threshold")
-    }
+    thresholds = {task: asdict(head.decoding) for task, head in model.heads.items() if head.decoding is not None}
     return {
         "mnv2_tasks": __version__,
-        "tasks": {task: head.kind for task, head in model.heads.items()},
+        "tasks": {task: head.kind.name for task, head in model.heads.items()},
         "primaries": {task: head.primary for task, head in model.heads.items()},
         "classes": {task: list(names) for task, names in classes.items()},
         "size": list(size),
@@ -49,7 +43,7 @@ def one_view(model: Model) -> list[str]:
         f"{task}: the file looks at one view of an image and is compared with PyTorch on that; "
         "head.scales, head.flip and head.window stay behind"
         for task, head in model.heads.items()
-        if getattr(head, "has_views", False)
+        if head.has_views
     ]
 
 

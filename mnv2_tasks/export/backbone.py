@@ -12,6 +12,7 @@ from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.blocks import InvertedResidual
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.foreign import read_json
+from mnv2_tasks.heads.classifier import Classifier
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.weights import State, from_timm, from_torchvision
 
@@ -59,8 +60,8 @@ def torchvision_state(model: Model, section: Mapping[str, Any]) -> State:
         theirs = mobilenet_v2(width_mult=section["width"])
     state = {name: own[ours] for name in theirs.state_dict() if (ours := from_torchvision(name))}
     for head in model.heads.values():
-        if head.kind == "classification":
-            linear: Any = head.linear
+        if isinstance(head, Classifier):
+            linear = head.linear
             state |= {"classifier.1.weight": linear.weight.detach(), "classifier.1.bias": linear.bias.detach()}
             break
     return _plain(state)

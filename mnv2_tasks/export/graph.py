@@ -7,7 +7,9 @@ import torchvision  # noqa: F401  (its operators)
 from torch import Tensor, nn
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads.boxes import decode
+from mnv2_tasks.heads import Head
+from mnv2_tasks.kinds.detection_kind import Anchored, Decoding
+from mnv2_tasks.kinds.kind import Decided
 from mnv2_tasks.model import Model
 
 Layout = Literal["nchw", "nhwc"]
@@ -55,24 +57,18 @@ class Graph(nn.Module):
         self.native = _native  # a format with an operator of its own puts another in its place
         self.candidates: dict[str, int] = {}
         self.outputs: list[str] = list(taps)
-        heads: dict[str, Any] = {} if taps else dict(model.heads)
+        heads: dict[str, Head] = {} if taps else dict(model.heads.items())
         for task, head in heads.items():
-            if head.kind == "detection":
-                if not hasattr(head, "candidates"):
+            if head.kind.scored:
+                if not isinstance(head, Anchored):
                     raise InputError(
                         f"{task}: {type(head).__name__} works on lists of regions, which no export format holds; "
                         "export a model with task=ssdlite"
                     )
-                parts: tuple[str, ...] = ("boxes", "scores")
                 if nms != "app":
                     limit = max(LEAST, MOST[nms] // head.num_classes)
-                    self.candidates[task] = candidates or min(head.candidates, limit)
-                    parts = ("boxes", "scores", "labels")
-                self.outputs += [f"{task}_{part}" for part in parts]
-            elif head.kind == "segmentation":
-                self.outputs.append(f"{task}_{'mask' if masks == 'argmax' else 'logits'}")
-            else:
-                self.outputs.append(f"{task}_scores")
+                    self.candidates[task] = candidates or min(head.decoding.candidates, limit)
+            self.outputs += [f"{task}_{part}" for part in head.kind.outputs(masks=masks, nms=nms)]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.layout == "nhwc":
@@ -83,41 +79,16 @@ class Graph(nn.Module):
         found: list[Tensor] = []
         size = (images.shape[-2], images.shape[-1])
         for (task, head), tensors in zip(self.network.model.heads.items(), raw, strict=True):
-            if head.kind == "detection":
-                scores, deltas, defaults = tensors
-                found += self._boxes(task, head, scores, deltas, defaults, size)
-            elif head.kind == "segmentation":
-                (logits,) = tensors
-                found.append(logits if self.masks == "logits" else logits.argmax(1).to(torch.uint8))
-            else:
-                (logits,) = tensors
-                found.append(logits.softmax(1) if head.kind == "classification" else logits.sigmoid())
+            how = Decided(self.masks, self.nms, self.candidates.get(task, 0), self._keep)
+            found += head.kind.decide(head, tensors, size, how)
         return tuple(found)
 
-    def _boxes(
-        self, task: str, head: Any, scores: Tensor, deltas: Tensor, defaults: Tensor, size: tuple[int, int]
-    ) -> list[Tensor]:
-        score = scores[..., 1:].sigmoid() if head.kind_of_loss == "focal" else scores.softmax(-1)[..., 1:]
-        if self.nms == "app":
-            return [_scaled(decode(deltas, defaults), size), score]
-        k, anchors = self.candidates[task], defaults.shape[0]
-        if isinstance(anchors, int):
-            k = min(k, anchors)
-        else:  # a size that varies may have fewer default boxes than this: pad with boxes of score 0
-            score, deltas, defaults = (nn.functional.pad(x, (0, 0, 0, k)) for x in (score, deltas, defaults))
-        score, anchor = score.transpose(1, 2).topk(k)  # (B, K, k): no class crowds another out
-        rows = anchor.flatten(1)[..., None].expand(-1, -1, 4)
-        near = defaults[anchor.flatten()].view(-1, head.num_classes * k, 4)
-        boxes = decode(deltas.gather(1, rows), near)  # (B, K k, 4)
-        pixels = _scaled(boxes, size)
+    def _keep(self, boxes: Tensor, score: Tensor, shape: tuple[int, int], decoding: Decoding) -> Tensor:
+        """(B, K k, 4) and (B, K, k) of `shape` (K, k) -> (B, K, k) float, 1 for the boxes kept."""
         if self.nms == "native":
-            kept = self.native(pixels, score, head.nms, head.score_threshold)
-        else:
-            kept = suppress(pixels.reshape(-1, k, 4), head.nms).view(-1, head.num_classes, k)  # rank 3: LiteRT
-        score = score * kept * (score > head.score_threshold).to(score.dtype)
-        score, best = score.flatten(1).topk(min(head.detections, head.num_classes * k))  # (B, N)
-        boxes = pixels.gather(1, best[..., None].expand(-1, -1, 4))
-        return [boxes, score, torch.div(best, k, rounding_mode="floor").to(torch.int32)]
+            return self.native(boxes, score, decoding.nms, decoding.score_threshold)
+        classes, k = shape
+        return suppress(boxes.reshape(-1, k, 4), decoding.nms).view(-1, classes, k)  # rank 3: LiteRT
 
 
 class _Raw(nn.Module):
@@ -136,17 +107,8 @@ class _Raw(nn.Module):
             return tuple(taps[name] for name in self.taps)
         found: list[tuple[Tensor, ...]] = []
         for task, outputs in model(images).items():
-            if model.heads[task].kind == "detection":
-                found.append((outputs.scores, outputs.deltas, outputs.defaults))
-            else:
-                found.append((outputs.logits,))
+            found.append(model.heads[task].kind.raw(outputs))
         return tuple(found)
-
-
-def _scaled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., 4) xyxy, fractions of the image -> pixels of `size` (H, W), which may be symbolic."""
-    height, width = size
-    return torch.stack([boxes[..., i] * side for i, side in enumerate((width, height, width, height))], -1)
 
 
 def _native(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:

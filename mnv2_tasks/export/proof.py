@@ -13,12 +13,11 @@ from torch import Tensor
 from mnv2_tasks.export import results
 from mnv2_tasks.export.exported import parts_of
 from mnv2_tasks.export.graph import Graph
+from mnv2_tasks.heads import Head
 from mnv2_tasks.model import Classes, Model
 
 Call = Callable[[Tensor], dict[str, np.ndarray]]  # images (B, C, H, W) uint8 -> {output: values}
 Batches = Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]
-CLOSE = 0.02  # boxes further apart than this part of the image's side are different boxes
-BARE = 1e-3  # detections this close to the lowest score that counts may be there or not
 
 
 def eager(graph: Graph) -> Call:
@@ -31,65 +30,19 @@ def eager(graph: Graph) -> Call:
     return call
 
 
-def difference(head: Any, task: str, ours: results.Arrays, theirs: results.Arrays) -> dict[str, float]:
-    """How far one head's outputs are apart: {"largest", "relative", "unlike", "total"}.
-
-    largest: the largest difference of a score, a logit, or a box corner in pixels. relative: of the largest value; of
-    the image's longer side for boxes. unlike: pixels of another class, or detections without a partner of the same
-    class and place, out of the total; such within `BARE` of the lowest score of their image do not count.
-    """
-    if head.kind == "segmentation" and f"{task}_mask" in ours:
-        pairs = (results.predictions(task, head, arrays) for arrays in (ours, theirs))
-        rows = [(float((a["mask"] != b["mask"]).sum()), a["mask"].numel()) for a, b in zip(*pairs, strict=True)]
-        unlike, total = (float(sum(column)) for column in zip(*rows, strict=True))
-        return {"largest": 0.0, "relative": 0.0, "unlike": unlike, "total": total}
-    if head.kind == "detection":
-        pairs = (results.predictions(task, head, arrays) for arrays in (ours, theirs))
-        return _boxes_apart(list(zip(*pairs, strict=True)))
-    (name,) = (name for name in ours if name.startswith(f"{task}_"))
-    return {**apart(ours[name], theirs[name]), "unlike": 0.0, "total": float(len(ours[name]))}
-
-
-def apart(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    """{"largest", "relative"} difference of two arrays of one shape; a value that is no number is infinitely far."""
-    largest = float(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0))
-    largest = largest if np.isfinite(largest) else float("inf")
-    return {"largest": largest, "relative": largest / max(float(np.abs(ours).max(initial=0.0)), 1e-12)}
-
-
-def _boxes_apart(pairs: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> dict[str, float]:
-    pixels = relative = lonely = total = 0.0
-    for ours, theirs in pairs:
-        total += len(ours["scores"])
-        if not len(ours["scores"]) and not len(theirs["scores"]):
-            continue
-        scores = torch.cat([ours["scores"], theirs["scores"]])
-        floor = float(scores.min()) + BARE
-        side = max(float(torch.cat([ours["boxes"], theirs["boxes"]]).abs().max()), 1.0)
-        far = (ours["boxes"][:, None] - theirs["boxes"][None]).abs().amax(-1)  # (N, M)
-        far = far + (ours["scores"][:, None] - theirs["scores"][None]).abs() * side
-        far = far.masked_fill(ours["labels"][:, None] != theirs["labels"][None], float("inf"))
-        for axis, mine in ((1, ours), (0, theirs)):
-            if far.shape[axis] == 0:
-                lonely += float((mine["scores"] > floor).sum())
-                continue
-            nearest = far.min(axis)
-            paired = nearest.values < CLOSE * side
-            lonely += float((~paired & (mine["scores"] > floor)).sum())
-            if axis == 1 and paired.any():
-                other = nearest.indices[paired]
-                moved = float((ours["boxes"][paired] - theirs["boxes"][other]).abs().max())
-                score = float((ours["scores"][paired] - theirs["scores"][other]).abs().max())
-                pixels, relative = max(pixels, moved), max(relative, moved / side, score)
-    return {"largest": pixels, "relative": relative, "unlike": lonely, "total": total}
+def difference(head: Head, task: str, ours: results.Arrays, theirs: results.Arrays) -> dict[str, float]:
+    """How far one head's outputs are apart, see `Kind.difference`: {"largest", "relative", "unlike", "total"}."""
+    rows = (results.predictions(task, head.kind, arrays, head.decoding) for arrays in (ours, theirs))
+    pairs = list(zip(*rows, strict=True))
+    return head.kind.difference(results.of_task(task, ours), results.of_task(task, theirs), pairs)
 
 
 class Proof:
     """One network's outputs beside the reference's, and its metrics, over any number of batches."""
 
     def __init__(self, call: Call, model: Model, classes: Classes) -> None:
-        self.call, self.heads = call, dict(model.heads)
-        self.metrics: dict[str, Any] = {task: head.metrics(classes[task]) for task, head in self.heads.items()}  # type: ignore[operator]
+        self.call, self.heads = call, dict(model.heads.items())
+        self.metrics: dict[str, Any] = {task: head.metrics(classes[task]) for task, head in self.heads.items()}
         self.apart: dict[str, dict[str, float]] = {}
 
     def compare(self, reference: results.Arrays, images: Tensor) -> results.Arrays:
@@ -110,7 +63,9 @@ class Proof:
 
     def count(self, found: results.Arrays, targets: Mapping[str, dict[str, Tensor]]) -> None:
         for task, wanted in targets.items():
-            results.update(task, self.heads[task], self.metrics[task], found, wanted)
+            head = self.heads[task]
+            rows = results.predictions(task, head.kind, found, head.decoding)
+            head.kind.count(self.metrics[task], rows, wanted)
 
     def scores(self, tasks: Sequence[str]) -> dict[str, float]:
         """{task: its primary metric}."""

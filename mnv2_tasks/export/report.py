@@ -13,7 +13,8 @@ from mnv2_tasks.export import CODE, need
 from mnv2_tasks.export.about import one_view
 from mnv2_tasks.export.exported import Exported
 from mnv2_tasks.export.graph import Graph
-from mnv2_tasks.export.proof import Proof, apart, eager, latency, random_images, size_of
+from mnv2_tasks.export.proof import Proof, eager, latency, random_images, size_of
+from mnv2_tasks.kinds.kind import apart
 from mnv2_tasks.machine import describe_processor
 
 THREADS = (1, 2)

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Prediction, Taps, Targets
+from mnv2_tasks.heads import Head, Prediction, Taps, Targets
+from mnv2_tasks.kinds import CLASSIFICATION, MULTILABEL
 from mnv2_tasks.metrics.classification import ClassificationMetric, MultiLabelMetric
 
-DRAWN = 3  # classes of a prediction, on pictures
 CONFUSED = 100  # pairs of classes in confused.csv
 
 
@@ -22,7 +22,15 @@ class Outputs(NamedTuple):
     logits: Tensor  # (B, K)
 
 
-class _Pooled(nn.Module):
+@runtime_checkable
+class LabelCounts(Protocol):
+    """Samples that know their labels without reading every image."""
+
+    def label_counts(self) -> Tensor:
+        """(K,) int64: how many images show each class."""
+
+
+class _Pooled(Head):
     """Global average pooling, dropout, linear: the last rows of Table 2 of the paper, started as in torchvision."""
 
     needs: tuple[str, ...] = ("c5x",)
@@ -49,14 +57,13 @@ class Classifier(_Pooled):
         taps, num_classes: what the backbone declares; classes.
         dropout: of the pooled features.
         label_smoothing: the part of the truth that is spread over all classes (arXiv 1512.00567, section 7).
-        class_weights: of the loss, for uneven data: one a class, or "balanced", filled in by `balance`. They are part
-            of the state dict. The loss is divided by the weights of the batch, as torch's cross-entropy is.
+        class_weights: of the loss, for uneven data: one a class, or "balanced", filled in by `learn_from`. They are
+            part of the state dict. The loss is divided by the weights of the batch, as torch's cross-entropy is.
     """
 
-    kind = "classification"
+    kind = CLASSIFICATION
     primary = "top1"
     curves = ("top1", "top5", "mean_class_accuracy")
-    drawn = f"the {DRAWN} likeliest classes"
     ranked = "by cross-entropy"
 
     def __init__(
@@ -72,8 +79,19 @@ class Classifier(_Pooled):
         if not 0 <= label_smoothing < 1:
             raise InputError(f"head.label_smoothing is {label_smoothing}: use 0 or more, and less than 1")
         self.label_smoothing = label_smoothing
+        self.is_balanced = isinstance(class_weights, str)
         self.register_buffer("class_weights", _class_weights(class_weights, num_classes))
         self.class_weights: Tensor | None
+
+    @property
+    def learns(self) -> bool:
+        return self.is_balanced
+
+    def learn_from(self, split: Any) -> str:
+        """Fill in the class weights from the labels of the training images."""
+        if not isinstance(split, LabelCounts):
+            raise InputError("this data set cannot tell its label counts in advance; give a list as head.class_weights")
+        return self.balance(split.label_counts())
 
     def balance(self, counts: Tensor) -> str:
         """Fill in the class weights from (K,) training images of each class; returns what it did.
@@ -121,18 +139,6 @@ class Classifier(_Pooled):
     def worst(self, metric: ClassificationMetric, count: int) -> list[int]:
         return metric.worst(count)
 
-    def draw(
-        self, image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, seen: tuple[int, int]
-    ) -> Tensor:
-        """The most likely classes with their scores, or the true one."""
-        from mnv2_tasks.draw import draw_label
-
-        if "scores" not in shown:
-            label = shown["label"].reshape(1)
-            return draw_label(image, label[label >= 0], classes, empty="unknown")
-        scores, label = shown["scores"].topk(min(DRAWN, len(classes)))
-        return draw_label(image, label, classes, scores=scores)
-
     def plot(self, metric: ClassificationMetric, classes: tuple[str, ...], folder: Path) -> None:
         """confusion.png, reliability.png and accuracy.png; confused.csv with the commonest errors."""
         from mnv2_tasks.plots import plot_confusion
@@ -156,10 +162,9 @@ class MultiLabel(_Pooled):
     Args: taps, num_classes, dropout as in `Classifier`.
     """
 
-    kind = "multilabel"
+    kind = MULTILABEL
     primary = "map"
     curves = ("map", "f1")
-    drawn = "classes of score above 0.5"
     ranked = "by binary cross-entropy"
 
     def __init__(self, taps: dict[str, Tap], num_classes: int, *, dropout: float = 0.2) -> None:
@@ -186,19 +191,6 @@ class MultiLabel(_Pooled):
 
     def worst(self, metric: MultiLabelMetric, count: int) -> list[int]:
         return metric.worst(count)
-
-    def draw(
-        self, image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, seen: tuple[int, int]
-    ) -> Tensor:
-        """The classes that score above 0.5, the likeliest first, or the true ones."""
-        from mnv2_tasks.draw import draw_label
-
-        if "scores" not in shown:
-            presence = shown["presence"]
-            empty = "none" if (presence >= 0).any() else "unknown"
-            return draw_label(image, (presence > 0).nonzero().flatten(), classes, empty=empty)
-        scores, label = shown["scores"].sort(descending=True, stable=True)
-        return draw_label(image, label[scores > 0.5], classes, scores=scores[scores > 0.5])
 
     def plot(self, metric: MultiLabelMetric, classes: tuple[str, ...], folder: Path) -> None:
         """ap.png: the average precision of each class."""

@@ -1,16 +1,25 @@
-"""What every segmenter does with its logits once it has them: the loss, decoding, pictures and plots."""
+"""What every segmenter does with its logits once it has them: the loss, decoding and plots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mnv2_tasks import segmentation
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Prediction, Targets
+from mnv2_tasks.heads import Head, Prediction, Targets
+from mnv2_tasks.kinds import SEGMENTATION
 from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
+
+
+@runtime_checkable
+class PixelCounts(Protocol):
+    """Samples that know their pixels without reading every mask."""
+
+    def pixel_counts(self) -> Tensor:
+        """(K,) int64: pixels of each class."""
 
 
 class MaskLoss(nn.Module):
@@ -53,37 +62,24 @@ class MaskLoss(nn.Module):
         return segmentation.losses(logits, mask, self.parts, class_weights=self.class_weights)
 
 
-@torch.no_grad()
-def predict(logits: Tensor) -> list[Prediction]:
-    """(B, K, H, W) -> [{mask (H, W) uint8: the likeliest class of every pixel of the input}]."""
-    return [{"mask": mask} for mask in logits.argmax(1).to(torch.uint8)]
-
-
-def draw(image: Tensor, shown: Prediction | Targets, classes: tuple[str, ...], *, seen: tuple[int, int]) -> Tensor:
-    """The mask of a prediction, or of one image's targets, over the image: see `Head.draw`."""
-    from mnv2_tasks.draw.masks import draw_mask
-
-    return draw_mask(image, shown["mask"][: seen[0], : seen[1]], classes)
-
-
-def plot(metric: SegmentationMetric, classes: tuple[str, ...], folder: Path) -> None:
-    """The confusion matrix and the IoU of every class, as PNG files."""
-    from mnv2_tasks.plots import plot_confusion
-    from mnv2_tasks.plots.segmentation import plot_iou
-
-    plot_confusion(metric.confusion(), classes, folder / "confusion.png")
-    plot_iou(metric.confusion(), classes, folder / "iou.png")
-
-
-class Segmenter(nn.Module):
+class Segmenter(Head):
     """The part of `Head` that does not depend on how the logits (B, K, H, W), `outputs.logits`, are made."""
 
-    kind = "segmentation"
+    kind = SEGMENTATION
     primary = "miou"
     curves: tuple[str, ...] = ("miou", "pixel_accuracy")
-    drawn = "the likeliest class of every pixel"
     ranked = "by the mIoU of the image"
     mask_loss: MaskLoss
+
+    @property
+    def learns(self) -> bool:
+        return self.mask_loss.rule is not None
+
+    def learn_from(self, split: Any) -> str:
+        """Fill in the class weights from the pixels of the training masks."""
+        if not isinstance(split, PixelCounts):
+            raise InputError("this data set cannot tell its pixel counts in advance; give a list as head.class_weights")
+        return self.balance(split.pixel_counts())
 
     def balance(self, counts: Tensor) -> str:
         """See `MaskLoss.balance`."""
@@ -93,9 +89,10 @@ class Segmenter(nn.Module):
         """{"<name>_loss"} for each of the losses: float32 means over the known pixels."""
         return self.mask_loss(outputs.logits, targets["mask"])
 
+    @torch.no_grad()
     def predict(self, outputs: Any) -> list[Prediction]:
         """[{mask (H, W) uint8: the likeliest class of every pixel of the input}]."""
-        return predict(outputs.logits)
+        return [{"mask": mask} for mask in outputs.logits.argmax(1).to(torch.uint8)]
 
     def metrics(self, classes: tuple[str, ...]) -> SegmentationMetric:
         return SegmentationMetric(classes)
@@ -106,5 +103,10 @@ class Segmenter(nn.Module):
     def worst(self, metric: SegmentationMetric, count: int) -> list[int]:
         return metric.worst(count)
 
-    draw = staticmethod(draw)
-    plot = staticmethod(plot)
+    def plot(self, metric: SegmentationMetric, classes: tuple[str, ...], folder: Path) -> None:
+        """The confusion matrix and the IoU of every class, as PNG files."""
+        from mnv2_tasks.plots import plot_confusion
+        from mnv2_tasks.plots.segmentation import plot_iou
+
+        plot_confusion(metric.confusion(), classes, folder / "confusion.png")
+        plot_iou(metric.confusion(), classes, folder / "iou.png")

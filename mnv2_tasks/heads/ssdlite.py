@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from mnv2_tasks.heads.boxes import (
     original_shapes,
     suppress_groups,
 )
+from mnv2_tasks.kinds import Decoding
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 
@@ -34,6 +35,14 @@ class Outputs(NamedTuple):
     size: tuple[int, int]  # (H, W) of the input
 
 
+@runtime_checkable
+class BoxSizes(Protocol):
+    """Samples that know their boxes without reading every image."""
+
+    def box_sizes(self) -> Tensor:
+        """(N, 2) float32: width and height of the boxes, as fractions of their images."""
+
+
 class SSDLite(detection.Detector):
     """Prediction layers are depthwise 3x3 + linear 1x1 on c4x, c5x and four extra levels of half the size each.
 
@@ -43,8 +52,8 @@ class SSDLite(detection.Detector):
         taps, num_classes: what the backbone declares; classes without the background.
         sources: the taps to predict on, finest first, before the extra levels. [c3x, c4x, c5x] adds a grid of stride
             8, for objects that are small against a cell of 16 pixels.
-        boxes: "original" (the authors' default boxes) or "fit" (as many, fitted to the training boxes by `fit`). The
-            shapes are part of the state dict.
+        boxes: "original" (the authors' default boxes) or "fit" (as many, fitted to the training boxes by `learn_from`).
+            The shapes are part of the state dict.
         first_level: default boxes a cell on the first level: 3 as in the original, or 6 as on all others.
         loss: "hard_negative" (softmax cross-entropy with 3 hard negatives to a positive, as in SSD) or "focal"
             (sigmoid; RetinaNet's, alpha 0.25, gamma 2). Scores are softmax or sigmoid accordingly.
@@ -58,6 +67,7 @@ class SSDLite(detection.Detector):
 
     needs: tuple[str, ...] = ("c4x", "c5x")
     strides = (32, 16, 8)
+    decoding: Decoding
 
     def __init__(
         self,
@@ -87,14 +97,9 @@ class SSDLite(detection.Detector):
         if loss not in ("hard_negative", "focal"):
             raise InputError(f"head.loss is {loss!r}: use hard_negative or focal")
         layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
-        self.num_classes, self.boxes, self.kind_of_loss = num_classes, boxes, loss
+        self.num_classes, self.is_focal, self.fits_boxes = num_classes, loss == "focal", boxes == "fit"
         self.threshold, self.least, self.box_weight = threshold, least, box_weight
-        self.score_threshold, self.candidates, self.nms, self.detections = (
-            score_threshold,
-            candidates,
-            nms,
-            detections,
-        )
+        self.decoding = Decoding(score_threshold, candidates, nms, detections)
 
         self.needs = tuple(sources)
         if unknown := set(self.needs) - set(taps):
@@ -127,6 +132,16 @@ class SSDLite(detection.Detector):
         if loss == "focal":  # so that the many negatives do not drown the first steps: RetinaNet, section 4.1
             for predict in self.score_layers:
                 nn.init.constant_(predict[-1].bias, -4.6)  # type: ignore[index]
+
+    @property
+    def learns(self) -> bool:
+        return self.fits_boxes
+
+    def learn_from(self, split: Any) -> str:
+        """Fit the default boxes to those of the training images."""
+        if not isinstance(split, BoxSizes):
+            raise InputError("this data set cannot tell its box sizes in advance; give head.boxes=original")
+        return self.fit(split.box_sizes())
 
     def fit(self, sizes: Tensor) -> str:
         """Fit the default boxes to (N, 2) training box sizes, as fractions of the image; returns what it did."""
@@ -178,7 +193,7 @@ class SSDLite(detection.Detector):
                 image, anchor = positive.nonzero(as_tuple=True)
                 goal = encode(box_convert(boxes[image, chosen[image, anchor]], "xyxy", "cxcywh"), defaults[anchor])
                 box_loss = F.smooth_l1_loss(deltas[image, anchor], goal, reduction="sum")
-            if self.kind_of_loss == "focal":
+            if self.is_focal:
                 goal = F.one_hot(wanted, self.num_classes + 1)[..., 1:].to(scores.dtype)
                 each = sigmoid_focal_loss(scores[..., 1:], goal, reduction="none")  # (B, A, K)
                 class_loss = (each * known[:, None, None]).sum()
@@ -186,28 +201,36 @@ class SSDLite(detection.Detector):
                 class_loss = hard_negative_loss(scores, wanted, known)
         return {"class_loss": class_loss / count, "box_loss": self.box_weight * box_loss / count}
 
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Scores (B, A, K + 1), background first -> (B, A, K): of a sigmoid, or of a softmax."""
+        return scores[..., 1:].sigmoid() if self.is_focal else scores.softmax(-1)[..., 1:]
+
+    def boxes(self, deltas: Tensor, defaults: Tensor) -> Tensor:
+        """Deltas (..., 4) from default boxes (..., 4) -> xyxy (..., 4), fractions of the image."""
+        return decode(deltas, defaults)
+
     @torch.no_grad()
     def predict(self, outputs: Outputs) -> list[Prediction]:
         """[{boxes (N, 4) xyxy in input pixels, scores (N,), labels (N,)}], highest score first."""
         scores, deltas, defaults, (height, width) = outputs
         batch, anchors, _ = scores.shape
         scores = scores.float()
-        score = scores[..., 1:].sigmoid() if self.kind_of_loss == "focal" else scores.softmax(-1)[..., 1:]
+        score, decoding = self.probabilities(scores), self.decoding
         # (B, C, K): no class crowds another out
-        score, anchor = score.transpose(1, 2).topk(min(self.candidates, anchors))
+        score, anchor = score.transpose(1, 2).topk(min(decoding.candidates, anchors))
         label = torch.arange(self.num_classes, device=score.device)[:, None].expand_as(score)
         score, anchor, label = score.flatten(1), anchor.flatten(1), label.flatten(1)  # (B, C K)
-        boxes = decode(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])
+        boxes = self.boxes(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])
         boxes = boxes * boxes.new_tensor([width, height, width, height])  # (B, C, 4)
 
-        image, rank = (score > self.score_threshold).nonzero(as_tuple=True)
+        image, rank = (score > decoding.score_threshold).nonzero(as_tuple=True)
         boxes, score, label = boxes[image, rank], score[image, rank], label[image, rank]
-        kept = suppress_groups(boxes, score, image * self.num_classes + label, self.nms)
+        kept = suppress_groups(boxes, score, image * self.num_classes + label, decoding.nms)
         kept = kept[score[kept].argsort(descending=True, stable=True)]
         kept = kept[image[kept].argsort(stable=True)]  # by image, and within an image by score
         counts = image[kept].bincount(minlength=batch).tolist()
         rows = zip(*(x[kept].split(counts) for x in (boxes, score, label)), strict=True)
-        most = self.detections
+        most = decoding.detections
         return [{"boxes": b[:most], "scores": s[:most], "labels": n[:most]} for b, s, n in rows]
 
 

@@ -1,0 +1,98 @@
+"""What an exported file tells of the model in it, checked: enough to predict with it, without building the network."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.kinds import Decoding, Kind, kind_named
+from mnv2_tasks.trust import refuse_foreign_names, writer
+
+Fit = Literal["stretch", "pad", "crop"]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """The tasks of an exported file, and the images that it takes."""
+
+    kinds: dict[str, Kind]  # of each task
+    classes: dict[str, tuple[str, ...]]
+    decodings: dict[str, Decoding]  # of the detectors among the tasks
+    size: tuple[int, int]  # (H, W)
+    fit: Fit  # how images come to that size
+    channels: int
+    depth: int | None  # bits that the values of 16-bit files use
+    built_in: bool  # whether the graph itself suppresses boxes
+
+
+def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[str] = ()) -> ExportedModel:
+    """The model that the file `path` holds, from what it tells of itself: `about`, as `read_about` gives it.
+
+    Raises InputError for what is damaged or missing, a file of taps, and a config that names what is neither of this
+    package nor of the modules in `trust`, though nothing is built from it.
+    """
+    where, outputs, taps = f"{path} ({writer(about)})", about["outputs"], about.get("taps")
+    if isinstance(taps, Mapping) and set(outputs) <= set(taps):
+        raise InputError(f"{path}: it gives taps ({', '.join(outputs)}); export it with what=model")
+    try:
+        if not isinstance(about["config"], Mapping):
+            raise InputError("its config is no dictionary")
+        kinds, config = _kinds(about["tasks"]), about["config"]
+        classes = _classes(about["classes"], kinds)
+        decodings = {
+            task: _decoding(about.get("thresholds"), config, task) for task, kind in kinds.items() if kind.scored
+        }
+        fit = about.get("fit", config.get("fit", "stretch"))
+        if fit not in ("stretch", "pad", "crop"):
+            raise InputError(f"its fit is {quote(fit)}")
+        if silent := [task for task in kinds if not any(name.startswith(f"{task}_") for name in outputs)]:
+            raise InputError(f"no output is of {silent[0]}")
+    except KeyError as error:
+        raise InputError(f"{where}: its metadata is damaged: it has no {error.args[0]}; export it again") from error
+    except InputError as error:
+        raise InputError(f"{where}: its metadata is damaged: {error}; export it again") from error
+    refuse_foreign_names(config, where, trust=trust)
+    form, preprocessing = about["input"], about.get("preprocessing")
+    return ExportedModel(
+        kinds,
+        classes,
+        decodings,
+        size=cast(tuple[int, int], tuple(about["size"])),
+        fit=fit,
+        channels=form["shape"][1 if form["layout"] == "nchw" else 3],
+        depth=preprocessing.get("depth") if isinstance(preprocessing, Mapping) else None,
+        built_in=about.get("nms") != "app",
+    )
+
+
+def _kinds(tasks: Any) -> dict[str, Kind]:
+    if not isinstance(tasks, Mapping) or not tasks:
+        raise InputError(f"its tasks are {quote(tasks)}")
+    return {str(task): kind_named(name) for task, name in tasks.items()}
+
+
+def _classes(given: Any, kinds: Mapping[str, Kind]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, Mapping) or set(given) != set(kinds):
+        raise InputError("its classes are not those of its tasks")
+    for task, names in given.items():
+        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+            raise InputError(f"its classes of {task} are {quote(names)}, not a list of names")
+    return {task: tuple(given[task]) for task in kinds}
+
+
+def _decoding(thresholds: Any, config: Mapping[str, Any], task: str) -> Decoding:
+    """Of a detector: as the file tells, then as its head was made, for files that do not tell all."""
+    told = thresholds.get(task) if isinstance(thresholds, Mapping) else None
+    heads = config.get("heads")
+    made = heads.get(task) if isinstance(heads, Mapping) else None
+    values: dict[str, Any] = {}
+    for field in fields(Decoding):
+        for source in (told, made):
+            if isinstance(source, Mapping) and field.name in source:
+                values.setdefault(field.name, source[field.name])
+    for name, value in values.items():
+        whole = name in ("candidates", "detections")
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 <= value <= 1e6:
+            raise InputError(f"its {name} of {task} is {quote(value)}")
+    return Decoding(**values)

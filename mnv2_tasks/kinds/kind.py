@@ -1,0 +1,214 @@
+"""What every kind of annotation says of itself: its fields, batches, predictions, pictures, files and graphs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnv2_tasks.errors import InputError
+
+Sample: TypeAlias = dict[str, Any]  # of one image
+Targets: TypeAlias = dict[str, Tensor]  # batched; a missing label is an ignore value
+Prediction: TypeAlias = dict[str, Tensor]  # of one image
+Arrays: TypeAlias = Mapping[str, np.ndarray]  # a graph's outputs for one task, by the names of `Kind.outputs`
+Apart: TypeAlias = dict[str, float]  # {"largest", "relative", "unlike", "total"}
+# boxes (N, 4), scores (N, K), and the settings of a `Decoding` -> boxes, scores and labels of those kept
+Suppress: TypeAlias = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+class Decided(NamedTuple):
+    """How a graph decides: what segmenters give, and how detectors suppress.
+
+    keep: (boxes (B, K k, 4) in pixels, scores (B, K, k), a class's highest first, (K, k), `Decoding`) -> (B, K, k), 1
+    for the boxes kept.
+    """
+
+    masks: Literal["argmax", "logits"]
+    nms: Literal["native", "portable", "app"]
+    candidates: int  # boxes of each class that go into suppression
+    keep: Callable[[Tensor, Tensor, tuple[int, int], Any], Tensor]
+
+
+class Kind(ABC):
+    """One kind of annotation; an instance has no state.
+
+    Targets of every kind hold image_id (B,), -1 for a repeat that metrics leave out; size (B, 2), the (H, W) of the
+    original images; and seen (B, 2), the (h, w) at the top left of the input that holds the image. What else they and
+    the predictions hold is told by each kind.
+    """
+
+    name: str  # in configs, data sets and files
+    fields: tuple[str, ...]  # of a sample; where it lacks the first, nothing of this kind is known of the image
+    needed: tuple[str, ...]  # fields of targets that nothing else tells
+    label: str  # what one label is of: an image, an object, ...
+    published_classes: int  # of the data set that the paper uses
+    drawn: str  # what of a prediction `draw` shows, such as "score at least 0.4"
+    placed = False  # whether labels have a place in the image, which cropping it would cut off
+    mixes = False  # whether labels can be soft, as of images that are mixed
+    scored = False  # whether predictions are rows with a score each, and suppressed: what `Decoding` sets
+    table: str | None = None  # the CSV file with a row a picture, of `row`
+    gathered: str | None = None  # the JSON file that lists what all pictures' lines list
+    pictures: str | None = None  # the folder of PNG files, of `picture`
+
+    # ------------------------------------------------------------------------------------- samples and batches
+
+    @abstractmethod
+    def unknown(self, canvas: tuple[int, int], classes: int) -> Sample:
+        """The fields of an image of `canvas` (H, W) of which nothing is known."""
+
+    def fill(self, sample: Sample, canvas: tuple[int, int], classes: int) -> Sample:
+        """The fields of this kind: the sample's own, or unknown ones."""
+        if self.fields[0] in sample:
+            return {name: sample[name] for name in self.fields}
+        return self.unknown(canvas, classes)
+
+    def originals(self, sample: Sample) -> Sample:
+        """What evaluation wants of a filled sample as it is on disk, besides what becomes of it as an input."""
+        return {}
+
+    def collate(self, samples: list[Sample], *, whole: bool) -> Targets:
+        """The targets of a batch; with `whole`, what `originals` gave is among them."""
+        return {
+            name: torch.stack([torch.as_tensor(sample[name]).as_subclass(Tensor) for sample in samples])
+            for name in self.fields
+        }
+
+    def complete(self, targets: Any, images: Tensor, *, ids: Tensor) -> Targets:
+        """The targets of a batch with all their fields, as evaluation wants them.
+
+        Those of a plain DataLoader may lack what follows from the images (B, C, H, W): they lie as they are on disk,
+        are numbered by `ids` (B,), and are labelled throughout. A field that is needed alone may come as a bare tensor.
+        """
+        own = {self.needed[0]: targets} if isinstance(targets, Tensor) and len(self.needed) == 1 else targets
+        if not isinstance(own, Mapping) or not set(self.needed) <= set(own):
+            have = ", ".join(map(str, own)) if isinstance(own, Mapping) else type(own).__name__
+            raise InputError(
+                f"a batch's targets for {self.name} hold {have}: give {' and '.join(self.needed)}, as "
+                "mnv2_tasks.heads.Head tells"
+            )
+        size = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
+        shared = {"image_id": ids, "size": size, "seen": size}
+        return self.follow({**shared, **own})
+
+    def follow(self, targets: Targets) -> Targets:
+        """Targets with the fields that follow from the needed and the shared ones."""
+        return targets
+
+    def label_counts(self, split: Any, classes: int) -> tuple[list[int] | None, str]:
+        """How often a split has each class, None where that is not known without reading files; and among what."""
+        return (split.label_counts().tolist() if hasattr(split, "label_counts") else None), ""
+
+    def is_blank(self, sample: Sample) -> bool | None:
+        """Whether a sample's labels are unknown throughout; None where its fields do not tell."""
+        return None
+
+    # ------------------------------------------------------------------------------------- predictions and pictures
+
+    def restore(self, prediction: Prediction, seen: tuple[int, int], original: tuple[int, int]) -> Prediction:
+        """A prediction in pixels of the input, whose top left `seen` (h, w) is the image, in those of the original."""
+        return prediction
+
+    @abstractmethod
+    def narrow(self, prediction: Prediction, *, score: float | None, chosen: Tensor | None) -> Prediction:
+        """What is left of a prediction: where it is `scored`, from `score` on, and the `chosen` (K,) bool classes."""
+
+    @abstractmethod
+    def draw(
+        self,
+        image: Tensor,
+        shown: Prediction | Targets,
+        classes: tuple[str, ...],
+        *,
+        seen: tuple[int, int],
+        least: float | None = None,
+    ) -> Tensor:
+        """A prediction or one image's targets on the image, uint8 (3, H', W').
+
+        They are in pixels of an input whose top left `seen` (h, w) is the image. `least` is the lowest score that is
+        drawn of a kind that is `scored`; None: as `drawn` says.
+        """
+
+    def fullest(self, classes: int) -> Prediction | None:
+        """A prediction whose picture is as large as any; None where the pictures of an image all have one size."""
+        return None
+
+    @abstractmethod
+    def overlays(
+        self, sides: Mapping[str, Any], classes: tuple[str, ...], *, picture: "Picture", least: float
+    ) -> dict[str, Any]:
+        """What W&B's Image takes besides the pixels to show "ground_truth" and "predictions" of `sides` on them."""
+
+    @abstractmethod
+    def counted(self, least: float) -> str:
+        """What `labels` counts, for a line: "images"."""
+
+    @abstractmethod
+    def labels(self, prediction: Prediction, classes: int, least: float) -> list[int]:
+        """The classes that a prediction shows, those of a `scored` kind from the score `least` on."""
+
+    # ------------------------------------------------------------------------------------- files of predictions
+
+    @abstractmethod
+    def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
+        """A prediction as JSON; `picture` is the path of the PNG file that holds the rest of it."""
+
+    @abstractmethod
+    def from_line(self, line: Any, picture: bytes | None) -> Prediction:
+        """The prediction that `line` and `picture` made these of."""
+
+    def picture(self, prediction: Prediction) -> bytes:
+        """The PNG file of a prediction, of a kind with `pictures`."""
+        raise NotImplementedError
+
+    def row(self, line: Any) -> list[Any]:
+        """The columns of `table` behind the file's, from a `line`: label, score, and the score of each class."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------- exported graphs
+
+    @abstractmethod
+    def outputs(self, *, masks: str, nms: str) -> tuple[str, ...]:
+        """The names of a graph's outputs, which the task's name precedes."""
+
+    @abstractmethod
+    def raw(self, outputs: Any) -> tuple[Tensor, ...]:
+        """The tensors of a head's outputs that `decide` decides from, which a quantiser may touch."""
+
+    @abstractmethod
+    def decide(self, head: Any, raw: tuple[Tensor, ...], size: tuple[int, int], how: Decided) -> list[Tensor]:
+        """The tensors that `outputs` names, in operations that can be traced; `size` is the input's (H, W)."""
+
+    @abstractmethod
+    def predictions(self, arrays: Arrays, decoding: Any, suppress: Suppress) -> list[Prediction]:
+        """One prediction an image from a graph's outputs, as the head gives them, in pixels of the graph's input."""
+
+    @abstractmethod
+    def count(self, metric: Any, predictions: list[Prediction], targets: Targets) -> None:
+        """Count a batch's predictions in the frame of the original images, as the head counts its outputs."""
+
+    @abstractmethod
+    def difference(self, ours: Arrays, theirs: Arrays, pairs: list[tuple[Prediction, Prediction]]) -> Apart:
+        """How far the outputs of two graphs are apart, and their predictions, two of each image.
+
+        largest: the largest difference of a score, a logit, or a box corner in pixels. relative: of the largest value;
+        of the image's longer side for boxes. unlike: pixels of another class, or detections without a partner, out of
+        the total.
+        """
+
+
+class Picture(NamedTuple):
+    """How an image lies in the picture that a logger shows."""
+
+    image: tuple[int, int]  # its (H, W)
+    seen: tuple[int, int]  # the (h, w) of the input that holds it
+    canvas: tuple[int, int]  # (H, W) of the picture, in whose upper left it lies
+
+
+def apart(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """{"largest", "relative"} difference of two arrays of one shape; a value that is no number is infinitely far."""
+    largest = float(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0))
+    largest = largest if np.isfinite(largest) else float("inf")
+    return {"largest": largest, "relative": largest / max(float(np.abs(ours).max(initial=0.0)), 1e-12)}

@@ -1,0 +1,60 @@
+"""Multi-label classification: any number of classes an image, and images of which some classes are not known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnv2_tasks.kinds.kind import Prediction, Sample, Targets
+from mnv2_tasks.kinds.label_kind import LabelKind
+
+
+class MultiLabelling(LabelKind):
+    """Targets: presence (B, K) float of 0 and 1, -1 unknown. Predictions: scores (K,) float32, each in 0..1."""
+
+    name = "multilabel"
+    fields = ("presence",)
+    needed = ("presence",)
+    label = "label"
+    published_classes = 80  # COCO
+    drawn = "classes of score above 0.5"
+
+    def unknown(self, canvas: tuple[int, int], classes: int) -> Sample:
+        return {"presence": torch.full((classes,), -1.0)}
+
+    def draw(
+        self,
+        image: Tensor,
+        shown: Prediction | Targets,
+        classes: tuple[str, ...],
+        *,
+        seen: tuple[int, int],
+        least: float | None = None,
+    ) -> Tensor:
+        """The classes that score above 0.5, the likeliest first, or the true ones."""
+        from mnv2_tasks.draw import draw_label
+
+        if "scores" not in shown:
+            presence = shown["presence"]
+            empty = "none" if (presence >= 0).any() else "unknown"
+            return draw_label(image, (presence > 0).nonzero().flatten(), classes, empty=empty)
+        scores, label = shown["scores"].sort(descending=True, stable=True)
+        return draw_label(image, label[scores > 0.5], classes, scores=scores[scores > 0.5])
+
+    def caption(self, target: Mapping[str, Tensor], scores: Tensor, classes: tuple[str, ...]) -> tuple[str, list[int]]:
+        true = ", ".join(classes[i] for i in (target["presence"] > 0).nonzero().flatten().tolist()) or "nothing"
+        return true, [i for i in range(len(classes)) if scores[i] > 0.5]
+
+    def counted(self, least: float) -> str:
+        return "images, by their best class,"
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def count(self, metric: Any, predictions: list[Prediction], targets: Targets) -> None:
+        scores = torch.stack([row["scores"] for row in predictions]).double()
+        metric.update(torch.logit(scores, 1e-12), targets["presence"], targets["image_id"])
+
+
+MULTILABEL = MultiLabelling()
