@@ -1,10 +1,16 @@
-"""A head of one's own is one file and one config, outside the package: it trains alone and with others."""
+"""A head of one's own is one file and one config, outside the package: it trains, is exported and predicts."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+
+import mnv2_tasks
 
 NEW = Path(__file__).with_name("new_head")  # lraspp.py, task/lraspp.yaml
 TINY = (
@@ -31,6 +37,36 @@ def test_trains(cli, monkeypatch, tmp_path, task, folder):
     assert found["primaries"] == {name: {"lraspp": "miou", "classifier": "top1"}[name] for name in folder.split("+")}
     pictures = run if folder == "lraspp" else run / "lraspp"
     assert {"examples.png", "confusion.png", "iou.png"} <= {path.name for path in pictures.iterdir()}
+
+
+@pytest.mark.slow
+def test_is_exported_predicts_and_is_drawn_and_written(cli, monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.syspath_prepend(NEW)
+    cli("train", "task=lraspp", *TINY, f"runs={tmp_path}", "name=new")
+    ckpt = tmp_path / "lraspp" / "new" / "checkpoints" / "best.ckpt"
+    command = [sys.executable, "-m", "mnv2_tasks.export", f"ckpt={ckpt}", "to=onnx", "trust=[lraspp]", "compile=false"]
+    command += ["images=6", "tolerance=0.01", "loader.workers=0", f"runs={tmp_path}", "name=x"]
+    path = os.pathsep.join([str(NEW), str(NEW.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=NEW.parents[1], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    onnx = tmp_path / "export" / "x" / "model.onnx"
+    row = json.loads((onnx.parent / "export.json").read_text())["files"][0]
+    assert row["outputs"] == ["lraspp_mask"] and row["after"] == pytest.approx(row["before"], abs=0.01)
+
+    picture = tmp_path / "a.png"
+    Image.effect_noise((90, 60), 60).convert("RGB").save(picture)
+    cli("predict", f"model={onnx}", f"source={picture}", "trust=[lraspp]", f"runs={tmp_path}", "name=p")
+    folder = tmp_path / "predict" / "p"
+    assert Image.open(folder / "masks" / "a.png").size == (90, 60)
+    assert (folder / "pictures" / "a.png").exists()
+    ours, theirs = (
+        mnv2_tasks.load(file, trust=["lraspp"]).predict(picture)[0]["lraspp"]["mask"] for file in (ckpt, onnx)
+    )
+    assert torch.equal(theirs, torch.tensor(list(Image.open(folder / "masks" / "a.png").tobytes())).view(60, 90))
+    assert (ours == theirs).float().mean() > 0.98
 
 
 def test_a_config_without_its_file_is_told_in_one_line(cli, monkeypatch, tmp_path):

@@ -87,7 +87,7 @@ class Kind(ABC):
             have = ", ".join(map(str, own)) if isinstance(own, Mapping) else type(own).__name__
             raise InputError(
                 f"a batch's targets for {self.name} hold {have}: give {' and '.join(self.needed)}, as "
-                "mnv2_tasks.heads.Head tells"
+                "mnv2_tasks.kinds tells"
             )
         size = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
         shared = {"image_id": ids, "size": size, "seen": size}
