@@ -233,7 +233,7 @@ def test_config_gives_every_setting(kind):
     assert head.pop("_target_") == f"mnv2_tasks.heads.classifier.{kind.__name__}" and head.pop("_partial_")
     defaults = {n: p.default for n, p in inspect.signature(kind).parameters.items() if n not in ("taps", "num_classes")}
     assert head == defaults
-    augment = config["augment"][kind.kind]
+    augment = config["augment"][kind.kind.name]
     assert set(augment) - {"_target_", "_partial_"} == set(inspect.signature(classification).parameters) - {"size"}
 
 
