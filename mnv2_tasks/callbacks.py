@@ -102,7 +102,8 @@ class Progress(TQDMProgressBar):
         if trainer.is_global_zero:
             processes = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
             begun = f", from epoch {trainer.current_epoch}" if trainer.current_epoch else ""
-            epochs = f"{amount(trainer.max_epochs, 'epoch')} of " if (trainer.max_epochs or -1) > 0 else ""
+            most = trainer.max_epochs or -1
+            epochs = f"{amount(most, 'epoch')} of " if most > 0 else ""
             batches = amount(trainer.num_training_batches, "batch", "batches")
             steps = amount(trainer.estimated_stepping_batches, "step")
             device = trainer.strategy.root_device
