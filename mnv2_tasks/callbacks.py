@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.datasets.listing import amount
 from mnv2_tasks.examples import Example, task_examples
 from mnv2_tasks.folders import replacing
 from mnv2_tasks.loggers import log_examples
@@ -101,9 +102,12 @@ class Progress(TQDMProgressBar):
         if trainer.is_global_zero:
             processes = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
             begun = f", from epoch {trainer.current_epoch}" if trainer.current_epoch else ""
-            epochs = f"{trainer.max_epochs:,} epochs of " if (trainer.max_epochs or -1) > 0 else ""
-            steps = f"{trainer.num_training_batches:,} batches, {trainer.estimated_stepping_batches:,} steps in all"
-            print(f"training on {trainer.strategy.root_device}{processes}: {epochs}{steps}{begun}", flush=True)
+            most = trainer.max_epochs or -1
+            epochs = f"{amount(most, 'epoch')} of " if most > 0 else ""
+            batches = amount(trainer.num_training_batches, "batch", "batches")
+            steps = amount(trainer.estimated_stepping_batches, "step")
+            device = trainer.strategy.root_device
+            print(f"training on {device}{processes}: {epochs}{batches}, {steps} in all{begun}", flush=True)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)

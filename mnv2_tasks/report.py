@@ -15,6 +15,7 @@ from mnv2_tasks.callbacks import read_rows
 from mnv2_tasks.cost import madds, parameters
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.listing import amount
+from mnv2_tasks.errors import shorten
 from mnv2_tasks.examples import example_sheet, examples, task_examples
 from mnv2_tasks.folders import replacing
 from mnv2_tasks.model import Model
@@ -39,10 +40,15 @@ def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, 
             head.plot(task.metrics[name], task.classes[name], place)
 
 
+def told_classes(names: Sequence[str]) -> str:
+    """How many there are, and the names of the first and the last: "3 classes: cat, cow, dog"."""
+    return f"{amount(len(names), 'class', 'classes')}: {shorten(', '.join(names), 60)}"
+
+
 def print_start(task: MultiTask, data: DataModule, folder: Path) -> None:
     """What this run trains, in a line each: tasks and data, the network and its cost, the folder."""
     for source, its in data.assigned.items():
-        heads = [f"{name} ({amount(len(task.classes[name]), 'class', 'classes')})" for name in its]
+        heads = [f"{name} ({told_classes(task.classes[name])})" for name in its]
         height, width = data.sizes[source]
         print(f"task: {', '.join(heads)} on {source}, images of {height} x {width}")
     cost = model_cost(deepcopy(task.model), data.passes)  # which puts it into eval mode

@@ -315,6 +315,17 @@ def test_int8_stays_close(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_int8_of_openvino_fits_processors_that_add_products_in_16_bits(tmp_path):
+    openvino, _ = pytest.importorskip("openvino"), pytest.importorskip("nncf")
+    path, _ = written("openvino", make("classifier", spread=0.05), tmp_path, precision="int8")
+    constants = [one for one in openvino.Core().read_model(path).get_ops() if one.get_type_name() == "Constant"]
+    weights = [one.get_data() for one in constants if one.get_element_type() == openvino.Type.i8]
+    weights = [one for one in weights if one.shape[1] > 1]  # (O, I, h, w), and depthwise ones (C, 1, 1, h, w)
+    assert len(weights) == 36  # 35 convolutions, and the classifier
+    assert max(np.abs(one.astype(int)).max() for one in weights) <= 64 and 2 * 255 * 64 < 2**15
+
+
+@pytest.mark.slow
 def test_int8_of_onnx_fits_processors_that_add_products_in_16_bits(tmp_path):
     onnx = pytest.importorskip("onnx")
     path, _ = written("onnx", make("classifier", spread=0.05), tmp_path, precision="int8")

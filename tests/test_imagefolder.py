@@ -350,6 +350,13 @@ def test_what_is_linked_or_hidden_beside_the_sides_is_counted(tmp_path: Path) ->
     refused(lambda: ImageFolder(tmp_path), "train/c", "no images (1 file left out: 1 .heic)")
 
 
+def test_a_folder_beside_a_table_of_labels_is_no_class(tmp_path: Path) -> None:
+    folders(tmp_path, "photos"), (tmp_path / "labels.csv").write_text("file,label\nphotos/0.jpg,a\n")
+    refused(
+        lambda: ImageFolder(tmp_path), "photos is the only class", "name the labels' table as data.labels=labels.csv"
+    )
+
+
 TABLE_FAULTS: dict[str, tuple[list[str], list[str]]] = {
     "no label column": (["file,class", "photos/0.jpg,a"], ["no column 'label'", "file, class"]),
     "empty": ([""], ["no column 'file'"]),

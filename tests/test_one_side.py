@@ -147,9 +147,9 @@ def test_evaluate_on_one_side_and_on_every_training_image(cli, tmp_path: Path) -
     small = ["task=classifier", "backbone.width=0.35", "loader.batch_size=4", "trainer.max_epochs=1", "name=a"]
     said = cli("train", *common, *small, f"data.root={tmp_path / 'whole'}")[1]
     assert (
-        "task: classifier (2 classes) on imagefolder" in said
+        "task: classifier (2 classes: cat, dog) on imagefolder" in said
         and "M multiply-adds" in said
-        and "1 epochs of 1 batches, 1 steps in all" in said
+        and "1 epoch of 1 batch, 1 step in all" in said
     )
     ckpt = f"ckpt={tmp_path / 'classifier' / 'a' / 'checkpoints' / 'best.ckpt'}"
     cli("evaluate", ckpt, *common, f"data.root={tmp_path / 'whole'}", "split=train", "name=all")

@@ -198,9 +198,13 @@ def _two_ways(place: Path, name: str, there: Collection[str]) -> str:
     )
 
 
+def label_tables(root: Path) -> list[str]:
+    """Names of CSV files in the folder, which may tell the labels of its images."""
+    return sorted(name for name in os.listdir(root) if name.lower().endswith(".csv") and name[0] != ".")
+
+
 def _advice(root: Path) -> str:
-    tables = sorted(name for name in os.listdir(root) if name.lower().endswith(".csv") and name[0] != ".")
     return (
         "put the images into train/<class>/ (and val/<class>/), or into <class>/, or name a table of files and labels "
-        f"as data.labels={tables[0] if tables else '<file>.csv'}"
+        f"as data.labels={next(iter(label_tables(root)), '<file>.csv')}"
     )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnv2_tasks.datasets.class_folders import read_folders
+from mnv2_tasks.datasets.class_folders import label_tables, read_folders
 from mnv2_tasks.datasets.classes import check_choice, new_numbers
 from mnv2_tasks.datasets.files import MAX_SIDE, FileSplit, check_root, held_out, part
 from mnv2_tasks.datasets.images import MAX_CHECKED, check_images
@@ -154,7 +154,9 @@ class ImageFolder:
         else:
             names, found = read_table(self.root / labels, separator, classes, root=self.root, outside=outside)
         if separator is None and len(names) < 2:
-            raise InputError(f"{self.root}: {names[0]} is the only class: give two or more to tell apart")
+            table = next(iter(label_tables(self.root) if labels is None else ()), None)
+            fix = f"; or name the labels' table as data.labels={table}" if table else ""
+            raise InputError(f"{self.root}: {names[0]} is the only class: give two or more to tell apart{fix}")
         self.provides = {"classification" if separator is None else "multilabel": names}
         self._sides: dict[str, LabelledImages] = {}
         for side, one in found.items():

@@ -12,7 +12,7 @@ SYSTEM_FOLDERS = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "l
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 
 
-def amount(number: int, one: str, several: str | None = None) -> str:
+def amount(number: float, one: str, several: str | None = None) -> str:
     """ "1 image", "2,000 images", "2 boxes"."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
