@@ -22,8 +22,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from mnv2_tasks.cli import tune_for_cpu
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.machine import tune_for_cpu
 
 if {"--child=ours", "--child=torchvision"} & set(sys.argv):  # it works only before torch is imported
     tune_for_cpu()
@@ -136,7 +136,7 @@ class OurBoxes(DefaultBoxGenerator):
 
 def make(variant: str, config: dict[str, Any], data: Any) -> nn.Module:
     """The network of one variant; trunk and extra levels start from the same weights in all."""
-    from mnv2_tasks.wiring import make_model
+    from mnv2_tasks.assembly.build import make_model
 
     model = make_model(config, data)
     if variant == "ours":
@@ -160,8 +160,8 @@ def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
 
 def run_variant(args: argparse.Namespace) -> None:
     """Train and evaluate one variant in this process; the results go to args.out."""
-    from mnv2_tasks.report import write_json
-    from mnv2_tasks.wiring import make_data
+    from mnv2_tasks.assembly.build import make_data
+    from mnv2_tasks.files import write_json
 
     config = composed(args.overrides)
     data = make_data(config)

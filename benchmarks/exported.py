@@ -80,7 +80,7 @@ HAND = {".onnx": by_onnxruntime, ".tflite": by_litert, ".xml": by_openvino, ".pt
 def compare(folder: Path) -> list[dict[str, Any]]:
     import torch
 
-    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.session import Exported
 
     rows = []
     for name in json.loads((folder / "model.json").read_text(encoding="utf-8"))["files"]:
@@ -124,7 +124,7 @@ def plain_loop(model: Path, files: list[str]) -> None:
 
 
 def throughput(folder: Path, images: Path) -> dict[str, float]:
-    from mnv2_tasks.sources import image_files
+    from mnv2_tasks.predict.pictures import image_files
 
     model = folder / "model.onnx"
     count = len(image_files(str(images)))
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plain:
-        from mnv2_tasks.sources import image_files
+        from mnv2_tasks.predict.pictures import image_files
 
         return plain_loop(args.folder / "model.onnx", [str(file) for file in image_files(str(args.images))])
     found: Any = throughput(args.folder, args.images) if args.images else compare(args.folder)

@@ -75,8 +75,8 @@ def picture(path: Path, seed: int = 0) -> Path:
 
 def annotations(root: Path) -> list[Format]:
     """COCO with boxes, with outlines, and VOC with lists."""
-    from mnv2_tasks.datasets.coco import Coco
-    from mnv2_tasks.datasets.voc import Voc
+    from mnv2_tasks.datasets.formats.coco import Coco
+    from mnv2_tasks.datasets.formats.voc import Voc
 
     forms = []
     outlines = (
@@ -120,7 +120,7 @@ def annotations(root: Path) -> list[Format]:
 
 def yolo(root: Path) -> list[Format]:
     """YOLO's data.yaml, labels and lists."""
-    from mnv2_tasks.datasets.yolo import Yolo
+    from mnv2_tasks.datasets.formats.yolo import Yolo
 
     home = root / "yolo"
     for i in range(6):
@@ -138,8 +138,8 @@ def yolo(root: Path) -> list[Format]:
 
 def tables(root: Path) -> list[Format]:
     """A CSV of labels, single and several; classes of masks, and lists of them."""
-    from mnv2_tasks.datasets.imagefolder import ImageFolder
-    from mnv2_tasks.datasets.masks import Masks
+    from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+    from mnv2_tasks.datasets.formats.mask_folders import Masks
 
     forms = []
     for name, label, separator in (("csv", "{}", None), ("csv_multilabel", "{}|dog", "|")):
@@ -174,10 +174,10 @@ def tables(root: Path) -> list[Format]:
 
 def pictures(root: Path) -> list[Format]:
     """An image and a mask of every format that PIL writes here."""
-    from mnv2_tasks.datasets.images import check_image, image_size, read_image
-    from mnv2_tasks.datasets.legend import index_legend
-    from mnv2_tasks.datasets.masks import Masks
-    from mnv2_tasks.datasets.segmentation import read_mask
+    from mnv2_tasks.datasets.formats.mask_folders import Masks
+    from mnv2_tasks.datasets.reading.images import check_image, image_size, read_image
+    from mnv2_tasks.datasets.reading.legend import index_legend
+    from mnv2_tasks.datasets.reading.masked_split import read_mask
 
     def read(path: Path) -> None:
         check_image(path)
@@ -218,7 +218,7 @@ def weights(root: Path) -> list[Format]:
     from safetensors.torch import save_file
 
     from mnv2_tasks.backbone import MobileNetV2
-    from mnv2_tasks.weights import load_backbone
+    from mnv2_tasks.weights.pretrained import load_backbone
 
     root.mkdir(parents=True, exist_ok=True)
     trunk = MobileNetV2(0.35)
@@ -235,22 +235,26 @@ def runs(root: Path, *, export: bool = True) -> list[Format]:
     from hydra import compose, initialize_config_dir
 
     import mnv2_tasks
-    from mnv2_tasks import benchmark, cli, joint, run, train
+    from mnv2_tasks import train
+    from mnv2_tasks.assembly import overrides
+    from mnv2_tasks.assembly.resume import resumed_config
+    from mnv2_tasks.export import benchmark
+    from mnv2_tasks.training import joint_gain
 
     command([ROOT / "train.py", *TRAINED, f"runs={root}", "name=a"])
     folder = root / "classifier" / "a"
     checkpoint = folder / "checkpoints" / "best.ckpt"
     image = picture(root / "a.png")
     classes = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["classes"]
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
-        defaults = cli.settle(compose("train"))
+    with initialize_config_dir(str(overrides.CONFIGS), version_base="1.3"):
+        defaults = overrides.settle(compose("train"))
 
     def resume() -> None:
-        train.prepare(run.resumed_config(folder, [], defaults))
+        train.prepare(resumed_config(folder, [], defaults))
 
     def baseline() -> None:
-        singles = joint.read_baselines({"classifier": folder}, classes)
-        joint.compare(singles["classifier"], {"classifier": folder})
+        singles = joint_gain.read_baselines({"classifier": folder}, classes)
+        joint_gain.compare(singles["classifier"], {"classifier": folder})
 
     def predict(path: Path) -> None:
         mnv2_tasks.load(path).predict(image)

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.cli import tune_for_cpu
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.machine import tune_for_cpu
 
 if any(argument.startswith("--child=") for argument in sys.argv):  # it works only before torch is imported
     tune_for_cpu()
@@ -36,7 +36,8 @@ from mnv2_tasks.blocks import SamePadConv2d
 from mnv2_tasks.heads import classifier, deeplabv3
 from mnv2_tasks.kinds import CLASSIFICATION
 from mnv2_tasks.model import Model
-from mnv2_tasks.weights import from_torchvision, load_backbone
+from mnv2_tasks.weights.layouts import from_torchvision
+from mnv2_tasks.weights.pretrained import load_backbone
 
 VARIANTS = ("ours", "plain", "peer")
 MEASURES = {"ms_a_step": "ms/step", "train_seconds": "train s", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
@@ -113,8 +114,8 @@ def peer_network(config: dict[str, Any], model: Model, classes: int) -> nn.Modul
 
 
 def by_lightning(config: dict[str, Any], data: Any, steps: int | None) -> tuple[nn.Module, dict[str, float]]:
-    from mnv2_tasks.run import make_trainer
-    from mnv2_tasks.wiring import make_task
+    from mnv2_tasks.assembly.build import make_task
+    from mnv2_tasks.assembly.trainer import make_trainer
 
     task = make_task(config, data)
     trainer_config = {**config["trainer"], "limit_val_batches": 0}
@@ -142,8 +143,8 @@ def evaluate(network: Any, data: Any, side: str) -> dict[str, float]:
 
 
 def run_variant(args: argparse.Namespace) -> None:
-    from mnv2_tasks.report import write_json
-    from mnv2_tasks.wiring import make_data, make_model
+    from mnv2_tasks.assembly.build import make_data, make_model
+    from mnv2_tasks.files import write_json
 
     config = composed(args.overrides)
     if config["optim"]["backbone_lr"] != 1:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.cli import tune_for_cpu
-from mnv2_tasks.export import onnx
+from mnv2_tasks.export.formats import onnx
 from mnv2_tasks.export.graph import Graph
 from mnv2_tasks.heads.ssdlite import SSDLite
+from mnv2_tasks.machine import tune_for_cpu
 from mnv2_tasks.model import Model
 
 SIDE = 320

@@ -19,15 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mnv2_tasks.cli import CONFIGS, expand, fail, one_line, settle
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle
+from mnv2_tasks.errors import InputError, fail, one_line
 
 Results = dict[str, dict[str, Any]]
 
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """The config of train.py for these settings."""
-    from mnv2_tasks.wiring import agree_on_stride
+    from mnv2_tasks.assembly.build import agree_on_stride
 
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -42,8 +42,8 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
 
 def train(model: nn.Module, data: Any, config: dict[str, Any], *, steps: int | None) -> Any:
     """Train to the end, or for `steps`; returns the averaged model, and the time and memory that it took."""
-    from mnv2_tasks.callbacks import warmed_average
-    from mnv2_tasks.tasks import parameter_groups
+    from mnv2_tasks.training.callbacks import warmed_average
+    from mnv2_tasks.training.module import parameter_groups
 
     (task,), (loader,) = data.tasks, data.loaders("train", training=True).values()
     epochs, clip = config["trainer"]["max_epochs"], config["trainer"]["gradient_clip_val"]

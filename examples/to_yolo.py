@@ -20,10 +20,11 @@ from hydra.utils import instantiate
 from PIL import Image
 from scipy import ndimage
 
-from mnv2_tasks.cli import CONFIGS, expand, in_one_line, settle
-from mnv2_tasks.datasets.files import IGNORED
-from mnv2_tasks.datasets.images import image_size
+from mnv2_tasks.assembly.command import in_one_line
+from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle
+from mnv2_tasks.datasets.reading.images import image_size
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.samples import IGNORED
 
 SIDES = ("train", "val", "test")
 Points = list[tuple[int, int]]  # x, y

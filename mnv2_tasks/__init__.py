@@ -10,12 +10,12 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from mnv2_tasks.backbone import MobileNetV2
-    from mnv2_tasks.predictor import Predictor
+    from mnv2_tasks.predict.predictor import Predictor
 
 
 def load(path: Any, **settings: Any) -> "Predictor":
-    """A model to predict with, from a checkpoint or an exported file: see `mnv2_tasks.predictor.Predictor`."""
-    from mnv2_tasks.predictor import Predictor
+    """A model to predict with, from a checkpoint or an exported file: see `mnv2_tasks.predict.predictor.Predictor`."""
+    from mnv2_tasks.predict.predictor import Predictor
 
     return Predictor(path, **settings)
 
@@ -25,6 +25,6 @@ def load_backbone(where: str) -> "MobileNetV2":
 
     It maps images (B, 3, H, W), normalised as its config.json tells, to {tap: (B, C, h, w)}.
     """
-    from mnv2_tasks.export.backbone import read_hub
+    from mnv2_tasks.export.hub import read_hub
 
     return read_hub(where)

@@ -26,7 +26,7 @@ def main() -> None:
 
         print(__version__)
     elif verb not in VERBS:
-        from mnv2_tasks.cli import fail
+        from mnv2_tasks.errors import fail
 
         fail(f"{verb}: no such command, of {', '.join(VERBS)}")
     else:

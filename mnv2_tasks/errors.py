@@ -1,8 +1,18 @@
-"""The one exception that is meant for people."""
+"""What people are told: the one exception that is meant for them, and the words of its line."""
 
+import difflib
+import errno
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 LONGEST = 500  # characters of a message: file and fix stand at its ends, and what is quoted between them is cut
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk is
+REFUSED = (  # by the system, for a path that someone gave
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.EIO, errno.ENXIO),
+)
 
 
 class InputError(ValueError):
@@ -54,3 +64,47 @@ def _printable(character: str) -> str:
     if character.isprintable() or "\ud800" <= character <= "\udfff":  # a file name's bytes that are no UTF-8 stay
         return character
     return character.encode("unicode_escape").decode()
+
+
+def amount(number: float, one: str, several: str | None = None) -> str:
+    """ "1 image", "2,000 images", "2 boxes"."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def without_any(number: int, what: str = "image") -> str:
+    """ " (12 images without any)"; "" for none."""
+    return f" ({amount(number, what)} without any)" if number else ""
+
+
+def fail(message: str) -> None:
+    print(f"error: {line(message)}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def one_line(error: BaseException, folder: str | Path = "", *, resumes: bool = False) -> str | None:
+    """What to tell a person of an error that is theirs to mend; None for a fault of the program's.
+
+    folder: where the command writes; resumes: whether it can go on where a full disk stopped it.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, InputError):
+            return str(link)
+        if isinstance(link, OSError) and link.errno in FULL:
+            again = "go on with resume=<run folder>" if resumes else "start the command again"
+            # Of a file that is moved, the second name is its new one.
+            place = getattr(link, "filename2", None) or link.filename or folder
+            return f"{place}: the disk is full; free some space, then {again}"
+        if isinstance(link, OSError) and link.filename and link.errno in REFUSED:
+            return f"{link.filename}: {os.strerror(link.errno)}; correct the path, or its permissions"
+    return None
+
+
+def suggest(key: str, known: Any) -> str:
+    """What the message about an unknown key ends with: the closest of `known`, if one is near."""
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else "; --cfg job prints every setting"

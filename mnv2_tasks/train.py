@@ -4,8 +4,10 @@ import os
 import time
 from pathlib import Path
 
-from mnv2_tasks.cli import command, one_line, settle, settle_training, tune_for_cpu
-from mnv2_tasks.errors import InputError, reason_of
+from mnv2_tasks.assembly.command import command
+from mnv2_tasks.assembly.overrides import settle, settle_training
+from mnv2_tasks.errors import InputError, one_line, reason_of
+from mnv2_tasks.machine import tune_for_cpu
 
 
 def main(config) -> None:  # type: ignore[no-untyped-def]
@@ -16,30 +18,37 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
 
     # A wrong setting is told before anything heavy is imported.
     settings = None if config.resume else settle_training(config)
-    from mnv2_tasks import changes, loggers, report, run, study
+    from mnv2_tasks.assembly import changes
+    from mnv2_tasks.assembly.resume import resumed_config
+    from mnv2_tasks.assembly.trainer import agree, make_trainer
+    from mnv2_tasks.lab.study import runner
+    from mnv2_tasks.training import loggers
+    from mnv2_tasks.training.fitting import fit
+    from mnv2_tasks.training.results import finish, print_start
+    from mnv2_tasks.training.run_folder import has_begun, open_folder, stoppable
 
     before, changed = None, {}
     if settings is None:
         typed = list(config.get("changes") or [])
         defaults = settle(OmegaConf.masked_copy(config, [key for key in config if key != "changes"]))
-        settings = run.resumed_config(config.resume, typed, defaults)
-        before = run.resumed_config(config.resume, [change for change in typed if "trust=" in change], defaults)
-        changed = changes.refuse_fixed(before, settings, begun=run.has_begun(Path(config.resume)))
-    if study.wanted(settings):
-        return study.run(settings)
+        settings = resumed_config(config.resume, typed, defaults)
+        before = resumed_config(config.resume, [change for change in typed if "trust=" in change], defaults)
+        changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(config.resume)))
+    if runner.wanted(settings):
+        return runner.run(settings)
     data, task, last, trainer = prepare(settings, before)
     for change in changes.describe(changed):
         rank_zero_only(print)(f"from now on: {change}")
-    folder = run.agree(trainer, lambda: run.open_folder(settings))
-    with run.stoppable(folder) as stop, loggers.closing_wandb():
-        trainer = run.make_trainer(settings, folder, stop)
+    folder = agree(trainer, lambda: open_folder(settings))
+    with stoppable(folder) as stop, loggers.closing_wandb():
+        trainer = make_trainer(settings, folder, stop)
         if trainer.is_global_zero:
-            report.print_start(task, data, folder)
+            print_start(task, data, folder)
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
-        if not run.fit(trainer, task, data, last):
+        if not fit(trainer, task, data, last):
             changes.refuse_idle(folder, changed)
-        run.finish(task, data, settings, folder, began=began, stop=stop)
+        finish(task, data, settings, folder, began=began, make_trainer=lambda: make_trainer(settings, None, stop))
 
 
 def prepare(settings, before=None):  # type: ignore[no-untyped-def]
@@ -61,35 +70,38 @@ def _prepare(settings, before):  # type: ignore[no-untyped-def]
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
-    from mnv2_tasks import changes, joint, run, wiring
-    from mnv2_tasks.model import read_checkpoint
-    from mnv2_tasks.weights import check_fit
+    from mnv2_tasks.assembly import build, changes
+    from mnv2_tasks.assembly.trainer import make_trainer
+    from mnv2_tasks.training import joint_gain
+    from mnv2_tasks.training.run_folder import last_checkpoint
+    from mnv2_tasks.weights.checkpoint import read_checkpoint
+    from mnv2_tasks.weights.tensors import check_fit
 
     seed_everything(settings["seed"], verbose=False)
-    last = run.last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
+    last = last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
     checkpoint = read_checkpoint(last) if last else None
     if before is not None and checkpoint is not None:
         epochs, steps = (checkpoint["epoch"] or 0) + 1, checkpoint["step"] or 0
         changes.refuse_ended(before, settings, epochs=epochs, steps=steps)
-    wiring.check_parts(settings)
-    trainer = run.make_trainer(settings, None)  # its settings are checked before data is read
-    wiring.agree_on_stride(settings)
+    build.check_parts(settings)
+    trainer = make_trainer(settings, None)  # its settings are checked before data is read
+    build.agree_on_stride(settings)
     for name, section in settings["data"].items():
         place = f" in {section['root']}" if section.get("root") else ""
         rank_zero_only(print)(f"reading {name}{place}", flush=True)
-    data = wiring.make_data(settings)
+    data = build.make_data(settings)
     data.tell(("train", "val", "test"))
-    wiring.decide_on_depth(settings, data)
+    build.decide_on_depth(settings, data)
     data.loaders("train", training=True)
     data.loaders("val")
-    wiring.match_cost(settings, data.classes, data.passes)
+    build.match_cost(settings, data.classes, data.passes)
     if checkpoint is not None:
         changes.refuse_classes(checkpoint["classes"], data.classes)
         if before is not None:
             changes.refuse_lost(before, settings, data)
     if settings["baselines"]:
-        joint.read_baselines(settings["baselines"], data.classes)
-    task = wiring.make_task(settings, data)
+        joint_gain.read_baselines(settings["baselines"], data.classes)
+    task = build.make_task(settings, data)
     if checkpoint is not None:
         check_fit(task.model, checkpoint["state"], str(last), hint="its run's config.yaml tells of another network")
     return data, task, last, trainer

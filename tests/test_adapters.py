@@ -8,10 +8,11 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from mnv2_tasks.adapters import as_smp_encoder, as_torchvision_backbone
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.weights import backbone_state, load_exactly
+from mnv2_tasks.weights.adapters import as_smp_encoder, as_torchvision_backbone
+from mnv2_tasks.weights.layouts import backbone_state
+from mnv2_tasks.weights.tensors import load_exactly
 
 
 def randomise(model: nn.Module) -> None:

@@ -8,16 +8,17 @@ import torch
 from hydra import compose, initialize_config_dir
 from test_configs import settled
 
-from mnv2_tasks.analysis.activations import positive_channels
-from mnv2_tasks.analysis.convolutions import table
-from mnv2_tasks.analysis.layers import layers, materialized
-from mnv2_tasks.analysis.spiral import reconstruction, spiral, through_relu
-from mnv2_tasks.budget import candidates, number
-from mnv2_tasks.cli import CONFIGS, settle
-from mnv2_tasks.cost import GRID, classifier_cost
+from mnv2_tasks.assembly.network import build_model
+from mnv2_tasks.assembly.overrides import CONFIGS, settle
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.ledger import GRID_TOP1, compare, rounds, structure
-from mnv2_tasks.model import build_model
+from mnv2_tasks.lab.budget import candidates, number
+from mnv2_tasks.lab.figures.activations import positive_channels
+from mnv2_tasks.lab.figures.convolutions import table
+from mnv2_tasks.lab.figures.layers import layers, materialized
+from mnv2_tasks.lab.figures.spiral import reconstruction, spiral, through_relu
+from mnv2_tasks.lab.ledger import compare, rounds, structure
+from mnv2_tasks.lab.paper import GRID, GRID_TOP1
+from mnv2_tasks.lab.paper_costs import classifier_cost
 
 
 def model(*overrides, classes=1000, device="meta"):

@@ -9,7 +9,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from mnv2_tasks.backbone import MobileNetV2, Tap, round_channels
 from mnv2_tasks.blocks import SamePadConv2d
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.weights import backbone_state, load_backbone
+from mnv2_tasks.weights.layouts import backbone_state
+from mnv2_tasks.weights.pretrained import load_backbone
 
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)
 # Our taps, by the nodes of torchvision's network that they must equal.

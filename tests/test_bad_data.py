@@ -104,7 +104,7 @@ def test_boxes_are_mended_on_request(cli, coco, tmp_path):
 @pytest.mark.slow
 def test_an_image_that_breaks_later_is_named_and_the_run_goes_on(cli, coco, tmp_path, monkeypatch):
     """With too many images to check beforehand, a broken one stops the run in one line, and resuming works."""
-    import mnv2_tasks.datasets.images as images
+    import mnv2_tasks.datasets.reading.images as images
 
     run = (*SETTINGS, "data=coco", f"data.root={coco}", f"runs={tmp_path}", "name=a", "trainer.max_epochs=2")
     cut(coco)

@@ -14,12 +14,12 @@ from test_configs import settled
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mnv2_tasks import balance
+from mnv2_tasks.assembly.build import make_task
+from mnv2_tasks.assembly.overrides import expand
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.balance import Balance, Fixed, GradNorm, TorchJD, Uncertainty
-from mnv2_tasks.cli import expand
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.wiring import make_task
+from mnv2_tasks.training import loss_balance
+from mnv2_tasks.training.loss_balance import Balance, Fixed, GradNorm, TorchJD, Uncertainty
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "balance"
 TASKS = ("a", "b", "c")
@@ -372,7 +372,7 @@ def test_torchjd_errors(monkeypatch):
     step(net, made, net(torch.ones(3, 4)))
     with pytest.raises(InputError, match="cannot combine 2 tasks"):
         step(net, made, net(torch.ones(3, 4), unknown=("a",)))
-    monkeypatch.setattr(balance, "_processes", lambda: 2)
+    monkeypatch.setattr(loss_balance, "_processes", lambda: 2)
     with pytest.raises(InputError, match="trainer.devices=1"):
         made(net(torch.ones(3, 4)))
 

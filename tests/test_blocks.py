@@ -8,7 +8,7 @@ from torchvision.models.resnet import Bottleneck
 
 from mnv2_tasks.backbone import MobileNetV1, MobileNetV2
 from mnv2_tasks.blocks import Classic, InvertedResidual, Plain, Separable, conv_bn
-from mnv2_tasks.cost import madds, parameters
+from mnv2_tasks.complexity import madds, parameters
 from mnv2_tasks.errors import InputError
 
 BLOCKS = {

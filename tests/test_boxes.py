@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.ops import batched_nms, box_convert, box_iou
 
-from mnv2_tasks.heads.boxes import (
+from mnv2_tasks.heads.default_boxes import (
     aligned_iou,
     decode,
     encode,

@@ -22,11 +22,17 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch.utils._pytree import tree_leaves
 
-from mnv2_tasks import loggers, run, train
-from mnv2_tasks.callbacks import EMA, Examples, read_rows
-from mnv2_tasks.changes import describe, refuse_fixed
-from mnv2_tasks.cli import CONFIGS, expand, settle_training, training_settings
+from mnv2_tasks import train
+from mnv2_tasks.assembly.changes import describe, refuse_fixed
+from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle_training, training_settings
+from mnv2_tasks.assembly.resume import resumed_config
+from mnv2_tasks.assembly.trainer import make_trainer
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.files import read_rows
+from mnv2_tasks.training import loggers
+from mnv2_tasks.training.callbacks import EMA, Examples
+from mnv2_tasks.training.fitting import fit
+from mnv2_tasks.training.run_folder import has_begun, open_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -64,10 +70,10 @@ def one_epoch(*typed: str) -> Path:
     """The folder of a run of two epochs that was stopped after the first."""
     settings = composed(*SMALL, "name=a", "trainer.accelerator=cpu", *typed)
     data, module, _, _ = train.prepare(settings)
-    folder = run.open_folder(settings)
-    trainer = run.make_trainer(settings, folder)
+    folder = open_folder(settings)
+    trainer = make_trainer(settings, folder)
     trainer.callbacks.append(StopAfterOne())
-    run.fit(trainer, module, data, None)
+    fit(trainer, module, data, None)
     return folder
 
 
@@ -91,9 +97,9 @@ def defaults() -> dict:
 
 def go_on(folder: Path, *typed: str) -> SimpleNamespace:
     """What `train.py resume=<folder> <typed>` works with where it would train, and the lines of what it `changed`."""
-    settings = run.resumed_config(folder, expand(list(typed)), defaults())
-    before = run.resumed_config(folder, [], defaults())
-    changed = describe(refuse_fixed(before, settings, begun=run.has_begun(folder)))
+    settings = resumed_config(folder, expand(list(typed)), defaults())
+    before = resumed_config(folder, [], defaults())
+    changed = describe(refuse_fixed(before, settings, begun=has_begun(folder)))
     data, module, last, _ = train.prepare(settings, before)
     return SimpleNamespace(settings=settings, data=data, module=module, last=last, changed=changed)
 
@@ -114,7 +120,7 @@ def first_step(folder: Path, *typed: str) -> SimpleNamespace:
     """`go_on`, and what the first step is about to do: its trainer, images and targets."""
     seen, look = go_on(folder, *typed), Look()
     with loggers.closing_wandb():
-        seen.trainer = run.make_trainer(seen.settings, folder)
+        seen.trainer = make_trainer(seen.settings, folder)
         seen.trainer.callbacks.append(look)
         if seen.trainer.strategy.launcher is None:  # it would start processes
             with pytest.raises(Enough):
@@ -395,10 +401,10 @@ def test_an_experiments_own_settings_end_in_what_reads_them(tmp_path):
     assert "photos" not in settings and settings["data"]["merged"]["parts"]["breeds"]["root"] == "/photos/images"
     for own in ({}, {"photos": "/photos"}):  # as runs once kept it
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings | own), encoding="utf-8")
-        again = run.resumed_config(tmp_path, expand(["trainer.max_epochs=30"]), defaults())
+        again = resumed_config(tmp_path, expand(["trainer.max_epochs=30"]), defaults())
         assert again["trainer"]["max_epochs"] == 30 and "photos" not in again
         assert {**again, "trainer": None, "resume": None} == {**settings, "trainer": None}
-        moved = run.resumed_config(tmp_path, expand(["experiment=pets3", "photos=/moved"]), defaults())
+        moved = resumed_config(tmp_path, expand(["experiment=pets3", "photos=/moved"]), defaults())
         assert moved["data"]["merged"]["parts"]["breeds"]["root"] == "/moved/images"
     with pytest.raises(InputError, match="photoz: no such setting"):
         composed("+photoz=1")

@@ -12,9 +12,12 @@ from refusal import refused
 from test_trust import CLASSES, CONFIG, run_config, save  # noqa: F401  (a fixture)
 
 import mnv2_tasks
-from mnv2_tasks import run
-from mnv2_tasks.model import load_model, read_checkpoint
-from mnv2_tasks.tasks import MultiTask
+from mnv2_tasks.assembly.network import load_model
+from mnv2_tasks.assembly.resume import resumed_config
+from mnv2_tasks.training.callbacks import EpochLog
+from mnv2_tasks.training.fitting import fit
+from mnv2_tasks.training.module import MultiTask
+from mnv2_tasks.weights.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ RUNS = {
 def test_a_strange_run_is_not_resumed(tmp_path, run_config, name):  # noqa: F811
     config, (change, words) = copy.deepcopy(run_config), RUNS[name]
     change(config)
-    refused(lambda: run.resumed_config(resumable(tmp_path, config), [], run_config), "config.yaml", *words)
+    refused(lambda: resumed_config(resumable(tmp_path, config), [], run_config), "config.yaml", *words)
 
 
 def test_a_run_of_an_older_version_is_resumed(tmp_path, run_config):  # noqa: F811
@@ -158,23 +161,23 @@ def test_a_run_of_an_older_version_is_resumed(tmp_path, run_config):  # noqa: F8
         del config[key]
     for key in ("in_channels", "mean", "std", "divisor", "match"):
         del config["backbone"][key]
-    settings = run.resumed_config(resumable(tmp_path, config), ["trainer.max_epochs=7"], run_config)
+    settings = resumed_config(resumable(tmp_path, config), ["trainer.max_epochs=7"], run_config)
     assert settings["fit"] == "stretch" and settings["trainer"]["max_epochs"] == 7
     assert settings["backbone"]["in_channels"] == 3 and settings["backbone"]["divisor"] == 8
 
 
 def test_a_state_that_no_run_can_go_on_from_is_refused(tmp_path):
     class Failing:
-        callbacks = [run.EpochLog(tmp_path / "metrics.csv")]
+        callbacks = [EpochLog(tmp_path / "metrics.csv")]
 
         def fit(self, *_, **__):
             raise KeyError("optimizer_states")
 
     last = tmp_path / "last.ckpt"
-    fit = lambda last: run.fit(Failing(), None, None, last)  # type: ignore[arg-type]  # noqa: E731
-    refused(lambda: fit(last), "last.ckpt", "optimizer_states", "backbone.weights=")
+    go_on = lambda last: fit(Failing(), None, None, last)  # type: ignore[arg-type]  # noqa: E731
+    refused(lambda: go_on(last), "last.ckpt", "optimizer_states", "backbone.weights=")
     with pytest.raises(KeyError):
-        fit(None)
+        go_on(None)
     Failing.callbacks[0].started = True  # an error of training itself
     with pytest.raises(KeyError):
-        fit(last)
+        go_on(last)

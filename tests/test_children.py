@@ -16,19 +16,19 @@ import signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Lightning's handler does in effect
 pipe = open(sys.argv[1], "w")
 subprocess.Popen([sys.executable, "-c", {GRANDCHILD!r}, sys.argv[1]])
-from mnv2_tasks import children
-children.end_with_parent()
+from mnv2_tasks import processes
+processes.end_with_parent()
 pipe.write("c")
 pipe.flush()
 signal.pause()
 """
 PARENT = f"""
 import os, signal, subprocess, sys
-from mnv2_tasks import children
-process = children.start([sys.executable, "-c", {CHILD!r}, sys.argv[1]], output=subprocess.DEVNULL, env=os.environ)
+from mnv2_tasks import processes
+process = processes.start([sys.executable, "-c", {CHILD!r}, sys.argv[1]], output=subprocess.DEVNULL, env=os.environ)
 if sys.argv[2] == "stops":
     sys.stdin.read(1)
-    children.stop(process)
+    processes.stop(process)
     print(process.returncode)
 else:
     process.wait()
@@ -55,8 +55,8 @@ def test_children_end_with_their_parent(tmp_path, end):
 
 
 def test_others_are_left_alone(monkeypatch):
-    from mnv2_tasks import children
+    from mnv2_tasks import processes
 
-    monkeypatch.delenv(children.VARIABLE, raising=False)
+    monkeypatch.delenv(processes.VARIABLE, raising=False)
     monkeypatch.setattr("threading.Thread", None)
-    children.end_with_parent()
+    processes.end_with_parent()

@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.datasets.cityscapes import CLASSES, Cityscapes
-from mnv2_tasks.datasets.coco import Coco
+from mnv2_tasks.assembly.restore import take_classes
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.datasets.imagefolder import ImageFolder
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.renumbered import Renumbered
-from mnv2_tasks.datasets.voc import Voc
-from mnv2_tasks.datasets.yolo import Yolo
-from mnv2_tasks.evaluate import take_classes
+from mnv2_tasks.datasets.formats.cityscapes import CLASSES, Cityscapes
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.formats.voc import Voc
+from mnv2_tasks.datasets.formats.yolo import Yolo
+from mnv2_tasks.datasets.reading.renumbered import Renumbered
 from mnv2_tasks.kinds import DETECTION
-from mnv2_tasks.weights import load_model
+from mnv2_tasks.weights.whole_models import load_model
 
 NAMES = ("person", "car", "bus")
 BOXES = {"a": [0, 1], "b": [2], "c": [1, 1], "d": []}  # classes of the objects in each image
@@ -233,7 +233,7 @@ def test_a_model_of_more_classes_is_measured_on_data_of_fewer(tmp_path: Path) ->
 
 
 def test_weights_for_other_numbers_of_classes_are_told(tmp_path: Path) -> None:
-    from mnv2_tasks.model import build_model
+    from mnv2_tasks.assembly.network import build_model
 
     heads = {
         "classifier": {"_target_": "mnv2_tasks.heads.classifier.Classifier", "_partial_": True},

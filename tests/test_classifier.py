@@ -14,12 +14,13 @@ from torchvision.models import mobilenet_v2
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.datasets.transforms import classification
-from mnv2_tasks.draw import draw_label, palette
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.classifier import Classifier, MultiLabel, Outputs
 from mnv2_tasks.model import Model
-from mnv2_tasks.plots.classification import plot_class_bars, plot_reliability
-from mnv2_tasks.weights import State, backbone_state, load_exactly, read_state
+from mnv2_tasks.visual.classification_plots import plot_class_bars, plot_reliability
+from mnv2_tasks.visual.drawing import draw_label, palette
+from mnv2_tasks.weights.layouts import backbone_state
+from mnv2_tasks.weights.tensors import State, load_exactly, read_state
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("cat", "dog", "кот $x$")

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.datasets.coco import Coco
-from mnv2_tasks.datasets.detection import DetectionSplit
-from mnv2_tasks.datasets.shapes import pack, run_lengths
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.reading.boxed_split import DetectionSplit
+from mnv2_tasks.datasets.reading.outlines import pack, run_lengths
 
 HEIGHT, WIDTH = 30, 40
 SQUARE = [[4, 3, 14, 3, 14, 23, 4, 23]]  # x 4 to 14, y 3 to 23

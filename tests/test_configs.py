@@ -10,11 +10,12 @@ from omegaconf import OmegaConf
 from refusal import refused
 from torch.utils._pytree import tree_leaves
 
-from mnv2_tasks import run, train, wiring
-from mnv2_tasks.cli import CONFIGS, expand, settle
+from mnv2_tasks import train
+from mnv2_tasks.assembly import build
+from mnv2_tasks.assembly.build import agree_on_stride, decide_on_norms, make_task
+from mnv2_tasks.assembly.network import build_model
+from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.model import build_model
-from mnv2_tasks.wiring import agree_on_stride, decide_on_norms, make_task
 
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
@@ -67,7 +68,7 @@ def test_composes_and_runs_a_step(option):
             ("callbacks.x.duratio", "did you mean duration?"),
         ),
         ("+callbacks.x.duration=3", ("callbacks.x", "_target_=<class>")),
-        ("+logger.x._target_=mnv2_tasks.loggers.wanb", ("logger.x._target_", "no such class")),
+        ("+logger.x._target_=mnv2_tasks.training.loggers.wanb", ("logger.x._target_", "no such class")),
         ("optim.optimizer._target_=torch.optim.SGDD", ("optim.optimizer._target_", "no such class")),
         ("+optim.optimizer.lrr=1", ("optim.optimizer.lrr", "SGD", "did you mean lr?")),
         ("optim.optimizer.lr=-1", ("optim.optimizer", "Invalid learning rate: -1")),
@@ -76,8 +77,8 @@ def test_composes_and_runs_a_step(option):
     ],
 )
 def test_a_part_that_cannot_be_is_told_before_data_is_read_or_anything_built(monkeypatch, override, words):
-    monkeypatch.setattr(wiring, "make_data", None)
-    monkeypatch.setattr(run, "instantiate", None)
+    monkeypatch.setattr(build, "make_data", None)
+    monkeypatch.setattr("mnv2_tasks.assembly.trainer.instantiate", None)
     refused(lambda: train.prepare(settled(override)), *words)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mnv2_tasks.cost import GRID, PARAMETERS, classifier_cost, deeplabv3_cost, ssdlite_cost
+from mnv2_tasks.lab.paper import GRID, PARAMETERS
+from mnv2_tasks.lab.paper_costs import classifier_cost, deeplabv3_cost, ssdlite_cost
 
 
 @pytest.mark.parametrize(("width", "size"), [(w, s) for w, row in GRID.items() for s in row])

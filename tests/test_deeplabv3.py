@@ -7,10 +7,11 @@ from PIL import Image
 from torch import nn
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.draw.masks import draw_mask, mask_colours
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
-from mnv2_tasks.segmentation import LOSSES, class_balance, losses, predict_logits
+from mnv2_tasks.heads.mask_losses import LOSSES, class_balance, losses
+from mnv2_tasks.heads.views import predict_logits
+from mnv2_tasks.visual.mask_drawing import draw_mask, mask_colours
 
 CLASSES = ("background", "cat", "dog")
 

@@ -11,10 +11,10 @@ from PIL import Image
 from refusal import refused
 
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.datasets.imagefolder import ImageFolder
-from mnv2_tasks.datasets.images import find_depth, read_image
+from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+from mnv2_tasks.datasets.reading.images import find_depth, read_image
 from mnv2_tasks.kinds import CLASSIFICATION
-from mnv2_tasks.predictor import as_image
+from mnv2_tasks.predict.predictor import as_image
 
 GREY = np.linspace(0, 4095, 20 * 24).reshape(20, 24).astype(np.uint16)
 COLOUR = np.stack([GREY, 4095 - GREY, GREY // 2], 2)

@@ -16,11 +16,11 @@ from PIL import Image
 from pycocotools.mask import encode
 from refusal import refused
 
-from mnv2_tasks.datasets.boxes import check_boxes
-from mnv2_tasks.datasets.coco import Coco
-from mnv2_tasks.datasets.detection import DetectionSplit
-from mnv2_tasks.datasets.files import held_out
-from mnv2_tasks.datasets.voc import Voc
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.formats.voc import Voc
+from mnv2_tasks.datasets.reading.box_checks import check_boxes
+from mnv2_tasks.datasets.reading.boxed_split import DetectionSplit
+from mnv2_tasks.datasets.reading.file_split import held_out
 from mnv2_tasks.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

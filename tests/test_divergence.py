@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from test_tasks import HEADS, joint
 
-from mnv2_tasks.divergence import ROW, Course
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.classifier import Classifier
+from mnv2_tasks.training.divergence import ROW, Course
 
 
 def train(task: Any, data: Any, folder: Path, **settings: Any) -> pl.Trainer:

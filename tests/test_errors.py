@@ -6,8 +6,7 @@ import pickle
 import pytest
 from torch.utils.data._utils.worker import ExceptionWrapper
 
-from mnv2_tasks.cli import one_line
-from mnv2_tasks.errors import LONGEST, InputError, quote
+from mnv2_tasks.errors import LONGEST, InputError, one_line, quote
 
 
 def test_a_message_is_one_line_that_keeps_its_file_and_its_fix():
@@ -93,7 +92,7 @@ def test_the_folders_of_studies_and_of_the_ledger_too(cli, tmp_path):
     ],
 )
 def test_what_is_missing_or_mistyped_is_told_in_a_line_before_data_is_read(cli, tmp_path, command, words, monkeypatch):
-    monkeypatch.setattr("mnv2_tasks.datasets.scenes.Scenes.split", lambda *_: pytest.fail("data was read"))
+    monkeypatch.setattr("mnv2_tasks.datasets.formats.scenes.Scenes.split", lambda *_: pytest.fail("data was read"))
     program, *settings = command
     code, said = cli(program, *settings, f"runs={tmp_path}", fails=True)
     assert code == 2 and said.startswith("error: ") and said.count("\n") == 1

@@ -13,13 +13,13 @@ from torchvision.ops import nms
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export import CODE, FORMATS, format_of, get_format, need
-from mnv2_tasks.export.about import one_view
+from mnv2_tasks.export.compare import eager, random_images, size_of
+from mnv2_tasks.export.decode import predictions
+from mnv2_tasks.export.formats import CODE, FORMATS, format_of, get_format, need
 from mnv2_tasks.export.graph import Graph, suppress
+from mnv2_tasks.export.metadata import one_view
 from mnv2_tasks.export.nms import suppress as numpy_suppress
-from mnv2_tasks.export.proof import eager, random_images, size_of
 from mnv2_tasks.export.report import markdown
-from mnv2_tasks.export.results import predictions
 from mnv2_tasks.heads.classifier import Classifier, MultiLabel
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.ssdlite import SSDLite
@@ -157,7 +157,7 @@ def written(name, model, folder, precision="fp32", size=(96, 128), layout=None):
         "license": "x",
         "version": "0",
     }
-    from mnv2_tasks.export.exported import as_input
+    from mnv2_tasks.export.session import as_input
 
     example = batch(2 if "batch" in target.dynamic else 1, size, channels)
     calibration = [as_input(image, about["input"]) for image in random_images([1, channels, *size], 8)]
@@ -193,8 +193,8 @@ def tells_no_folder(path):
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize("kinds", [("classifier",), ("ssdlite",), ("deeplabv3",)], ids="+".join)
 def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
-    from mnv2_tasks.export.exported import Exported
-    from mnv2_tasks.export.proof import difference
+    from mnv2_tasks.export.compare import difference
+    from mnv2_tasks.export.session import Exported
 
     if name in SLOW and kinds != ("classifier",) and not EVERYTHING:
         pytest.skip("minutes: MNV2_TASKS_EVERY_FORMAT=1 runs it")
@@ -221,7 +221,7 @@ def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in INSTALLED if not get_format(name).dynamic and name != "coreml"])
 def test_tensorflows_padding_of_odd_maps_travels(name, tmp_path):
-    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.session import Exported
 
     model, size = make("classifier", padding="same"), (72, 104)  # 9 x 13, 5 x 7
     path, about = written(name, model, tmp_path, size=size)
@@ -236,7 +236,7 @@ def test_tensorflows_padding_of_odd_maps_travels(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name in ("onnx", "executorch", "litert")])
 def test_the_other_layout_is_read_back(name, tmp_path):
-    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.session import Exported
 
     model, other = make("classifier"), "nchw" if get_format(name).layout == "nhwc" else "nhwc"
     path, about = written(name, model, tmp_path, layout=other)
@@ -257,7 +257,7 @@ def test_a_head_with_several_views_is_said_to_have_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in INSTALLED if "fp16" in get_format(name).precisions])
 def test_fp16_is_half_as_large_and_close(name, tmp_path):
-    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.session import Exported
 
     model = make("classifier", spread=0.05)
     whole = size_of(written(name, model, tmp_path)[0])
@@ -272,7 +272,7 @@ def test_fp16_is_half_as_large_and_close(name, tmp_path):
 
 
 def test_half_of_a_graph_in_fp16_is_valid_onnx():
-    from mnv2_tasks.export.onnx import half
+    from mnv2_tasks.export.formats.onnx import half
 
     onnx = pytest.importorskip("onnx")
     names = ["images", "inside", "outside", "out"]
@@ -288,7 +288,7 @@ def test_half_of_a_graph_in_fp16_is_valid_onnx():
 
 
 def test_an_onnx_file_that_is_not_valid_is_not_written(tmp_path):
-    from mnv2_tasks.export.onnx import save
+    from mnv2_tasks.export.formats.onnx import save
 
     helper = pytest.importorskip("onnx").helper
     node = helper.make_node("Relu", ["nowhere"], ["out"])
@@ -302,7 +302,7 @@ def test_an_onnx_file_that_is_not_valid_is_not_written(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in INSTALLED if "int8" in get_format(name).precisions])
 def test_int8_stays_close(name, tmp_path):
-    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.session import Exported
 
     model = make("classifier", spread=0.05)
     path, about = written(name, model, tmp_path, precision="int8")
@@ -345,7 +345,7 @@ class Payload:
 
 
 def test_files_that_hold_code_are_not_loaded_unasked(tmp_path):
-    from mnv2_tasks.export.exported import Exported, read_about
+    from mnv2_tasks.export.session import Exported, read_about
 
     path, about = written("torch_export", make("classifier"), tmp_path)
     evil, ran = tmp_path / "evil.pt2", tmp_path / "ran"
@@ -384,7 +384,7 @@ def test_formats_are_told_by_their_names(tmp_path):
 def test_threads_share_one_loaded_model(name, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
-    from mnv2_tasks.export.exported import Exported
+    from mnv2_tasks.export.session import Exported
 
     path, _ = written(name, make("classifier"), tmp_path)
     network = Exported(path, trust=CODE)
@@ -413,7 +413,7 @@ def test_threads_share_one_model_of_pytorch():
 
 
 def test_the_metadata_inside_a_file_counts(tmp_path):
-    from mnv2_tasks.export.exported import read_about
+    from mnv2_tasks.export.session import read_about
 
     pytest.importorskip("onnx")
     path, about = written("onnx", make("classifier"), tmp_path)
@@ -424,8 +424,8 @@ def test_the_metadata_inside_a_file_counts(tmp_path):
 
 
 def test_metadata_beside_another_file_is_refused(tmp_path, monkeypatch):
-    from mnv2_tasks.export import ncnn
-    from mnv2_tasks.export.exported import digest, read_about
+    from mnv2_tasks.export.formats import ncnn
+    from mnv2_tasks.export.session import digest, read_about
 
     monkeypatch.setattr(ncnn, "packages", ())
     for suffix in (".ncnn.param", ".ncnn.bin"):

@@ -13,11 +13,12 @@ import mnv2_tasks
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.blocks import Plain
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export.backbone import timm_state, torchvision_state, write_backbone
+from mnv2_tasks.export.hub import write_backbone
 from mnv2_tasks.heads.classifier import Classifier
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.model import Model
-from mnv2_tasks.weights import load_backbone
+from mnv2_tasks.weights.layouts import timm_state, torchvision_state
+from mnv2_tasks.weights.pretrained import load_backbone
 
 
 def make(head=Classifier, **settings):
@@ -65,7 +66,7 @@ def test_timm_gives_the_same_features(width, name):
 def test_smp_unet_takes_the_torchvision_file(tmp_path):
     import segmentation_models_pytorch as smp
 
-    from mnv2_tasks.adapters import as_smp_encoder
+    from mnv2_tasks.weights.adapters import as_smp_encoder
 
     model = make()
     unet = smp.Unet("mobilenet_v2", encoder_weights=None, classes=2).eval()

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torchvision.models.detection import FasterRCNN as Theirs
 
-from mnv2_tasks.adapters import as_torchvision_backbone
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.faster_rcnn import Anchors, FasterRCNN
+from mnv2_tasks.weights.adapters import as_torchvision_backbone
 
 SIDE = 128
 

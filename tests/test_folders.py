@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refusal import refused
 
-from mnv2_tasks.folders import new_folder
+from mnv2_tasks.files import new_folder
 
 
 def test_runs_that_start_together_share_no_folder(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_a_name_is_given_once(tmp_path: Path) -> None:
 
 
 def test_a_command_that_writes_nothing_leaves_no_folder(tmp_path: Path) -> None:
-    program = "import sys, pathlib; from mnv2_tasks.folders import new_folder; path = pathlib.Path(sys.argv[1]); "
+    program = "import sys, pathlib; from mnv2_tasks.files import new_folder; path = pathlib.Path(sys.argv[1]); "
     program += "new_folder(path, 'empty'); (new_folder(path, 'full') / 'file').touch(); sys.exit(2)"
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)]).returncode == 2
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

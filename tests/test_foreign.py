@@ -12,13 +12,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 from refusal import refused
 
-from mnv2_tasks.datasets.coco import Coco
-from mnv2_tasks.datasets.imagefolder import ImageFolder
-from mnv2_tasks.datasets.images import check_image, image_size, read_image
-from mnv2_tasks.datasets.legend import class_table
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.voc import Voc
-from mnv2_tasks.foreign import read_json, read_text
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.formats.voc import Voc
+from mnv2_tasks.datasets.reading.images import check_image, image_size, read_image
+from mnv2_tasks.datasets.reading.legend import class_table
+from mnv2_tasks.files import read_json, read_text
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 

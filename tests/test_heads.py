@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from torch import Tensor
 
-from mnv2_tasks.cli import CONFIGS, settle
-from mnv2_tasks.model import Model, build_model
+from mnv2_tasks.assembly.network import build_model
+from mnv2_tasks.assembly.overrides import CONFIGS, settle
+from mnv2_tasks.model import Model
 
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
 CLASSES = ("background", "cat", "dog", "cow", "hen", "pig")

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.datasets import imagefolder
-from mnv2_tasks.datasets.files import held_out
-from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages, held_out_by_class
-from mnv2_tasks.datasets.sides import side_of
+from mnv2_tasks.datasets.formats import imagefolder
+from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+from mnv2_tasks.datasets.reading.file_split import held_out
+from mnv2_tasks.datasets.reading.labelled_split import LabelledImages, held_out_by_class
+from mnv2_tasks.datasets.reading.sides import side_of
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:

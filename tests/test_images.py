@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torchvision import tv_tensors
 
-from mnv2_tasks.datasets import images
-from mnv2_tasks.datasets.images import check_image, check_images, image_size, read_image
+from mnv2_tasks.datasets.reading import images
+from mnv2_tasks.datasets.reading.images import check_image, check_images, image_size, read_image
 from mnv2_tasks.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.joint import compare, delta_m, print_comparison, read_baselines
+from mnv2_tasks.training.joint_gain import compare, delta_m, print_comparison, read_baselines
 
 CLASSES = {"ssdlite": ["cat", "dog"], "deeplabv3": ["sky", "road", "car"]}
 

@@ -15,10 +15,10 @@ from test_export import batch, make
 from test_predict import CLASSES, HEADS
 
 import mnv2_tasks
-from mnv2_tasks.export.about import describe
-from mnv2_tasks.export.exported import as_input
 from mnv2_tasks.export.exported_model import exported_model
 from mnv2_tasks.export.graph import Graph
+from mnv2_tasks.export.metadata import describe
+from mnv2_tasks.export.session import as_input
 from mnv2_tasks.kinds import DETECTION, KINDS, SEGMENTATION, Decoding
 
 TASKS = ("ssdlite", "classifier", "deeplabv3")
@@ -50,7 +50,7 @@ def about(model, graph, size=(96, 128)) -> dict:
 def exported(request, tmp_path_factory) -> tuple[Path, torch.nn.Module]:
     """(an ONNX file, the model in it), with suppression inside, or left to the app."""
     pytest.importorskip("onnxruntime")
-    from mnv2_tasks.export import onnx
+    from mnv2_tasks.export.formats import onnx
 
     model = make(*TASKS)
     graph, path = Graph(model, nms=request.param).eval(), tmp_path_factory.mktemp(request.param) / "model.onnx"
@@ -64,7 +64,7 @@ def test_a_file_predicts_and_draws_without_network_or_framework(exported, tmp_pa
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)).save(tmp_path / "a.png")
     code = (
         "import sys, torch, mnv2_tasks\n"
-        "from mnv2_tasks.predictor import as_image\n"
+        "from mnv2_tasks.predict.predictor import as_image\n"
         f"predictor, image = mnv2_tasks.load({str(path)!r}), {str(tmp_path / 'a.png')!r}\n"
         "(found,) = predictor.predict(image)\n"
         "assert len(predictor.draw(as_image(image), found)) == 3\n"

@@ -14,10 +14,10 @@ from hydra.utils import instantiate
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.cli import CONFIGS
-from mnv2_tasks.datasets.cityscapes import CLASSES, Cityscapes
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.segmentation import MaskSplit
+from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.datasets.formats.cityscapes import CLASSES, Cityscapes
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.reading.masked_split import MaskSplit
 
 TWO = np.repeat(np.array([[0, 1, 255, 1]], np.uint8), 20, 0).repeat(6, 1)  # (20, 24)
 COLOURS = {"sky": [0, 0, 200], "road": [90, 90, 90], "void": [0, 0, 0]}

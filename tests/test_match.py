@@ -3,9 +3,9 @@
 import pytest
 from test_configs import settled
 
+from mnv2_tasks.assembly.build import agree_on_stride
+from mnv2_tasks.assembly.equal_cost import TOLERANCE, cost, match_width, reference_of
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.match import TOLERANCE, cost, match_width, reference_of
-from mnv2_tasks.wiring import agree_on_stride
 
 NETWORKS = {
     "plain": ["block@backbone.block=plain"],

@@ -12,12 +12,12 @@ from hydra.utils import instantiate
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.datasets.coco import Coco
-from mnv2_tasks.datasets.imagefolder import ImageFolder
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.merged import Merged, MergedSplit
-from mnv2_tasks.datasets.scenes import Scenes
-from mnv2_tasks.examples import spread
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.formats.merged import Merged, MergedSplit
+from mnv2_tasks.datasets.formats.scenes import Scenes
+from mnv2_tasks.samples import spread
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30)) -> None:
@@ -145,10 +145,10 @@ def test_faults(root: Path, tmp_path: Path) -> None:
 
 
 def test_by_config(root: Path) -> None:
-    folder = {"_target_": "mnv2_tasks.datasets.imagefolder.ImageFolder", "root": str(root / "images")}
-    heads = {"_target_": "mnv2_tasks.datasets.coco.Coco", "root": str(root), "images": "images"}
+    folder = {"_target_": "mnv2_tasks.datasets.formats.imagefolder.ImageFolder", "root": str(root / "images")}
+    heads = {"_target_": "mnv2_tasks.datasets.formats.coco.Coco", "root": str(root), "images": "images"}
     config = {
-        "_target_": "mnv2_tasks.datasets.merged.Merged",
+        "_target_": "mnv2_tasks.datasets.formats.merged.Merged",
         "parts": {"breed": folder, "heads": heads},
         "take": {},
     }

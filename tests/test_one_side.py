@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.datasets.coco import Coco
-from mnv2_tasks.datasets.imagefolder import ImageFolder
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.voc import Voc
-from mnv2_tasks.datasets.yolo import Yolo
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.formats.voc import Voc
+from mnv2_tasks.datasets.formats.yolo import Yolo
 
 XML = "<annotation><object><name>{}</name><bndbox><xmin>4</xmin><ymin>4</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
 STEMS = "abc"

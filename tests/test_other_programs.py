@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.datasets.coco import Coco
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.datasets.voc import Voc
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.formats.voc import Voc
 from mnv2_tasks.kinds import DETECTION
 
 CAT = {"id": 1, "name": "cat"}

@@ -15,13 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from mnv2_tasks.backbone import Tap
-from mnv2_tasks.draw import _font, _inside, _place, _shorten, draw_boxes, palette, sheet
-from mnv2_tasks.examples import example_sheet
 from mnv2_tasks.heads.ssdlite import SSDLite
-from mnv2_tasks.plots import _count, _curve, ends, plot_confusion, plot_losses, plot_scores
-from mnv2_tasks.plots.classification import plot_class_bars
-from mnv2_tasks.plots.detection import plot_precision_recall
-from mnv2_tasks.plots.segmentation import plot_iou
+from mnv2_tasks.training.example_pictures import example_sheet
+from mnv2_tasks.visual.classification_plots import plot_class_bars
+from mnv2_tasks.visual.confusion import _count, plot_confusion
+from mnv2_tasks.visual.curves import _curve, plot_losses, plot_scores
+from mnv2_tasks.visual.detection_plots import plot_precision_recall
+from mnv2_tasks.visual.drawing import _inside, _place, draw_boxes, load_font, palette, sheet, shorten_text
+from mnv2_tasks.visual.figure import ends
+from mnv2_tasks.visual.segmentation_plots import plot_iou
 
 CLASSES = ("cat", "dog", "кот café $x$")
 
@@ -122,9 +124,9 @@ def test_no_boxes_and_boxes_that_show_nothing() -> None:
 
 
 def test_long_and_unicode_names_fit() -> None:
-    font = _font(14)
-    assert _shorten("a\nb", font, 100) == "a b"
-    cut = _shorten("x" * 300, font, 120, tail=" 0.50")
+    font = load_font(14)
+    assert shorten_text("a\nb", font, 100) == "a b"
+    cut = shorten_text("x" * 300, font, 120, tail=" 0.50")
     assert cut.endswith("… 0.50") and font.getlength(cut) <= 120
     names = ("猫 🐈", "Ångström", "", "x" * 300)
     boxes = torch.rand(4, 2).repeat(1, 2) * 90 + torch.tensor([0.0, 0.0, 30.0, 30.0])
@@ -283,7 +285,7 @@ def test_thresholds_stand_on_the_pictures_that_they_decide(figures, tmp_path: Pa
     assert "IoU is at least 0.5" in titles(curves) and "score at least 0.5, IoU at least 0.5" in titles(confusion)
     headings = []
     page = Image.new("L", (1, 1))
-    monkeypatch.setattr("mnv2_tasks.draw.sheet", lambda pairs, *, heading: headings.append(heading) or page)
+    monkeypatch.setattr("mnv2_tasks.visual.drawing.sheet", lambda pairs, *, heading: headings.append(heading) or page)
     module = SimpleNamespace(model=SimpleNamespace(heads={"ssdlite": head}), classes={"ssdlite": ("cat", "dog")})
     example_sheet(module, "ssdlite", [], tmp_path / "worst.png", heading=f"the worst {head.ranked}; ")
     assert headings == ["the worst by F1 at score 0.5, IoU 0.5; predictions: score at least 0.4"]
@@ -310,7 +312,8 @@ def test_scores_of_several_tasks_have_a_panel_each(figures, tmp_path: Path) -> N
 
 def test_matplotlib_says_nothing_of_its_fonts(tmp_path: Path) -> None:
     code = (
-        "import logging; logging.basicConfig(level=logging.INFO)\nimport mnv2_tasks.metrics.detection, mnv2_tasks.plots"
+        "import logging; logging.basicConfig(level=logging.INFO)"
+        "\nimport mnv2_tasks.metrics.detection, mnv2_tasks.visual.curves"
     )
     code += "\nimport matplotlib.font_manager"
     done = subprocess.run(
@@ -328,9 +331,9 @@ def test_plots_leave_the_global_state_alone(tmp_path: Path) -> None:
 
 
 def test_wandb_pictures_of_several_sizes_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnv2_tasks.examples import Example
     from mnv2_tasks.kinds import DETECTION
-    from mnv2_tasks.loggers import wandb_image
+    from mnv2_tasks.training.example_pictures import Example
+    from mnv2_tasks.training.loggers import wandb_image
 
     image = torch.full((3, 30, 40), 9, dtype=torch.uint8)
     boxes = {"boxes": torch.tensor([[0.0, 0.0, 32.0, 48.0]]), "labels": torch.tensor([0])}

@@ -18,8 +18,8 @@ from test_export import make
 import mnv2_tasks
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export.web import RUNTIME
-from mnv2_tasks.films import Video, is_moving
-from mnv2_tasks.sources import Pictures, list_pictures
+from mnv2_tasks.predict.films import Video, is_moving
+from mnv2_tasks.predict.pictures import Pictures, list_pictures
 
 HEADS = {
     "ssdlite": {"_target_": "mnv2_tasks.heads.ssdlite.SSDLite", "_partial_": True},
@@ -40,7 +40,9 @@ def checkpoint(tmp_path):
             "heads": {head: HEADS[head] for head in heads},
             "size": [96, 128],
             "fit": fit,
-            "data": {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes", "size": 96, "train": 8, "val": 8}},
+            "data": {
+                "scenes": {"_target_": "mnv2_tasks.datasets.formats.scenes.Scenes", "size": 96, "train": 8, "val": 8}
+            },
             "assign": {},
         }
         state = {f"model.{name}": value for name, value in make(*heads, channels=channels).state_dict().items()}

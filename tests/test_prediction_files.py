@@ -15,8 +15,8 @@ from PIL import Image
 from test_predict import checkpoint, film, frames  # noqa: F401
 from test_sources import serve
 
-from mnv2_tasks import prediction_files
-from mnv2_tasks.prediction_files import Results, open_folder
+from mnv2_tasks.predict import prediction_files
+from mnv2_tasks.predict.prediction_files import Results, open_folder
 
 checkpoint = checkpoint  # the fixture
 
@@ -64,7 +64,7 @@ def test_a_run_killed_under_another_locale_goes_on_where_it_was(cli, checkpoint,
     model = checkpoint("ssdlite", "classifier", "deeplabv3")
     given = [f"model={model}", f"source={pictures}", f"runs={tmp_path}", "batch_size=2"]
     kill = (
-        "import os, runpy, sys; from mnv2_tasks.prediction_files import Results; add = Results.add\n"
+        "import os, runpy, sys; from mnv2_tasks.predict.prediction_files import Results; add = Results.add\n"
         "def one(self, named, row):\n"
         "    os.kill(os.getpid(), 9) if len(self.done) == 4 else add(self, named, row)\n"
         "Results.add = one; sys.argv[0] = 'predict'; runpy.run_module('mnv2_tasks.predict', run_name='__main__')"
@@ -168,7 +168,7 @@ def test_a_disk_without_locks_is_told(tmp_path, monkeypatch, capsys):
 def test_ctrl_c_while_loading_and_a_reader_that_goes_leave_no_traceback(checkpoint, pictures, tmp_path):  # noqa: F811
     given = [f"model={checkpoint('classifier')}", f"source={pictures}", f"runs={tmp_path}", "draw=false"]
     loading = (
-        "import os, runpy, signal, sys; from mnv2_tasks import predictor\n"
+        "import os, runpy, signal, sys; from mnv2_tasks.predict import predictor\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = 'predict'\n"
         "predictor.usable_device = lambda name: os.kill(os.getpid(), signal.SIGINT)\n"
         "runpy.run_module('mnv2_tasks.predict', run_name='__main__')"

@@ -5,9 +5,9 @@ import unicodedata
 
 import pytest
 
-from mnv2_tasks.datasets.listing import LeftOut, subfolders, walk
-from mnv2_tasks.datasets.names import FileNames, check_inside
-from mnv2_tasks.datasets.sides import by_side, side_of
+from mnv2_tasks.datasets.reading.file_names import FileNames, check_inside
+from mnv2_tasks.datasets.reading.listing import LeftOut, subfolders, walk
+from mnv2_tasks.datasets.reading.sides import by_side, side_of
 from mnv2_tasks.errors import InputError
 
 SPELLED = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from mnv2_tasks.datasets.scenes import LARGEST_RATIO, SHAPES, Scenes, ScenesSplit
+from mnv2_tasks.datasets.formats.scenes import LARGEST_RATIO, SHAPES, Scenes, ScenesSplit
 from mnv2_tasks.errors import InputError
 
 TRAIN = Scenes(train=300).split("train")

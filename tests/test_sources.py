@@ -14,12 +14,11 @@ from PIL import Image
 from test_predict import checkpoint, film  # noqa: F401
 
 import mnv2_tasks
-from mnv2_tasks import sources
-from mnv2_tasks.datasets.images import read_image
+from mnv2_tasks.datasets.reading.images import read_image
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.films import Video, is_moving, without_password
-from mnv2_tasks.predictor import as_image
-from mnv2_tasks.sources import Pictures, find
+from mnv2_tasks.predict.films import Video, is_moving, without_password
+from mnv2_tasks.predict.pictures import Pictures, find
+from mnv2_tasks.predict.predictor import as_image
 
 checkpoint = checkpoint  # the fixture
 
@@ -186,12 +185,14 @@ def test_what_is_no_picture_is_named_and_the_rest_read(tmp_path):
 
 def test_reading_ahead_is_bounded_by_bytes(tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr(sources, "decode", lambda opened: decoded.append(opened) or torch.zeros(3, 8, 8))
+    monkeypatch.setattr(
+        "mnv2_tasks.predict.pictures.decode", lambda opened: decoded.append(opened) or torch.zeros(3, 8, 8)
+    )
     for number in range(8):
         Image.new("RGB", (100, 100)).save(tmp_path / f"{number}.png")
     names = sorted(path.name for path in tmp_path.iterdir())
     for limit, most in ((60_000, 3), (1, 2), (10**9, 8)):
-        monkeypatch.setattr(sources, "AHEAD_BYTES", limit)
+        monkeypatch.setattr("mnv2_tasks.predict.pictures.AHEAD_BYTES", limit)
         decoded.clear()
         reader = Pictures(tmp_path, names).read()
         next(reader)
@@ -203,7 +204,7 @@ def test_pictures_from_the_web(monkeypatch):
     with serve("image/jpeg") as address:
         pictures = find(f"{address}/folder/a.jpg?size=3")
         assert [(row.name, row.stem, row.image.shape) for row in pictures.read()] == [("a.jpg", "a", (3, 48, 64))]
-        monkeypatch.setattr(sources, "MOST_BYTES", 100)
+        monkeypatch.setattr("mnv2_tasks.predict.pictures.MOST_BYTES", 100)
         with pytest.raises(InputError, match="save it as a file first"):
             find(f"{address}/a.jpg")
         monkeypatch.undo()

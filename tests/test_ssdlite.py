@@ -7,7 +7,7 @@ from torchvision.ops import batched_nms, box_convert
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads.boxes import decode, encode, grid_boxes, match, original_shapes
+from mnv2_tasks.heads.default_boxes import decode, encode, grid_boxes, match, original_shapes
 from mnv2_tasks.heads.ssdlite import Outputs, SSDLite, hard_negative_loss
 
 

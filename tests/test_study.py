@@ -16,9 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.plots.study import pareto_front
-from mnv2_tasks.study import Run, _plain, _room, plan, variant_name
-from mnv2_tasks.study.report import paired_difference, summarise, write
+from mnv2_tasks.lab.study.plan import Run, override_value, plan, variant_name
+from mnv2_tasks.lab.study.runner import _room
+from mnv2_tasks.lab.study.summary import paired_difference, summarise, write
+from mnv2_tasks.visual.study_plots import pareto_front
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -55,7 +56,7 @@ def test_a_varied_task_has_its_runs_where_it_writes_them():
 
 @pytest.mark.parametrize("value", [{"dice": 0.5, "focal": [1, None]}, "it's a=b, {c}", True, None, [320, 0.5], "a.b/c"])
 def test_varied_values_come_through_the_command_line(value):
-    parsed = OverridesParser.create().parse_override(f"key={_plain(value)}")
+    parsed = OverridesParser.create().parse_override(f"key={override_value(value)}")
     assert parsed.value() == value and not parsed.is_sweep_override()
 
 
@@ -94,7 +95,7 @@ def test_variants_with_other_heads_are_compared_by_their_own_metric(tmp_path):
 
 
 def test_differences_are_from_the_first_variant_though_its_first_run_failed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mnv2_tasks.study.report._latency", lambda run, config: 1.0)
+    monkeypatch.setattr("mnv2_tasks.lab.study.summary._latency", lambda run, config: 1.0)
     runs = [Run("a", {"v": "a"}, 0, tmp_path / "a_0"), _finished(tmp_path, "b", 0, val={"classifier": 0.5})]
     config = {"study": {"name": "s"}}
     write(config, runs, tmp_path)
@@ -114,7 +115,7 @@ def test_paired_difference_is_scipys_paired_t_interval():
 
 
 def test_a_study_of_equal_costs_shows_values_in_place_of_a_front(tmp_path, monkeypatch):
-    monkeypatch.setattr("mnv2_tasks.study.report._latency", lambda run, config: 1.0)
+    monkeypatch.setattr("mnv2_tasks.lab.study.summary._latency", lambda run, config: 1.0)
     runs = [_finished(tmp_path, name, seed, val={"classifier": 0.5}) for seed in (0, 1) for name in "ab"]
     (tmp_path / "pareto.png").touch()  # of a time when fewer runs were finished
     write({"study": {"name": "s"}}, runs, tmp_path)
@@ -135,10 +136,10 @@ def test_pareto_front():
 
 KILLED = """# train.py that kills itself where the first of its runs has ended; they hold its output open
 import functools, os, runpy, subprocess, sys, types
-from mnv2_tasks import children
+from mnv2_tasks import processes
 own = {"Popen": functools.partial(subprocess.Popen, pass_fds=[os.dup(1)])}
-children.subprocess = types.SimpleNamespace(**{**vars(subprocess), **own})
-children.stop = lambda process: os.kill(os.getpid(), 9)
+processes.subprocess = types.SimpleNamespace(**{**vars(subprocess), **own})
+processes.stop = lambda process: os.kill(os.getpid(), 9)
 sys.argv = ["train.py", *sys.argv[1:]]
 runpy.run_path("train.py", run_name="__main__")
 """

@@ -12,13 +12,14 @@ from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from refusal import refused
 
-from mnv2_tasks.callbacks import Best
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.datasets.imagefolder import ImageFolder, LabelledImages
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.scenes import Scenes
-from mnv2_tasks.datasets.summary import check_labels, check_samples, check_sides, describe
+from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.formats.scenes import Scenes
+from mnv2_tasks.datasets.reading.data_summary import check_labels, check_samples, check_sides, describe
+from mnv2_tasks.datasets.reading.labelled_split import LabelledImages
 from mnv2_tasks.kinds import CLASSIFICATION, MULTILABEL, SEGMENTATION, Kind
+from mnv2_tasks.training.callbacks import Best
 
 
 def picture(path: Path, colour: str = "teal") -> Path:

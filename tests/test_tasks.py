@@ -8,17 +8,18 @@ import torch
 from refusal import refused
 from torch.utils.data import DataLoader
 
+from mnv2_tasks.assembly.network import load_model
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.callbacks import Progress
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.datasets.scenes import Scenes
+from mnv2_tasks.datasets.formats.scenes import Scenes
 from mnv2_tasks.heads.classifier import Classifier
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.ssdlite import SSDLite
 from mnv2_tasks.kinds import CLASSIFICATION, SEGMENTATION, Kind
-from mnv2_tasks.model import Model, load_model
-from mnv2_tasks.schedules import warmup_cosine
-from mnv2_tasks.tasks import ClassifierTask, DeepLabV3Task, MultiTask, SSDLiteTask
+from mnv2_tasks.model import Model
+from mnv2_tasks.training.module import ClassifierTask, DeepLabV3Task, MultiTask, SSDLiteTask
+from mnv2_tasks.training.progress import Progress
+from mnv2_tasks.training.schedules import warmup_cosine
 
 HEADS = {"classifier": Classifier, "ssdlite": SSDLite, "deeplabv3": DeepLabV3}
 CLASSES = ("circle", "square", "triangle")
@@ -172,7 +173,7 @@ def test_progress_goes_to_stderr_and_in_a_log_a_line_an_epoch(tmp_path, capsys, 
     loader = DataLoader([(image, torch.tensor(1)) for image in images], batch_size=2)
     logs = []
     for minute in (10**6, 0):
-        monkeypatch.setattr("mnv2_tasks.callbacks.MINUTE", minute)
+        monkeypatch.setattr("mnv2_tasks.training.progress.MINUTE", minute)
         task, _ = by_hand("classifier")
         settings = {"logger": False, "enable_checkpointing": False, "default_root_dir": tmp_path, "accelerator": "cpu"}
         trainer = pl.Trainer(max_epochs=2, callbacks=[Progress()], enable_model_summary=False, **settings)

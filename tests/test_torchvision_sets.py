@@ -20,10 +20,10 @@ from PIL import Image
 from refusal import refused
 from torchvision import datasets
 
-from mnv2_tasks.cli import CONFIGS
-from mnv2_tasks.datasets.merged import MergedSplit
-from mnv2_tasks.datasets.pets import Pets
-from mnv2_tasks.datasets.torchvision_sets import cifar10, fashion_mnist, flowers102, imagenet, mnist
+from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.datasets.formats.merged import MergedSplit
+from mnv2_tasks.datasets.formats.pets import Pets
+from mnv2_tasks.datasets.formats.torchvision_sets import cifar10, fashion_mnist, flowers102, imagenet, mnist
 
 DIGEST = hashlib.md5
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.run import open_folder
+from mnv2_tasks.training.run_folder import open_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
@@ -83,7 +83,7 @@ def test_a_run_leaves_its_folder(trained):
 
 @pytest.mark.slow
 def test_the_checkpoint_needs_nothing_else(trained):
-    from mnv2_tasks.model import load_model
+    from mnv2_tasks.assembly.network import load_model
 
     model, checkpoint = load_model(trained / "checkpoints" / "best.ckpt")
     found = model.predict(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))["ssdlite"]
@@ -105,7 +105,7 @@ def test_evaluate_repeats_the_runs_numbers(trained, cli, tmp_path):
 
 KILLED = """# train.py that sends itself a signal, after an epoch or where another method of callbacks is called
 import os, runpy, sys
-from mnv2_tasks import callbacks
+from mnv2_tasks.training import callbacks
 name, method, number = sys.argv[1:4]
 owner = getattr(callbacks, name)
 whole = getattr(owner, method)

@@ -12,12 +12,13 @@ import yaml
 from PIL import Image
 
 import mnv2_tasks
+from mnv2_tasks.assembly.network import build_model, load_model
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export import CODE, FORMATS, get_format, need
-from mnv2_tasks.export.about import describe
-from mnv2_tasks.export.backbone import write_hub
-from mnv2_tasks.model import build_model, load_model, read_trusted
-from mnv2_tasks.trust import refuse_foreign
+from mnv2_tasks.export.formats import CODE, FORMATS, get_format, need
+from mnv2_tasks.export.hub import write_hub
+from mnv2_tasks.export.metadata import describe
+from mnv2_tasks.weights.checkpoint import read_trusted
+from mnv2_tasks.weights.trust import refuse_foreign
 
 OWN = Path(__file__).with_name("new_head")
 CONFIG = {
@@ -31,7 +32,7 @@ CONFIG = {
         "std": [0.2] * 3,
     },
     "heads": {"classifier": {"_target_": "mnv2_tasks.heads.classifier.Classifier", "_partial_": True}},
-    "data": {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes", "size": 64, "train": 8, "val": 4}},
+    "data": {"scenes": {"_target_": "mnv2_tasks.datasets.formats.scenes.Scenes", "size": 64, "train": 8, "val": 4}},
     "size": [64, 64],
     "fit": "stretch",
     "assign": {},
@@ -71,10 +72,14 @@ def evil(trace: Path) -> dict[str, dict]:
         "text": {"_target_": "numpy.testing._private.utils.runstring", "astr": text, "dict": {}},
         "eval": {"_target_": "builtins.eval", "_args_": [text]},
         "through ours": {"_target_": "mnv2_tasks.model.torch.save", "obj": [1], "f": str(trace)},
-        "through a data set": {"_target_": "mnv2_tasks.datasets.scenes.np.save", "file": str(trace), "arr": [1]},
-        "ours": {"_target_": "mnv2_tasks.report.write_json", "_args_": [str(trace), {}]},
+        "through a data set": {
+            "_target_": "mnv2_tasks.datasets.formats.scenes.np.save",
+            "file": str(trace),
+            "arr": [1],
+        },
+        "ours": {"_target_": "mnv2_tasks.files.write_json", "_args_": [str(trace), {}]},
         "called within": {
-            "_target_": "mnv2_tasks.datasets.torchvision_sets.read",
+            "_target_": "mnv2_tasks.datasets.formats.torchvision_sets.read",
             "make": {"_target_": "builtins.open", "file": str(trace), "mode": "w"},
         },
         "a module": {"_target_": "mnv2_tasks.errors"},
@@ -231,7 +236,7 @@ def run_config(tmp_path_factory) -> dict:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from mnv2_tasks.cli import CONFIGS, settle
+    from mnv2_tasks.assembly.overrides import CONFIGS, settle
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -273,11 +278,11 @@ def test_interpolations_are_refused():
 
 
 def test_a_checkpoint_has_no_data_downloaded(tmp_path):
-    from mnv2_tasks.trust import without_downloads
+    from mnv2_tasks.weights.trust import without_downloads
 
-    data = {"mnist": {"_target_": "mnv2_tasks.datasets.torchvision_sets.mnist", "root": str(tmp_path)}}
+    data = {"mnist": {"_target_": "mnv2_tasks.datasets.formats.torchvision_sets.mnist", "root": str(tmp_path)}}
     assert without_downloads(data)["mnist"]["download"] is False
-    scenes = {"scenes": {"_target_": "mnv2_tasks.datasets.scenes.Scenes"}}
+    scenes = {"scenes": {"_target_": "mnv2_tasks.datasets.formats.scenes.Scenes"}}
     assert without_downloads(scenes) == scenes
 
 
@@ -294,7 +299,7 @@ def test_a_runs_folder_starts_no_study(cli, tmp_path, run_config):
 
 
 def test_a_checkpoint_tells_no_file_to_be_deleted(tmp_path):
-    from mnv2_tasks.callbacks import Best
+    from mnv2_tasks.training.callbacks import Best
 
     other, best = str(tmp_path / ".." / "other.txt"), str(tmp_path / "best.ckpt")
     state = {"dirpath": str(tmp_path), "best_model_score": torch.tensor(0.5), "kth_value": torch.tensor(-1.0)}

@@ -4,10 +4,10 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from mnv2_tasks.adapters import as_smp_encoder
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads.unet import FPN, DeepLabV3Plus, Unet
+from mnv2_tasks.heads.smp_decoders import FPN, DeepLabV3Plus, Unet
+from mnv2_tasks.weights.adapters import as_smp_encoder
 
 TAPS = ("c1", "c2", "c3", "c4", "c5")
 

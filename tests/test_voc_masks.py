@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mnv2_tasks.cli import CONFIGS
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.voc import Voc
+from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.formats.voc import Voc
 from mnv2_tasks.errors import InputError
 
 OBJECT = "<object><name>{}</name><difficult>{}</difficult><bndbox>{}</bndbox></object>"
@@ -41,7 +41,7 @@ def masks(root: Path) -> Masks:
     with initialize_config_dir(str(CONFIGS / "data"), version_base="1.3"):
         config = compose("voc_masks", [f"data.voc_masks.root={root}"])
     settings = OmegaConf.to_container(config.data.voc_masks)
-    assert isinstance(settings, dict) and settings.pop("_target_").endswith("masks.Masks")
+    assert isinstance(settings, dict) and settings.pop("_target_").endswith("mask_folders.Masks")
     return Masks(**settings)
 
 

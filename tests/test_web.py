@@ -9,7 +9,7 @@ from PIL import Image
 from test_export import make, written
 from torchvision.transforms import v2
 
-from mnv2_tasks.datasets.images import read_image
+from mnv2_tasks.datasets.reading.images import read_image
 from mnv2_tasks.datasets.transforms import plain
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export.web import find_runtime, write_page

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
+from mnv2_tasks.assembly.network import build_model
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.model import build_model
-from mnv2_tasks.weights import load_backbone, load_model, read_state
+from mnv2_tasks.weights.pretrained import load_backbone
+from mnv2_tasks.weights.tensors import read_state
+from mnv2_tasks.weights.whole_models import load_model
 
 
 @pytest.fixture(scope="module")

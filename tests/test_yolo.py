@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.datasets.coco import Coco
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.datasets.detection import DetectionSplit
-from mnv2_tasks.datasets.files import held_out
-from mnv2_tasks.datasets.masks import Masks
-from mnv2_tasks.datasets.yolo import Yolo
+from mnv2_tasks.datasets.formats.coco import Coco
+from mnv2_tasks.datasets.formats.mask_folders import Masks
+from mnv2_tasks.datasets.formats.yolo import Yolo
+from mnv2_tasks.datasets.reading.boxed_split import DetectionSplit
+from mnv2_tasks.datasets.reading.file_split import held_out
 from mnv2_tasks.kinds import DETECTION
 
 CLASSES = ("cat", "dog", "cow")

@@ -1,6 +1,5 @@
 """From data sources to batches: kinds for tasks, transforms, padding, one loader a source."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,15 +10,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from mnv2_tasks.datasets import summary
 from mnv2_tasks.datasets.batches import Batch, Collate, Transformed
-from mnv2_tasks.datasets.depth import DEPTHS
-from mnv2_tasks.datasets.files import FileSplit
-from mnv2_tasks.datasets.images import find_depth
+from mnv2_tasks.datasets.reading import data_summary
+from mnv2_tasks.datasets.reading.depth import DEPTHS
+from mnv2_tasks.datasets.reading.file_split import FileSplit
+from mnv2_tasks.datasets.reading.images import find_depth
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
 from mnv2_tasks.datasets.transforms import Fit
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.kinds import Kind
+from mnv2_tasks.machine import cores
 
 
 class DataSource(Protocol):
@@ -173,13 +173,13 @@ class DataModule(pl.LightningDataModule):
         splits = {(source, side): self.split(source, side) for source in self.sources for side in sides}
         splits = {key: split for key, split in splits.items() if split is not None}
         for (source, side), split in splits.items():
-            rank_zero_only(print)(summary.describe(source, side, split))
+            rank_zero_only(print)(data_summary.describe(source, side, split))
         kinds = {
             source: {kind: self.sources[source].provides[kind.name] for kind in its.values()}
             for source, its in self.assigned.items()
         }
-        warnings = summary.check_sides(splits) + summary.check_labels(splits, kinds)
-        for line in warnings + summary.check_samples(splits, kinds):
+        warnings = data_summary.check_sides(splits) + data_summary.check_labels(splits, kinds)
+        for line in warnings + data_summary.check_samples(splits, kinds):
             rank_zero_only(print)(line)
 
     def with_side(self, side: str) -> list[str]:
@@ -266,11 +266,6 @@ class DataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> CombinedLoader:
         return CombinedLoader(list(self.loaders(self.tested).values()), "max_size")
-
-
-def cores() -> int:
-    """The CPU cores that this process may use, which a cluster or taskset can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shares(sources: Mapping[str, Any], batch_size: int, mix: Mapping[str, float] | None) -> dict[str, int]:

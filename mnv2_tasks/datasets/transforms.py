@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from mnv2_tasks.datasets.files import IGNORED
+from mnv2_tasks.samples import IGNORED
 
 Size = tuple[int, int]
 Fit = Literal["stretch", "pad", "crop"]

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.cli import command, tune_for_cpu
+from mnv2_tasks.assembly.command import command
+from mnv2_tasks.assembly.overrides import typed_keys
+from mnv2_tasks.assembly.restore import assemble, need_model
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.evaluate import assemble, need_model
+from mnv2_tasks.machine import tune_for_cpu
 
 CHOICES = {
     "what": ("model", "taps", "backbone"),
@@ -27,19 +29,17 @@ def main(config: Any) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for noisy in ("onnx_ir", "onnxscript", "nncf", "torchao", "coremltools", "root"):  # their progress is not ours
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    from hydra.core.hydra_config import HydraConfig
+    from mnv2_tasks.export import formats
+    from mnv2_tasks.export.session import ABOUT
+    from mnv2_tasks.files import new_folder
 
-    from mnv2_tasks import export
-    from mnv2_tasks.export.exported import ABOUT
-    from mnv2_tasks.folders import new_folder
-
-    given = [override.lstrip("+").split("=")[0] for override in HydraConfig.get().overrides.task]
+    given = typed_keys()
     for key, choices in CHOICES.items():
         if unknown := [value for value in _listed(config[key]) if value not in choices]:
             raise InputError(f"{key}={unknown[0]}: use {', '.join(choices[:-1])} or {choices[-1]}")
     wanted = _listed(config.to) if config.what != "backbone" else []
     if not wanted and config.what != "backbone":
-        raise InputError(f"to=[]: name formats, of {', '.join((*export.FORMATS, 'web'))}")
+        raise InputError(f"to=[]: name formats, of {', '.join((*formats.FORMATS, 'web'))}")
     precisions = _precisions(wanted, _listed(config.precision))  # before anything takes time
     runtime = _page_runtime(config) if "web" in wanted else None
     files = ", ".join(f"{name} {'+'.join(its)}" for name, its in precisions.items()) or "the backbone"
@@ -56,7 +56,7 @@ def main(config: Any) -> None:
         data.tell((["train"] if _quantised(precisions) else []) + ([settings["split"]] if settings["proof"] else []))
     folder = new_folder(Path(settings["runs"]) / "export", settings["name"])
     if config.what == "backbone":
-        from mnv2_tasks.export.backbone import write_backbone
+        from mnv2_tasks.export.hub import write_backbone
 
         write_backbone(model, settings, classes, folder)
         print(f"export: {folder}")
@@ -84,11 +84,11 @@ def _quantised(precisions: dict[str, list[str]]) -> bool:
 
 def _precisions(wanted: list[str], asked: list[str]) -> dict[str, list[str]]:
     """{format: its part of what is asked for}. Raises InputError where there is none, or what it needs is missing."""
-    from mnv2_tasks import export
+    from mnv2_tasks.export import formats
 
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys("onnx" if name == "web" else name for name in wanted):
-        target = export.need(name)
+        target = formats.need(name)
         found[name] = [precision for precision in asked if precision in target.precisions]
         if not found[name]:
             raise InputError(f"precision={','.join(asked)}: to={name} makes {', '.join(target.precisions)} alone")
@@ -104,10 +104,11 @@ def _export(
     """Write every file, then prove them; returns what failed."""
     import torch
 
-    from mnv2_tasks import export, report
-    from mnv2_tasks.export.about import describe
-    from mnv2_tasks.export.exported import ABOUT, as_input, digest
+    from mnv2_tasks.export import formats
     from mnv2_tasks.export.graph import Graph
+    from mnv2_tasks.export.metadata import describe
+    from mnv2_tasks.export.session import ABOUT, as_input, digest
+    from mnv2_tasks.files import write_json
 
     size = _size(settings)
     common = describe(model, settings, classes, size)
@@ -118,9 +119,9 @@ def _export(
     calibration = _calibration(data, settings["calibration"]) if _quantised(precisions) else []
     rows: list[dict[str, Any]] = []
     files: dict[str, dict[str, Any]] = {}
-    report.write_json(folder / ABOUT, {**common, "files": files})
+    write_json(folder / ABOUT, {**common, "files": files})
     for name, its in precisions.items():
-        target = export.get_format(name)
+        target = formats.get_format(name)
         for precision in its:
             graph = Graph(
                 model,
@@ -170,7 +171,7 @@ def _export(
                 files[path.name] = {name: value for name, value in told.items() if name not in common}
                 files[path.name]["sha256"] = digest(path)
                 row |= files[path.name]
-                report.write_json(folder / ABOUT, {**common, "files": files})
+                write_json(folder / ABOUT, {**common, "files": files})
     if any(row["nms"] == "app" for row in rows) and any(head.kind.scored for head in model.heads.values()):
         (folder / "nms.py").write_bytes((Path(__file__).parent / "nms.py").read_bytes())
     if settings["proof"]:
@@ -194,9 +195,9 @@ def _page_runtime(config: Any) -> Path:
 
 
 def _size(settings: dict[str, Any]) -> tuple[int, int]:
-    from mnv2_tasks import wiring
+    from mnv2_tasks.assembly import build
 
-    sizes = set(wiring.image_sizes(settings).values())
+    sizes = set(build.image_sizes(settings).values())
     if len(sizes) > 1:
         raise InputError(f"the data sets have images of {len(sizes)} sizes; give one size=<side> or [height,width]")
     return sizes.pop()
@@ -204,7 +205,7 @@ def _size(settings: dict[str, Any]) -> tuple[int, int]:
 
 def _calibration(data: Any, count: int) -> list[Any]:
     """`count` training images, spread over the sources, as evaluation sees them; one a batch."""
-    from mnv2_tasks.examples import spread
+    from mnv2_tasks.samples import spread
 
     found = []
     for source in data.sources:

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.kinds import Decoding, Kind, kind_named
-from mnv2_tasks.trust import refuse_foreign_names, writer
+from mnv2_tasks.weights.trust import refuse_foreign_names, writer
 
 Fit = Literal["stretch", "pad", "crop"]
 

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnv2_tasks import report
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export import CODE, need
-from mnv2_tasks.export.about import one_view
-from mnv2_tasks.export.exported import Exported
+from mnv2_tasks.export.compare import Proof, eager, random_images, size_of
+from mnv2_tasks.export.formats import CODE, need
 from mnv2_tasks.export.graph import Graph
-from mnv2_tasks.export.proof import Proof, eager, latency, random_images, size_of
+from mnv2_tasks.export.metadata import one_view
+from mnv2_tasks.export.session import Exported
+from mnv2_tasks.files import write_json
 from mnv2_tasks.kinds.kind import apart
-from mnv2_tasks.machine import describe_processor
+from mnv2_tasks.machine import describe_processor, latency
 
 THREADS = (1, 2)
 NOISE = 4  # random images that are compared besides the real ones
@@ -63,7 +63,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
     side = settings["split"]
     processor = describe_processor()
     whole = {"side": side, "processor": processor, "pytorch": pytorch, "files": rows}
-    report.write_json(folder / "export.json", whole)
+    write_json(folder / "export.json", whole)
     table = markdown(pytorch, rows, side, [*one_view(model), f"measured on {processor}"])
     (folder / "export.md").write_text(table + "\n", encoding="utf-8")
     print(table)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export.exported import read_about
+from mnv2_tasks.export.session import read_about
 
 PAGE = Path(__file__).parent / "page"
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")  # of onnxruntime-web/dist

@@ -141,8 +141,8 @@ class Classifier(_Pooled):
 
     def plot(self, metric: ClassificationMetric, classes: tuple[str, ...], folder: Path) -> None:
         """confusion.png, reliability.png and accuracy.png; confused.csv with the commonest errors."""
-        from mnv2_tasks.plots import plot_confusion
-        from mnv2_tasks.plots.classification import plot_class_bars, plot_reliability
+        from mnv2_tasks.visual.classification_plots import plot_class_bars, plot_reliability
+        from mnv2_tasks.visual.confusion import plot_confusion
 
         matrix = metric.confusion()
         plot_confusion(matrix, classes, folder / "confusion.png")
@@ -194,7 +194,7 @@ class MultiLabel(_Pooled):
 
     def plot(self, metric: MultiLabelMetric, classes: tuple[str, ...], folder: Path) -> None:
         """ap.png: the average precision of each class."""
-        from mnv2_tasks.plots.classification import plot_class_bars
+        from mnv2_tasks.visual.classification_plots import plot_class_bars
 
         plot_class_bars(*metric.per_class(), classes, folder / "ap.png", of="average precision")
 

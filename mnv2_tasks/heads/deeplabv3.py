@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnv2_tasks import segmentation
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.blocks import conv_bn
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Taps, Targets, masks
-from mnv2_tasks.heads.masks import MaskLoss
+from mnv2_tasks.heads import Taps, Targets, segmenter
+from mnv2_tasks.heads.mask_losses import Rule
+from mnv2_tasks.heads.segmenter import MaskLoss
+from mnv2_tasks.heads.views import predict_logits
+from mnv2_tasks.samples import resize
 
 RATES = (6, 12, 18)  # of ASPP at output stride 16; twice that at 8 (arXiv 1706.05587, section 4)
 
@@ -23,7 +25,7 @@ class Outputs(NamedTuple):
     auxiliary: Tensor | None = None  # the same, of the auxiliary layers; in training alone
 
 
-class DeepLabV3(masks.Segmenter):
+class DeepLabV3(segmenter.Segmenter):
     """A 1x1 convolution beside image pooling, joined by another, then a linear 1x1 to the classes; then upsampled.
 
     Targets, batched: mask (B, H, W) uint8, 255 where unknown; for `update` whole and whole_size too.
@@ -58,7 +60,7 @@ class DeepLabV3(masks.Segmenter):
         skips: Sequence[str] = (),
         dropout: float = 0.1,
         loss: str | Mapping[str, float] = "cross_entropy",
-        class_weights: segmentation.Rule | Sequence[float] | None = None,
+        class_weights: Rule | Sequence[float] | None = None,
         auxiliary: float = 0.0,
         auxiliary_tap: str = "c4",
         merge: Sequence[Sequence[int]] | None = None,
@@ -81,7 +83,7 @@ class DeepLabV3(masks.Segmenter):
         self.merge = None if merge is None else [list(group) for group in merge]
         self.num_classes, self.align_corners, self.auxiliary = num_classes, align_corners, auxiliary
         self.views = partial(
-            segmentation.predict_logits,
+            predict_logits,
             scales=tuple(scales),
             flip=flip,
             window=None if window is None else (window[0], window[1]),
@@ -132,14 +134,14 @@ class DeepLabV3(masks.Segmenter):
         for tap, layer in zip(self.skips, self.skip_layers, strict=True):
             finer = layer(taps[tap])  # (B, K, H / its stride, W / its stride)
             side = (finer.shape[-2], finer.shape[-1])
-            logits = finer + segmentation.resize(logits, side, align_corners=self.align_corners)
+            logits = finer + resize(logits, side, align_corners=self.align_corners)
         logits = self._upsample(logits, size)
         if self.auxiliary_layers is None or not self.training:
             return Outputs(logits)
         return Outputs(logits, self._upsample(self.auxiliary_layers(taps[self.auxiliary_tap]), size))
 
     def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        logits = segmentation.resize(logits.float(), size, align_corners=self.align_corners)
+        logits = resize(logits.float(), size, align_corners=self.align_corners)
         if self.merge is None:
             return logits
         return torch.stack([logits[:, group].logsumexp(1) for group in self.merge], 1)

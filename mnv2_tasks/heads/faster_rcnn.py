@@ -16,7 +16,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from mnv2_tasks.backbone import Tap
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Prediction, Taps, Targets, detection
+from mnv2_tasks.heads import Prediction, Taps, Targets, detector
 
 POOLED = 7  # cells a side that a region is pooled to
 
@@ -49,7 +49,7 @@ class Anchors(AnchorGenerator):
         return [anchors] * len(like)
 
 
-class FasterRCNN(detection.Detector):
+class FasterRCNN(detector.Detector):
     """A feature pyramid on the taps, a region proposal network on it, and box heads on the proposed regions.
 
     torchvision's modules do the work, with its sampling, matching and losses; normalising and resizing, which its

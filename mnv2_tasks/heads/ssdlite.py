@@ -12,8 +12,8 @@ from torchvision.ops import box_convert, sigmoid_focal_loss
 from mnv2_tasks.backbone import Tap, init_weights
 from mnv2_tasks.blocks import Padding, SamePadConv2d, conv_bn, separable_conv
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.heads import Prediction, Taps, Targets, detection
-from mnv2_tasks.heads.boxes import (
+from mnv2_tasks.heads import Prediction, Taps, Targets, detector
+from mnv2_tasks.heads.default_boxes import (
     aligned_iou,
     decode,
     encode,
@@ -43,7 +43,7 @@ class BoxSizes(Protocol):
         """(N, 2) float32: width and height of the boxes, as fractions of their images."""
 
 
-class SSDLite(detection.Detector):
+class SSDLite(detector.Detector):
     """Prediction layers are depthwise 3x3 + linear 1x1 on c4x, c5x and four extra levels of half the size each.
 
     An image without objects is valid, and teaches background; one that nobody labelled (not `known`) teaches nothing.

@@ -39,7 +39,7 @@ class Classification(LabelKind):
         least: float | None = None,
     ) -> Tensor:
         """The most likely classes with their scores, or the true one."""
-        from mnv2_tasks.draw import draw_label
+        from mnv2_tasks.visual.drawing import draw_label
 
         if "scores" not in shown:
             label = shown["label"].reshape(1)

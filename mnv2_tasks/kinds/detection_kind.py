@@ -119,7 +119,7 @@ class Detection(Kind):
         least: float | None = None,
     ) -> Tensor:
         """The boxes of a prediction that score `least`, or of one image's targets."""
-        from mnv2_tasks.draw import draw_boxes
+        from mnv2_tasks.visual.drawing import draw_boxes
 
         scores = shown.get("scores")
         real = shown["labels"] >= 0 if scores is None else scores >= (DRAWN_SCORE if least is None else least)

@@ -33,7 +33,7 @@ class MultiLabelling(LabelKind):
         least: float | None = None,
     ) -> Tensor:
         """The classes that score above 0.5, the likeliest first, or the true ones."""
-        from mnv2_tasks.draw import draw_label
+        from mnv2_tasks.visual.drawing import draw_label
 
         if "scores" not in shown:
             presence = shown["presence"]

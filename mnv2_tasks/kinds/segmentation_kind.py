@@ -21,7 +21,7 @@ from mnv2_tasks.kinds.kind import (
     Targets,
     apart,
 )
-from mnv2_tasks.segmentation import IGNORED
+from mnv2_tasks.samples import IGNORED
 
 
 class Segmentation(Kind):
@@ -90,7 +90,7 @@ class Segmentation(Kind):
         least: float | None = None,
     ) -> Tensor:
         """The mask over the image, and a legend below."""
-        from mnv2_tasks.draw.masks import draw_mask
+        from mnv2_tasks.visual.mask_drawing import draw_mask
 
         return draw_mask(image, shown["mask"][: seen[0], : seen[1]], classes)
 

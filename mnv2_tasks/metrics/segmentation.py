@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.segmentation import IGNORED, resize
+from mnv2_tasks.samples import IGNORED, resize
 
 KEPT = 64  # images a process remembers as its worst
 BILLION = 10**9

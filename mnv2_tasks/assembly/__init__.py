@@ -1,0 +1,1 @@
+"""Settings into objects: the one room that knows Hydra."""

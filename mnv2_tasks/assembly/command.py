@@ -1,0 +1,68 @@
+"""What the command lines share: a config composed, and errors told in one line."""
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mnv2_tasks import processes
+from mnv2_tasks.assembly.overrides import CONFIGS, composing_error, expand, known_keys, set_aside
+from mnv2_tasks.errors import fail, one_line
+from mnv2_tasks.files import check_writable
+from mnv2_tasks.processes import Lasting
+
+
+def command(main: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run `main` on the config that the command line composes; what people can mend is told in one line, exit 2."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    processes.end_with_parent()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # names of files and classes are printed whatever the locale
+            own = Lasting(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
+            setattr(sys, name, own)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
+    sys.argv[1:] = expand(sys.argv[1:])
+    if config_name == "train":
+        sys.argv[1:] = set_aside(sys.argv[1:])
+    composed = False
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
+    def run(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
+        logging.getLogger("hydra").setLevel(logging.INFO)  # on its own: Hydra has put every library's INFO on stdout
+        logging.getLogger().setLevel(logging.WARNING)
+        folder = config.get("resume") or config.runs
+        with in_one_line(folder, resumes=config_name == "train" and not config.get("study")):
+            check_writable(folder)
+            main(config)
+
+    try:
+        run()
+    except (HydraException, OmegaConfBaseException) as error:
+        if composed:
+            raise
+        fail(composing_error(error, lambda: known_keys(config_name)))
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@contextmanager
+def in_one_line(folder: str | Path, *, resumes: bool = False) -> Iterator[None]:
+    """An error that people can mend ends the program in one line; see `one_line`."""
+    try:
+        yield
+    except Exception as error:
+        if message := one_line(error, folder, resumes=resumes):
+            fail(message)
+        raise

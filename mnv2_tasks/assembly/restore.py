@@ -1,0 +1,106 @@
+"""Settings, data and model of a checkpoint, or of foreign weights and the settings for them."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from mnv2_tasks.assembly.overrides import settle
+from mnv2_tasks.errors import InputError, one_line, reason_of, shorten
+
+
+def need_model(config: Any) -> None:
+    """Raises InputError where neither a checkpoint nor weights are given; to be called before anything takes time."""
+    if not config.ckpt and not config.weights:
+        raise InputError("ckpt is not given: add ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings")
+
+
+def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[str, Any], Any, Any, Any]:
+    """(settings, datamodule, model in eval mode, {task: class names}) of `ckpt`, or of `weights` and the settings.
+
+    `given` are the keys of the command line. Without `data`, a checkpoint does without its data set: it is None.
+    """
+    from mnv2_tasks.assembly import build
+    from mnv2_tasks.assembly.network import build_model, fill_model
+    from mnv2_tasks.weights.checkpoint import read_trusted
+    from mnv2_tasks.weights.whole_models import load_model
+
+    if config.ckpt:
+        checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
+        take_settings(config, checkpoint["config"], given)
+        settings = settle(config)
+        found = trained_data(settings, f"{config.ckpt} ({checkpoint['writer']})") if data else None
+        if found:
+            take_classes(config.ckpt, found, checkpoint["classes"])
+        return settings, found, fill_model(settings, checkpoint, config.ckpt), checkpoint["classes"]
+    settings = settle(config)
+    build.agree_on_stride(settings)
+    found = build.make_data(settings)
+    build.match_cost(settings, found.classes, found.passes)
+    model = build.make_model(settings, found)
+    load_model(model, config.weights, classes=found.classes, build=partial(build_model, settings))
+    return settings, found, model.eval(), found.classes
+
+
+def trained_data(settings: dict[str, Any], where: str) -> Any:
+    """The datamodule of settings that the checkpoint `where` brought. Raises InputError where they make none."""
+    from mnv2_tasks.assembly import build
+
+    try:
+        return build.make_data(settings)
+    except Exception as error:  # whatever a damaged setting leads to
+        if one_line(error):
+            raise
+        raise InputError(
+            f"{where}: its settings make no data set ({reason_of(error)}); give data=<data set>, or use the version "
+            "that wrote the file"
+        ) from error
+
+
+def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> None:
+    """What the checkpoint was trained with, but for what is given on the command line."""
+    from omegaconf import OmegaConf
+
+    from mnv2_tasks.weights.trust import without_downloads
+
+    OmegaConf.set_struct(config, False)
+    asked = {key: OmegaConf.select(config, key) for key in given if key.startswith("backbone.")}
+    for key in ("heads", "backbone"):
+        config[key] = trained[key]
+    for key, value in asked.items():
+        OmegaConf.update(config, key, value)
+    if "data" not in given:
+        if not isinstance(trained.get("data"), Mapping):
+            raise InputError(f"{config.ckpt}: it does not tell its data set; give data=<data set>")
+        config.data = without_downloads(trained["data"])
+    for key in ("size", "fit", "assign"):
+        if key not in given and not (key == "size" and isinstance(trained.get("size"), Mapping) and "data" in given):
+            config[key] = trained[key]
+    if "depth" not in given:
+        config.depth = trained.get("depth") or 16
+
+
+def take_classes(ckpt: str, data: Any, classes: Mapping[str, tuple[str, ...]]) -> None:
+    """Number the data's classes as the model does, which may know others besides.
+
+    Raises InputError where the data has classes that the model does not know.
+    """
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from mnv2_tasks.datasets.reading.classes import class_advice
+    from mnv2_tasks.datasets.reading.renumbered import Renumbered
+    from mnv2_tasks.errors import amount
+
+    for task, trained in classes.items():
+        there, source = data.classes[task], data.source_of(task)
+        if trained == there:
+            continue
+        known = amount(len(trained), "class", "classes")
+        if others := [name for name in there if name not in trained]:
+            fix = class_advice(trained, there) or "evaluate on data of its classes, or train on this data"
+            raise InputError(
+                f"{ckpt}: {task} is for {known} ({shorten(', '.join(trained), 100)}), and the data has {len(there)}, "
+                f"such as {shorten(', '.join(others), 100)}; {fix}"
+            )
+        data.sources[source] = Renumbered(data.sources[source], data.tasks[task].name, trained)
+        if len(there) < len(trained):
+            rank_zero_only(print)(f"{source}: it has {len(there)} of the model's {known}")

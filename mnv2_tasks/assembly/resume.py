@@ -1,0 +1,72 @@
+"""The settings of a run that goes on: its config.yaml, read with care, and what is changed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mnv2_tasks import __version__
+from mnv2_tasks.assembly.changes import compose_changes, trusted
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.files import read_text
+from mnv2_tasks.weights.checkpoint import complete_backbone
+from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown
+
+Config = dict[str, Any]
+PLAIN_SECTIONS = ("loader", "optim", "trainer")  # whose keys are the same in every run
+MOST_CONFIG = 1 << 20  # bytes of a config.yaml
+
+
+def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> Config:
+    """The config of a run to be continued, with changes as on the command line, such as trainer.max_epochs=40.
+
+    What its version did not have yet is as `defaults`, the config of a new run, says. Raises InputError where the file
+    is damaged, or asks for anything but this package's parts and those of the modules that `trust=[...]` names.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.exists():
+        raise InputError(
+            f"resume={folder}: no run to continue there (config.yaml is needed, and checkpoints/last.ckpt)"
+        )
+    fix = "correct it, or take the config.yaml of a copy"
+    try:
+        own = yaml.safe_load(read_text(path, fix=fix, most=MOST_CONFIG))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}; {fix}") from error
+    if not isinstance(own, dict):
+        raise InputError(f"{path}: holds no settings; {fix}")
+    _fill(own, {**defaults, "trust": []}, path, "")
+    own.pop("photos", None)  # of experiment=pets3: runs once kept what only its interpolations read
+    own["backbone"] = complete_backbone(own["backbone"])
+    own |= {"trust": [], "resume": str(folder)}  # what is trusted is said now
+    refuse_foreign(own, path, trust=trusted(changes))
+    refuse_unknown(own, path)
+    if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched", "study")]:
+        fix = "take it out, or use the version that wrote it"
+        raise InputError(f"{path}: this version ({__version__}) has no setting {quote(unknown[0])}; {fix}")
+    study = own.get("study")
+    if study and (not isinstance(study, dict) or study.get("variant") is None):  # it would start commands of its own
+        raise InputError(f"{path}: its study section is no run's, but a whole study's; set study to null")
+    try:
+        return {**compose_changes(own, changes), "resume": str(folder)}
+    except InputError as error:
+        if changes:
+            raise
+        raise InputError(f"{path}: {error}") from error
+
+
+def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: str) -> None:
+    """Put the defaults where `own` lacks a setting. Raises InputError for one of another type than its default."""
+    for key, default in defaults.items():
+        name, value = f"{prefix}{key}", own.setdefault(key, default)
+        if name == "optim.schedule" and value is None:  # the rate stays as it is
+            continue
+        if isinstance(default, Mapping) and not isinstance(value, dict):
+            raise InputError(f"{path}: {name} is {quote(value)}, not a section of settings; correct it")
+        if isinstance(default, Mapping) and key in PLAIN_SECTIONS:
+            _fill(value, default, path, f"{name}.")
+        elif isinstance(default, (int, float)) and isinstance(value, (str, list, dict)) and key != "size":
+            raise InputError(f"{path}: {name} is {quote(value)}, not a number or true or false; correct it")

@@ -1,0 +1,1 @@
+"""Data: from files in any format to batches."""

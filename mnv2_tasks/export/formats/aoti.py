@@ -1,0 +1,58 @@
+"""AOTInductor: compiled ahead of time for this machine's processor, for servers that run PyTorch.
+
+Loading one runs its machine code. Its metadata is read without that. It holds the folders of this machine that the
+compiler was called with.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mnv2_tasks.export.formats import Session
+from mnv2_tasks.export.formats.torch_export import KEY, session, trace
+
+suffix = ".aoti"
+extra = "export"
+packages = ("torch",)
+precisions = ("fp32",)
+dynamic = ("batch", "height", "width")
+layout = "nchw"
+dtype = "uint8"
+nms = "native"
+concurrent = False  # a run sets PyTorch's threads, which are the process's
+masks = "argmax"
+
+
+def write(
+    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
+) -> None:
+    import torch
+
+    program = trace(graph, images, about)
+    # It insists on the ending of a package.
+    package = path.resolve().with_suffix(".aoti.pt2")
+    metadata = {"aot_inductor.metadata": {KEY: json.dumps(about)}}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=metadata)
+    package.replace(path)
+
+
+def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+    import tempfile
+
+    import torch
+    import torchvision  # noqa: F401  (its operators)
+
+    with tempfile.TemporaryDirectory() as folder:  # as in `write`: it loads nothing of another ending
+        package = Path(folder) / "model.pt2"
+        package.symlink_to(path.resolve())
+        return session(torch._inductor.aoti_load_package(str(package)), threads)
+
+
+def embedded(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        names = (name for name in archive.namelist() if name.endswith(".wrapper_metadata.json"))
+        return next((json.loads(archive.read(name)).get(KEY) for name in names), None)

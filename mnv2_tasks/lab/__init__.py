@@ -1,0 +1,1 @@
+"""Experiments: studies, and the paper's numbers and figures beside ours."""

@@ -1,0 +1,192 @@
+"""A study: one setting varied over seeds, as runs of their own, then a table and plots; `mnv2 study blocks`.
+
+The runs are processes of `mnv2 train`, several at a time, that end with this one. Hydra's launchers would hold them in
+one process or end them all with the first that fails; these go on, and a study that was stopped does only what is left
+when started again.
+"""
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mnv2_tasks import processes
+from mnv2_tasks.assembly.overrides import PACKAGE, quoted, typed
+from mnv2_tasks.errors import InputError, fail
+from mnv2_tasks.lab.study.plan import Run, override_value, plan
+from mnv2_tasks.machine import cores
+from mnv2_tasks.weights.trust import foreign_modules
+
+MEMORY = 2 << 30  # bytes that a run on the CPU may need
+
+
+def wanted(config: Mapping[str, Any]) -> bool:
+    """Whether a config asks for a study, and is not that of one of its runs."""
+    return bool(config.get("study")) and config["study"]["variant"] is None
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Do the runs of a study that are not yet done, then write its table and plots; its folder is printed."""
+    from mnv2_tasks.lab.study.summary import write
+
+    folder = Path(config["runs"]) / "study" / config["study"]["name"] / str(config["name"] or "+".join(config["heads"]))
+    given = _given()
+    runs = plan(config["study"], folder, tasks=list(config["heads"]))
+    _same_study(folder, given, config["study"]["vary"], runs)
+    write_sweep(folder / "sweep.yaml", config, given)
+    jobs, devices = _room(config["study"]["jobs"], len(runs))
+    print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
+    shared = [*given, f"runs={quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
+    trust = foreign_modules(config)
+    try:
+        failed = execute(runs, lambda one: _command(one, shared, trust), folder=folder, jobs=jobs, devices=devices)
+    except KeyboardInterrupt:
+        done = sum(one.finished for one in runs)
+        print(f"stopped: {done} of {len(runs)} runs are finished; the same command does the others", file=sys.stderr)
+        raise SystemExit(130) from None
+    write(config, runs, folder)
+    if failed:
+        fail(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
+
+
+def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devices: Sequence[str | None]) -> list[Path]:
+    """Start what is not finished, `jobs` at a time; returns the logs of the runs that failed.
+
+    A line for each run that ends, with the time left; what a run itself prints goes to logs/<run>.txt.
+    """
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting = [one for one in runs if not one.finished]
+    done, total, began = len(runs) - len(waiting), len(runs), time.monotonic()
+    if done:
+        print(f"{done} of {total} are finished already", flush=True)
+    active: dict[Any, Any] = {}
+    failed: list[Path] = []
+    first = done
+    free = [devices[i % len(devices)] for i in range(jobs)]
+    try:
+        while waiting or active:
+            while waiting and free:
+                one, device = waiting.pop(0), free.pop(0)
+                log = logs / f"{one.folder.name}.txt"
+                with log.open("w", encoding="utf-8") as output:
+                    process = processes.start(command(one), output=output, env=_environment(jobs, device))
+                active[process] = one, device, log, time.monotonic()
+            time.sleep(0.1)
+            for process in [p for p in active if p.poll() is not None]:
+                processes.stop(process)
+                one, device, log, started = active.pop(process)
+                free.append(device)
+                done += 1
+                took, left = time.monotonic() - started, (time.monotonic() - began) / (done - first) * (total - done)
+                said = "done" if one.finished else f"FAILED: {_last_line(log)}"
+                if not one.finished:
+                    failed.append(log)
+                end = f"; about {_clock(left)} left" if left else ""
+                print(f"[{done}/{total}] {one.variant}, seed {one.seed}: {said} ({_clock(took)}){end}", flush=True)
+    finally:
+        for process in active:
+            processes.stop(process)
+    return failed
+
+
+def _given() -> list[str]:
+    """The settings of the command line that hold for every run."""
+    own, (settings, of_hydra) = re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)"), typed()
+    places = [override for override in of_hydra if override.startswith("hydra.searchpath=")]
+    return [*places, *(override for override in settings if not own.match(override))]
+
+
+def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, jobs: int) -> list[str]:
+    """What else all runs are told: their W&B group, and as many loader processes as there are cores left."""
+    told = []
+    if "wandb" in config["logger"]:
+        told.append(f"logger.wandb.group={quoted(config['study']['name'] + ' ' + folder.name)}")
+    if not any(override.startswith("loader.workers=") for override in given):
+        told.append(f"loader.workers={min(8, max(0, cores() // jobs - 1))}")
+    return told
+
+
+def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]:
+    start = [sys.executable, "-m", "mnv2_tasks.train"]
+    if (one.folder / "checkpoints" / "last.ckpt").exists():
+        return [*start, f"resume={one.folder}", f"trust=[{','.join(trust)}]"]
+    if one.folder.exists():  # stopped before its first epoch was over
+        shutil.rmtree(one.folder)
+    varied = [f"{key}={override_value(value)}" for key, value in one.settings.items()]
+    own = [f"seed={one.seed}", f"name={quoted(one.folder.name)}", f"study.variant={quoted(one.variant)}"]
+    return [*start, *shared, *varied, *own]
+
+
+def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
+    """How many runs at a time, and the GPUs that they share in turn; [None] where there is none."""
+    import torch
+
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise InputError(f"study.jobs={jobs}: give a number of runs at a time, at least 1, or null")
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices: list[str | None] = [*(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))]
+        return min(jobs or len(devices), runs), devices
+    most, meminfo = cores(), Path("/proc/meminfo")
+    if meminfo.exists() and (free := re.search(r"MemAvailable: +(\d+)", meminfo.read_text(encoding="utf-8"))):
+        most = max(1, min(most, 1024 * int(free[1]) // MEMORY))
+    return min(jobs or most, runs), [None]
+
+
+def _environment(jobs: int, device: str | None) -> dict[str, str]:
+    found = dict(os.environ)
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), found.get("PYTHONPATH"))))
+    if device is None:
+        found.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    else:
+        found["CUDA_VISIBLE_DEVICES"] = device
+    return found
+
+
+def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    """Raises InputError where the folder holds runs with other settings: they would be mixed in."""
+    path, settings = folder / "study.yaml", sorted(given)
+    begun = any((one.folder / "checkpoints").exists() for one in runs)
+    if begun and path.exists() and (before := yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]) != settings:
+        changed = ", ".join(sorted(set(before) ^ set(settings)))
+        raise InputError(
+            f"{folder}: holds a study with other settings ({changed}); give this one a name=, or remove that folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"settings": settings, "vary": dict(vary)}, sort_keys=False), encoding="utf-8")
+
+
+def write_sweep(path: Path, config: Mapping[str, Any], given: Sequence[str]) -> None:
+    """The same grid as a W&B sweep: `wandb sweep <path>`, then `wandb agent` on as many machines as there are."""
+    pairs = (override.split("=", 1) for override in given if not override.startswith("logger="))
+    fixed: dict[str, Any] = {key: {"value": value} for key, value in pairs}
+    fixed |= {"logger": {"value": "wandb"}, "study.variant": {"value": "sweep"}}
+    varied = {key: {"values": [override_value(v) for v in values]} for key, values in config["study"]["vary"].items()}
+    sweep = {
+        "program": "mnv2_tasks.train",
+        "name": f"{config['study']['name']} {path.parent.name}",
+        "method": "grid",
+        "command": ["${interpreter}", "-m", "${program}", "${args_no_hyphens}"],
+        "parameters": {**fixed, **varied, "seed": {"values": list(config["study"]["seeds"])}},
+    }
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False), encoding="utf-8")
+
+
+def _last_line(log: Path) -> str:
+    lines: Iterator[str] = (
+        line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace", encoding="utf-8"))
+    )
+    kept = [line for line in lines if line]
+    errors = [match[1] for line in kept if (match := re.search(r"(?:^|\])(error: .*)", line))]  # behind a progress bar
+    return (errors or kept or ["it printed nothing"])[-1]
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

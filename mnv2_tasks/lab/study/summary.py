@@ -1,0 +1,182 @@
+"""What a study ends with: study.json, study.csv, study.md, and plots of the curves and of accuracy against cost."""
+
+import csv
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from mnv2_tasks.files import read_rows, replacing
+
+if TYPE_CHECKING:
+    from mnv2_tasks.lab.study.plan import Run
+
+EQUAL = 0.02  # costs that differ by no more count as equal
+
+
+def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> None:
+    """Write the results of those of the planned runs that are finished, and print the table."""
+    from mnv2_tasks.files import write_json
+    from mnv2_tasks.visual.study_plots import plot_curves, plot_pareto, plot_values
+    from mnv2_tasks.weights.trust import foreign_modules
+
+    baseline, done = runs[0].variant, [one for one in runs if one.finished]
+    if not any(one.variant == baseline for one in done):
+        return print(f"no table: no run of {baseline}, which the others are compared with, is finished")
+    done.sort(key=lambda one: one.variant != baseline)
+    results = {"study": config["study"]["name"], **summarise(done)}
+    # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
+    trust = foreign_modules(config)
+    for variant in results["variants"]:
+        variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]), trust)
+    write_json(folder / "study.json", results)
+    _write_csv(folder / "study.csv", results)
+    table = markdown(results)
+    (folder / "study.md").write_text(table, encoding="utf-8")
+    plot_curves(results, folder / "curves.png")
+    picture, other = ("values.png", "pareto.png") if results["equal_cost"] else ("pareto.png", "values.png")
+    (folder / other).unlink(missing_ok=True)  # of a time when fewer runs were finished
+    (plot_values if results["equal_cost"] else plot_pareto)(results, folder / picture)
+    print(f"\n{table}\nstudy folder: {folder}")
+
+
+def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
+    """Means, deviations and paired differences of finished runs.
+
+    The metric is the mean of the heads' headlines, on test where all heads have one, else on val. Differences are
+    from the first variant, seed by seed, with the 95% interval of Student's t.
+
+    Returns:
+        tasks; metric; baseline; equal_cost: whether all variants cost as many multiply-adds within 2%;
+        variants: [{name, settings, values: {seed: value}, mean, std, difference: {mean, low, high, pairs} or None,
+        parameters, madds, cost_ratio, matched, curve: [{epoch, mean, low, high}]}].
+    """
+    found = {one.folder: json.loads((one.folder / "metrics.json").read_text(encoding="utf-8")) for one in runs}
+    first = found[runs[0].folder]
+    headlines = {at: [f"{t}/{name}" for t, name in m["primaries"].items()] for at, m in found.items()}
+    tested = all(headline in found[at].get("test", {}) for at, own in headlines.items() for headline in own)
+    side, told = "test" if tested else "val", list(dict.fromkeys(itertools.chain(*headlines.values())))
+    names = list(dict.fromkeys(one.variant for one in runs))
+    variants = []
+    for name in names:
+        own = [one for one in runs if one.variant == name]
+        values = {
+            one.seed: mean(found[one.folder][side][headline] or 0.0 for headline in headlines[one.folder])
+            for one in own
+        }
+        metrics = found[own[0].folder]
+        variants.append(
+            {
+                "name": name,
+                "settings": own[0].settings,
+                "values": values,
+                "mean": mean(values.values()),
+                "std": stdev(values.values()) if len(values) > 1 else None,
+                "parameters": metrics["parameters"],
+                "madds": metrics["madds"],
+                "cost_ratio": metrics["madds"] / first["madds"],
+                "matched": metrics.get("matched"),
+                "curve": _curve([read_rows(one.folder / "metrics.csv") for one in own]),
+            }
+        )
+    for variant in variants:
+        same = variant is variants[0]
+        variant["difference"] = None if same else paired_difference(variant["values"], variants[0]["values"])
+    return {
+        "tasks": list(dict.fromkeys(task for metrics in found.values() for task in metrics["primaries"])),
+        "metric": f"{side} {_joined(told, mixed=len(told) > len(headlines[runs[0].folder]))}",
+        "baseline": names[0],
+        "equal_cost": all(abs(variant["cost_ratio"] - 1) <= EQUAL for variant in variants),
+        "variants": variants,
+    }
+
+
+def _joined(headlines: Sequence[str], *, mixed: bool) -> str:
+    """What the metric is called; `mixed` where the variants have different heads."""
+    if mixed:
+        return " or ".join(dict.fromkeys(headline.rpartition("/")[2] for headline in headlines))
+    return headlines[0] if len(headlines) == 1 else f"mean of {', '.join(headlines)}"
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> dict[str, Any]:
+    """The mean of the differences by seed, and its 95% confidence interval (Student's t); None ends with one pair."""
+    from scipy.stats import t
+
+    changes = [values[seed] - baseline[seed] for seed in values if seed in baseline]
+    if len(changes) < 2:
+        return {"mean": changes[0] if changes else None, "low": None, "high": None, "pairs": len(changes)}
+    middle, half = mean(changes), t.ppf(0.975, len(changes) - 1) * stdev(changes) / math.sqrt(len(changes))
+    return {"mean": middle, "low": middle - half, "high": middle + half, "pairs": len(changes)}
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table of a study, ready for a README or a paper."""
+    seeds = {len(variant["values"]) for variant in results["variants"]}
+    paired = ", paired by seed, with their 95% interval (Student's t)"
+    lines = [
+        f"{results['study']} on {'+'.join(results['tasks'])}: {results['metric']}, {_over(seeds)} differences from "
+        f"{results['baseline']}{'' if max(seeds) == 1 else paired}.",
+    ]
+    if results["equal_cost"] and len(results["variants"]) > 1:
+        lines.append("Costs are equal within 2%: values.png has the values of every seed, and there is no pareto.png.")
+    if not results["equal_cost"]:
+        ratios = [variant["cost_ratio"] for variant in results["variants"]]
+        lines.append(f"Costs are not equal: {min(ratios):.2f} to {max(ratios):.2f} times the baseline's multiply-adds.")
+    titles = ("variant", results["metric"].split("/")[-1], "difference", "parameters", "multiply-adds", "latency")
+    lines += ["", "| " + " | ".join(titles) + " |", "|---|---|---|---|---|---|"]
+    for variant in results["variants"]:
+        spread = "" if variant["std"] is None else f" ± {variant['std']:.4f}"
+        cost = (f"{variant['parameters'] / 1e6:.3f} M", f"{variant['madds'] / 1e6:.2f} M", _ms(variant["latency_ms"]))
+        row = (variant["name"], f"{variant['mean']:.4f}{spread}", _difference(variant["difference"]), *cost)
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _over(seeds: set[int]) -> str:
+    if seeds == {1}:
+        return "of one seed, which tells nothing of the spread between seeds;"
+    return f"mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds;"
+
+
+def _difference(change: Mapping[str, Any] | None) -> str:
+    if change is None or change["mean"] is None:
+        return "-"
+    if change["low"] is None:
+        return f"{change['mean']:+.4f}"
+    return f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} ms"
+
+
+def _curve(tables: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
+    """The validation score over the epochs that all seeds have: its mean, least and most."""
+    scores = [{row["epoch"]: row["val/score"] for row in rows if "val/score" in row} for rows in tables]
+    shared = sorted(set.intersection(*(set(score) for score in scores)))
+    points = [(epoch, [score[epoch] for score in scores]) for epoch in shared]
+    return [{"epoch": epoch, "mean": mean(each), "low": min(each), "high": max(each)} for epoch, each in points]
+
+
+def _latency(one: "Run", trust: Sequence[str]) -> float:
+    """Milliseconds an image of a run's model, measured here and now: the runs themselves had company."""
+    from mnv2_tasks.assembly.network import load_model
+    from mnv2_tasks.complexity import latency
+
+    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
+    passes = json.loads((one.folder / "metrics.json").read_text(encoding="utf-8"))["passes"]
+    return latency(model, [(tuple(size), tasks) for size, tasks in passes])
+
+
+def _write_csv(path: Path, results: Mapping[str, Any]) -> None:
+    """A row a run, for other programs: variant, seed, value, and what the variant costs."""
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "seed", results["metric"], "parameters", "madds", "latency_ms"])
+        for variant in results["variants"]:
+            for seed, value in variant["values"].items():
+                costs = (variant["parameters"], variant["madds"], variant["latency_ms"])
+                writer.writerow([variant["name"], seed, value, *costs])

@@ -1,0 +1,159 @@
+"""What joint training gains and costs: delta-m, and the joint model's cost against the sum of single-task runs."""
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.files import read_json
+
+# Keys of metrics.json, and what one of their units is called.
+COSTS = {"parameters": ("M parameters", 1e6), "madds": ("B multiply-adds", 1e9)}
+COSTS |= {"latency_ms": ("ms an image", 1.0), "step_ms": ("ms a training step", 1.0)}
+
+
+def delta_m(joint: Mapping[str, float], single: Mapping[str, float], *, lower_is_better: Collection[str] = ()) -> float:
+    """Mean relative change over the tasks against their single-task runs, in percent; above 0 joint training gains.
+
+    Maninis, Radosavovic and Kokkinos, "Attentive Single-Tasking of Multiple Tasks" (arXiv 1904.08918): their measure
+    of multi-task performance.
+
+    Args:
+        joint, single: {task: its one headline metric}.
+        lower_is_better: the tasks whose change counts with the other sign.
+
+    Raises:
+        InputError: no tasks, other tasks on one side than on the other, a baseline that is 0 or not finite.
+    """
+    if not joint or set(joint) != set(single):
+        raise InputError(
+            f"delta-m is over the same tasks, at least one: joint {', '.join(sorted(joint)) or 'none'}, "
+            f"single {', '.join(sorted(single)) or 'none'}"
+        )
+    changes = [relative_change(joint[t], single[t], task=t) * (-1 if t in lower_is_better else 1) for t in joint]
+    return sum(changes) / len(changes)
+
+
+def relative_change(joint: float, single: float, *, task: str) -> float:
+    """In percent of `single`."""
+    if not (math.isfinite(single) and single != 0):
+        raise InputError(f"{task}: the baseline is {single}, which nothing can be relative to; train it longer")
+    return 100 * (joint - single) / single
+
+
+def read_baselines(baselines: Mapping[str, str | Path], classes: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """{task: the metrics of its single-task run}; to be called before a joint run too, so that it fails early.
+
+    Args:
+        baselines: {task: run folder, or its metrics.json}.
+        classes: {task: class names} of the joint run, all of whose tasks need a baseline.
+
+    Raises:
+        InputError: a task without a baseline or the other way round; a file that is missing, cannot be read, is of
+            another task or other classes, or whose headline metric on val is 0 or missing.
+    """
+    if missing := sorted(set(classes) - set(baselines)):
+        raise InputError(f"baselines: none for {', '.join(missing)}; add baselines.{missing[0]}=<its run folder>")
+    if unknown := sorted(set(baselines) - set(classes)):
+        raise InputError(f"baselines.{unknown[0]}: no such task in this run, which has {', '.join(sorted(classes))}")
+    return {task: _read_baseline(task, baselines[task], classes[task]) for task in classes}
+
+
+def _read_baseline(task: str, place: str | Path, classes: Collection[str]) -> dict[str, Any]:
+    path = Path(place) / "metrics.json" if Path(place).is_dir() else Path(place)
+    where = f"baselines.{task}={place}"
+    if not path.is_file():
+        raise InputError(f"{where}: no metrics.json there; give the folder of a finished run of {task}")
+    found = read_json(path, fix=f"give the folder of a finished run of {task}")
+    tasks = _check_metrics(path, found)
+    if tasks != [task]:
+        held = f"a run of {' and '.join(tasks)}" if tasks else "not the metrics of a run"
+        raise InputError(f"{where}: {held}; give a run of {task} alone")
+    theirs = found["classes"].get(task, [])
+    if list(theirs) != list(classes):
+        apart = sorted(set(map(str, theirs)) ^ set(classes))
+        about = f"only one of the two has {', '.join(apart[:5])}" if apart else "in another order"
+        raise InputError(f"{where}: its classes are not those of this run ({about}); train it on the same data")
+    if not _headline(found, "val", task):
+        name = found["primaries"][task]
+        raise InputError(f"{where}: its {name} on val is {_headline(found, 'val', task)}; train it longer")
+    return found
+
+
+def _check_metrics(path: Path, found: Any) -> list[str]:
+    """The tasks of a metrics.json, [] where it is none; raises InputError where it is one that is hurt."""
+    if not isinstance(found, dict) or "primaries" not in found:
+        return []
+    number = (float, int, NoneType)
+    sides: dict[str, tuple[type, ...]] = {"primaries": (str,), "classes": (list,), "val": number, "test": number}
+    for side, kinds in sides.items():
+        values = found.get(side, {})
+        if not isinstance(values, dict) or not all(isinstance(value, kinds) for value in values.values()):
+            raise InputError(f'{path}: "{side}" is not what a run writes; give the folder of a finished run')
+    for cost in COSTS:
+        if not isinstance(found.get(cost), number):
+            raise InputError(f'{path}: "{cost}" is {quote(found[cost])}; give the folder of a finished run')
+    return list(found["primaries"])
+
+
+def compare(results: Mapping[str, Any], baselines: Mapping[str, str | Path]) -> dict[str, Any]:
+    """A joint run against a single-task run of each of its tasks.
+
+    Args:
+        results: the joint run's metrics as in metrics.json: "val", perhaps "test", "primaries", "classes" and costs.
+        baselines: {task: run folder, or its metrics.json}.
+
+    Returns:
+        delta_m: {side: percent}, for test only where all runs have it.
+        tasks: {task: {side: {"metric", "joint", "single", "change": percent}}}.
+        cost: {"parameters", "madds", "latency_ms", "step_ms": {"joint", "single": the sum of theirs, "ratio"}}; one
+            that a run has not measured is left out.
+        baselines: {task: path}.
+
+    Raises InputError as `read_baselines` does.
+    """
+    singles = read_baselines(baselines, results["classes"])
+    tasks: dict[str, dict[str, Any]] = {task: {} for task in singles}
+    deltas = {}
+    for side in ("val", "test"):
+        single = {task: _headline(run, side, task) for task, run in singles.items()}
+        joint = {task: _headline(results, side, task) for task in singles}
+        if side not in results or not all(single.values()):
+            continue
+        values = {task: math.nan if value is None else value for task, value in joint.items()}
+        bases = {task: value for task, value in single.items() if value is not None}
+        deltas[side] = delta_m(values, bases)
+        for task in singles:
+            change = relative_change(values[task], bases[task], task=task)
+            row = {"metric": results["primaries"][task], "joint": values[task], "single": bases[task]}
+            tasks[task][side] = row | {"change": change}
+    cost = {}
+    for name in COSTS:
+        parts, whole = [run.get(name) for run in singles.values()], results.get(name)
+        if whole and all(parts):
+            cost[name] = {"joint": whole, "single": sum(parts), "ratio": whole / sum(parts)}
+    return {"delta_m": deltas, "tasks": tasks, "cost": cost, "baselines": {t: str(p) for t, p in baselines.items()}}
+
+
+def _headline(results: Mapping[str, Any], side: str, task: str) -> float | None:
+    return results.get(side, {}).get(f"{task}/{results['primaries'][task]}")
+
+
+def print_comparison(found: Mapping[str, Any]) -> None:
+    """A short table of what `compare` gives: a row a task and side, then delta-m, then a row a cost."""
+    rows = [
+        (f"{side} {task}/{row['metric']}", row["joint"], row["single"], f"{row['change']:+8.2f}%")
+        for task, sides in found["tasks"].items()
+        for side, row in sides.items()
+    ]
+    for name, row in found["cost"].items():
+        label, unit = COSTS[name]
+        rows.append((label, row["joint"] / unit, row["single"] / unit, f"x{row['ratio']:8.3f}"))
+    width = max(map(len, (row[0] for row in rows)), default=0) + 2
+    print("\n" + "".ljust(width) + "".join(title.rjust(10) for title in ("joint", "single", "change")))
+    for label, joint, single, change in rows:
+        print(f"{label.ljust(width)}{joint:10.4f}{single:10.4f} {change}")
+    for side, value in found["delta_m"].items():
+        print(f"delta-m on {side}: {value:+.2f}%")

@@ -1,0 +1,222 @@
+"""The LightningModule that trains any dict of heads on one backbone."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from mnv2_tasks import __version__
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.model import Classes, Model
+from mnv2_tasks.training.divergence import Divergence
+from mnv2_tasks.training.loss_balance import Balance, Fixed
+
+LOGGED = 50  # with more classes, only metrics.json tells them one by one
+Source = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: targets}
+
+
+class MultiTask(pl.LightningModule):
+    """The heads' losses are balanced into one; `val/score` is the mean of the heads' primary metrics.
+
+    A batch is a list of sources, each (images, {task: targets}), or None once a source has no more: tasks that share
+    images share one forward of the backbone. A plain DataLoader's batch is one source: (images, targets), with the
+    targets of a lone head as `Kind.complete` takes them. Metrics are named task/stage/name.
+
+    Args:
+        model, classes: the network, and the class names of each task.
+        config: the plain config; it travels in the checkpoint with the class names, so that nothing else is needed
+            to rebuild the model.
+        optimizer: parameter groups -> optimizer.
+        schedule: (optimizer, steps=total optimizer steps) -> learning-rate scheduler, stepped once a batch; None keeps
+            the rate.
+        balance: {task: loss} -> the loss to minimise; None sums them.
+        backbone_lr: learning rate of the backbone over that of the heads.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        classes: Classes,
+        *,
+        config: Mapping[str, Any] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        balance: Balance | None = None,
+        backbone_lr: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model, self.classes, self.config = model, classes, config
+        self.optimizer, self.schedule, self.backbone_lr = optimizer, schedule, backbone_lr
+        self.balance = Fixed(tuple(model.heads)) if balance is None else balance
+        self._step_losses: dict[str, Tensor] = {}
+        self.terms: dict[tuple[str, str], Tensor] = {}  # of the last training step: {(task, term of its loss): value}
+        self.metrics = nn.ModuleDict({task: head.metrics(classes[task]) for task, head in model.heads.items()})
+        self.split = "val"  # what the test loop calls its numbers
+        self.results: dict[str, float] = {}  # of the last evaluation, in float64: {"task/stage/name": value}
+        self._measured: dict[str, None] = {}  # the tasks that this evaluation had batches of, in their order
+        self._images = 0  # that this process has seen in it
+
+    def setup(self, stage: str) -> None:
+        freeze = self.model.backbone.freeze
+        if self.trainer.world_size > 1 and freeze and freeze is not True:
+            raise InputError(
+                f"backbone.freeze={freeze}: layers cannot join in later on several processes; use true, false, or one"
+            )
+
+    def on_train_epoch_start(self) -> None:
+        self.model.backbone.thaw(self.current_epoch)
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Dropout and the like depend on the step alone, so that a resumed run does as the whole one would."""
+        if self.config:
+            place = [self.config["seed"], self.global_step, self.global_rank]
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def configure_callbacks(self) -> list[Any]:
+        return [Divergence()]
+
+    def training_step(self, batch: list[Source] | Source, index: int) -> Tensor:
+        self.terms = {}
+        self._step_losses, _ = self._losses(batch, "train")
+        return self.balance(self._step_losses)
+
+    def backward(self, loss: Tensor) -> None:  # type: ignore[override]
+        shared = [p for p in self.model.backbone.parameters() if p.requires_grad]
+        self.balance.backward(loss, self._step_losses, shared=shared)
+        self._step_losses = {}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        if self.trainer.is_last_batch and not isinstance(self.balance, Fixed):
+            weights = {f"balance/{task}": weight for task, weight in self.balance.weights().items()}
+            self.log_dict(weights, on_step=False, on_epoch=True, batch_size=1)
+
+    def validation_step(self, batch: list[Source | None] | Source, index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: list[Source | None] | Source, index: int) -> None:
+        self._evaluate(batch, self.split)
+
+    def _losses(self, batch: Any, stage: str) -> tuple[dict[str, Tensor], dict[str, tuple[Any, Any]]]:
+        """{task: loss} and {task: (outputs, targets)} of one batch."""
+        losses, outputs = {}, {}
+        for images, targets in self._sources(batch):
+            images = images.contiguous(memory_format=torch.channels_last)
+            run = self.model if stage == "train" else self.model.infer
+            for task, output in run(images, targets.keys()).items():
+                outputs[task] = output, targets[task]
+                parts = self.model.heads[task].loss(output, targets[task])
+                losses[task] = torch.stack(list(parts.values())).sum()
+                named = {f"{task}/{stage}/{name}": value.detach() for name, value in parts.items()}
+                if stage == "train":
+                    self.terms |= {(task, name): value.detach() for name, value in parts.items()}
+                named[f"{task}/{stage}/loss"] = losses[task].detach()
+                self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+        return losses, outputs
+
+    def _sources(self, batch: Any) -> list[Source]:
+        """The sources of a batch that have images. Raises InputError for targets of another form."""
+        sources = [batch] if len(batch) == 2 and isinstance(batch[0], Tensor) else batch
+        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        whole = []
+        for images, targets in (source for source in sources if source is not None):
+            if not isinstance(targets, Mapping) or not set(targets) <= set(self.model.heads):
+                if len(self.model.heads) > 1:
+                    raise InputError(f"a batch is (images, {{task: targets}}), of {', '.join(self.model.heads)}")
+                targets = {next(iter(self.model.heads)): targets}
+            ids = (self._images + torch.arange(len(images), device=images.device)) * world + self.global_rank
+            kinds = {task: self.model.heads[task].kind for task in targets}
+            whole.append((images, {t: kinds[t].complete(fields, images, ids=ids) for t, fields in targets.items()}))
+            self._images += len(images)
+        return whole
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        _, outputs = self._losses(batch, stage)
+        self._measured |= dict.fromkeys(outputs)
+        for task, (output, targets) in outputs.items():
+            self.model.heads[task].update(self.metrics[task], output, targets)
+
+    def _start_metrics(self) -> None:
+        self.results, self._measured, self._images = {}, {}, 0
+        for metric in self.metrics.values():
+            metric.reset()  # type: ignore[operator]
+
+    on_validation_epoch_start = on_test_epoch_start = _start_metrics
+
+    def _log_metrics(self, stage: str) -> None:
+        scores = []
+        for task in self._measured:
+            values = self.metrics[task].compute()  # type: ignore[operator]
+            few = len(self.classes[task]) <= LOGGED  # "iou/cat" and the like: a curve a class
+            logged = {name: value.float() for name, value in values.items() if few or "/" not in name}
+            self.log_dict({f"{task}/{stage}/{name}": value for name, value in logged.items()})
+            self.results |= {f"{task}/{stage}/{name}": float(value) for name, value in values.items()}
+            scores.append(values[self.model.heads[task].primary].float())
+        self.log(f"{stage}/score", torch.stack(scores).nan_to_num(0).mean(), prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics(self.split)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's: of the trunk, the heads and the balance, each with and without weight decay."""
+        groups = parameter_groups(self.model.backbone.may_learn(), [*self.model.heads.parameters()])
+        groups.append({"params": list(self.balance.parameters()), "weight_decay": 0.0})
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> Any:
+        if self.optimizer is None:
+            raise InputError(
+                f"{type(self).__name__} was made for evaluation: to train it, give optimizer=<parameter groups -> "
+                "optimizer>, such as functools.partial(torch.optim.SGD, lr=0.05)"
+            )
+        optimizer = self.optimizer(self.groups())
+        backbone = {id(p) for p in self.model.backbone.parameters()}
+        for group in optimizer.param_groups:
+            if id(group["params"][0]) in backbone:
+                group["lr"] *= self.backbone_lr
+        if self.schedule is None:
+            return optimizer
+        schedule = self.schedule(optimizer, steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        classes = {task: list(names) for task, names in self.classes.items()}
+        checkpoint["mnv2_tasks"] = {"version": __version__, "config": self.config, "classes": classes}
+
+
+class ClassifierTask(MultiTask):
+    """A classifier alone: `ClassifierTask(model, ("cat", "dog"))` over a `Model` whose one head is "classifier"."""
+
+    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
+        super().__init__(model, {"classifier": classes}, **training)
+
+
+class SSDLiteTask(MultiTask):
+    """A detector alone: `SSDLiteTask(model, ("cat", "dog"))` over a `Model` whose one head is "ssdlite"."""
+
+    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
+        super().__init__(model, {"ssdlite": classes}, **training)
+
+
+class DeepLabV3Task(MultiTask):
+    """A segmenter alone, over a `Model` whose one head is "deeplabv3"."""
+
+    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
+        super().__init__(model, {"deeplabv3": classes}, **training)
+
+
+def parameter_groups(*parts: Any) -> list[dict[str, Any]]:
+    """Two groups of each part: weight decay for the weights of convolutions and linear layers, none for the rest."""
+    groups: list[dict[str, Any]] = []
+    for part in parts:
+        parameters = list(part)
+        groups += [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return groups

@@ -1,0 +1,163 @@
+"""What a run or an evaluation leaves: metrics.json, the table at the end, pictures and curves."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from statistics import median_high
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
+
+from mnv2_tasks.complexity import latency, model_cost
+from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.errors import InputError, amount, shorten
+from mnv2_tasks.files import read_rows, write_json, write_settings
+from mnv2_tasks.training import joint_gain
+from mnv2_tasks.training.example_pictures import example_sheet, examples, task_examples
+from mnv2_tasks.training.module import MultiTask
+
+LISTED = 40  # classes, at most, with rows in the table at the end
+Config = dict[str, Any]
+
+
+def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, *, count: int) -> None:
+    """Example sheets, the worst predictions and the heads' plots of the side that was evaluated last."""
+    for source in data.with_side(split):
+        for name, shown in task_examples(task, data, source, split, count).items():
+            head = task.model.heads[name]
+            place = folder if len(task.model.heads) == 1 else folder / name
+            place.mkdir(parents=True, exist_ok=True)
+            if count:
+                example_sheet(task, name, shown, place / "examples.png")
+                worst = head.worst(task.metrics[name], count)
+                if worst:
+                    shown = examples(task, data, source, split, worst)
+                    example_sheet(task, name, shown, place / "worst.png", heading=f"the worst {head.ranked}; ")
+            head.plot(task.metrics[name], task.classes[name], place)
+
+
+def told_classes(names: Sequence[str]) -> str:
+    """How many there are, and the names of the first and the last: "3 classes: cat, cow, dog"."""
+    return f"{amount(len(names), 'class', 'classes')}: {shorten(', '.join(names), 60)}"
+
+
+def print_start(task: MultiTask, data: DataModule, folder: Path) -> None:
+    """What this run trains, in a line each: tasks and data, the network and its cost, the folder."""
+    for source, its in data.assigned.items():
+        heads = [f"{name} ({told_classes(task.classes[name])})" for name in its]
+        height, width = data.sizes[source]
+        print(f"task: {', '.join(heads)} on {source}, images of {height} x {width}")
+    cost = model_cost(deepcopy(task.model), data.passes)  # which puts it into eval mode
+    print(f"network: {cost['parameters'] / 1e6:.2f} M parameters, {cost['madds'] / 1e6:.0f} M multiply-adds an image")
+    print(f"folder: {folder}")
+
+
+def write_curves(task: MultiTask, folder: Path) -> None:
+    """Losses and scores over the epochs, from metrics.csv."""
+    from mnv2_tasks.visual.curves import plot_losses, plot_scores
+
+    rows = read_rows(folder / "metrics.csv")
+    if not rows:
+        return
+    names = [f"{name}/val/{curve}" for name, head in task.model.heads.items() for curve in head.curves]
+    plot_losses(rows, folder / "losses.png")
+    plot_scores(rows, folder / "scores.png", names=names)
+
+
+def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
+    """A short table: a row a metric, a column a side; then what the model costs. Few classes have rows of their own."""
+    names = list(dict.fromkeys(name for side in sides for name in results[side]))
+    if any(len(classes) > LISTED for classes in results["classes"].values()):
+        names = [name for name in names if name.count("/") == 1]
+    width = max(map(len, names)) + 2
+    print("\n" + "".ljust(width) + "".join(side.rjust(9) for side in sides))
+    for name in names:
+        print(name.ljust(width) + "".join(f"{results[side].get(name, float('nan')):9.4f}" for side in sides))
+    cost = f"{results['parameters'] / 1e6:.2f} M parameters, {results['madds'] / 1e9:.3f} B multiply-adds"
+    sizes = {"x".join(map(str, size)) for size in results["sizes"].values()}
+    print(f"{cost} at {' and '.join(sorted(sizes))}")
+    if results.get("wall_seconds"):
+        print(f"{amount(results['epochs'], 'epoch')} in {results['wall_seconds']:.0f} s")
+
+
+def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str) -> dict[str, float]:
+    """The metrics of one side, {"ssdlite/map": ...}; the module's metrics keep what plots need."""
+    task.split = data.tested = split
+    trainer.test(task, datamodule=data, verbose=False)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()} | task.results
+    return {name.replace(f"/{split}/", "/"): value for name, value in found.items() if f"/{split}/" in name}
+
+
+def describe(task: MultiTask, data: DataModule) -> dict[str, Any]:
+    """What metrics.json tells of the model besides its metrics."""
+    return {
+        "primaries": {name: head.primary for name, head in task.model.heads.items()},
+        **model_cost(task.model, data.passes),
+        "latency_ms": latency(task.model, data.passes),
+        "sizes": {name: list(size) for name, size in data.sizes.items()},
+        "passes": data.passes,
+        "classes": {name: list(names) for name, names in task.classes.items()},
+    }
+
+
+def finish(
+    task: MultiTask,
+    data: DataModule,
+    config: Config,
+    folder: Path,
+    *,
+    began: float,
+    make_trainer: Callable[[], pl.Trainer],
+) -> None:
+    """Evaluate the best checkpoint on val, and on test where there is one; write metrics.json and the pictures.
+
+    make_trainer: gives one for evaluation alone.
+    """
+    from mnv2_tasks.weights.checkpoint import read_checkpoint
+    from mnv2_tasks.weights.tensors import load_exactly
+
+    best = folder / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        best = best.with_name("last.ckpt")
+        if not best.exists():
+            raise InputError(
+                f"{folder}: no epoch was trained; give trainer.max_epochs (max_steps, max_time) room for one"
+            )
+        rank_zero_only(print)("no validation chose a best epoch: what is evaluated is the last one, last.ckpt")
+    checkpoint = read_checkpoint(best)
+    load_exactly(task.model, checkpoint["state"], str(best), hint="the file was changed")
+    sides = ["val"] + (["test"] if data.with_side("test") else [])
+    results: dict[str, Any] = {}
+    for side in sides:
+        trainer = make_trainer()
+        results[side] = evaluate(task, data, trainer, side)
+        if trainer.is_global_zero and side == sides[-1]:
+            write_pictures(task, data, side, folder, count=config["examples"])
+    if not trainer.is_global_zero:
+        return
+    write_curves(task, folder)
+    rows = read_rows(folder / "metrics.csv")
+    results |= {
+        "best_epoch": checkpoint["epoch"],
+        "epochs": len(rows),
+        **describe(task, data),
+        "step_ms": _middle(rows, "step_ms"),
+        "images_per_second": _middle(rows, "images_per_second"),
+        "wall_seconds": round(time.monotonic() - began, 1),
+        "matched": config.get("matched"),
+    }
+    if config["baselines"]:
+        results["joint"] = joint_gain.compare(results, config["baselines"])
+    write_settings(folder / "config.yaml", config)  # those that a run without another epoch was evaluated with
+    write_json(folder / "metrics.json", results)
+    print_table(results, sides)
+    if config["baselines"]:
+        joint_gain.print_comparison(results["joint"])
+    print(f"run folder: {folder}")
+
+
+def _middle(rows: list[dict[str, float]], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name)]
+    return median_high(values) if values else None

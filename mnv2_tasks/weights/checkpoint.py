@@ -1,0 +1,132 @@
+"""Checkpoints of ours: what they hold, read without executing code, and checked."""
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mnv2_tasks.backbone import MobileNetV2
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.model import Classes
+from mnv2_tasks.weights.tensors import read_file
+from mnv2_tasks.weights.trust import MOST_NESTED, refuse_foreign, refuse_unknown, writer
+
+# What versions worked with whose checkpoints do not tell it. Mean and std are buffers, so that the weights bring them.
+OLD_BACKBONE = {"in_channels": 3, "mean": [0.5], "std": [0.5], "weights": None, "match": None}
+OLD_CONFIG = {"fit": "stretch", "assign": {}}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "step", "writer"}.
+
+    Settings that its version did not have yet get the values that it worked with. Raises InputError where the file is
+    cut short, damaged, or not one of ours.
+    """
+    held = read_file(path)
+    about = held.get("mnv2_tasks")
+    if about is None:
+        lightning = "; it is another Lightning project's" if "pytorch-lightning_version" in held else ""
+        raise InputError(f"{path}: not a checkpoint of mnv2_tasks{lightning}; weights alone go to backbone.weights")
+    by = writer(about)
+    if isinstance(about, Mapping) and about.get("config", by) is None:
+        raise InputError(
+            f"{path} ({by}): its task was built in Python without config=..., so that it does not tell its network; "
+            "build the same model and call MultiTask.load_from_checkpoint(<this file>, model=<it>, classes=<{task: "
+            "names}>), or train with config=<its backbone, heads and size as config.yaml holds them>"
+        )
+    try:
+        config, classes = checked_config(about)
+        config["size"]  # has to be there
+        tensors = held["state_dict"]
+        if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise InputError("state_dict holds no named tensors")
+    except InputError as error:
+        raise InputError(f"{path} ({by}): {error}; train or export the model again, or copy the file again") from error
+    except KeyError as error:
+        raise InputError(f"{path} ({by}): it has no {error.args[0]}; copy the whole file again") from error
+    state = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
+    epoch, step = (held.get(n) if isinstance(held.get(n), int) else None for n in ("epoch", "global_step"))
+    return {"config": config, "classes": classes, "state": state, "epoch": epoch, "step": step, "writer": by}
+
+
+def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
+    """The "config" and "classes" that a file tells of a model, of the form that a model is built from.
+
+    Raises InputError, without the file's name, for what is of another form; KeyError for what is missing.
+    """
+    if not isinstance(about, Mapping) or not isinstance(about["config"], Mapping):
+        raise InputError("its config is no dictionary")
+    config = {str(key): value for key, value in about["config"].items()}
+    for section in ("backbone", "heads"):
+        if not isinstance(config[section], Mapping) or not config[section]:
+            raise InputError(f"its {section} section is {quote(config[section])}")
+    backbone, heads, classes = config["backbone"], config["heads"], about["classes"]
+    for name, part in {"backbone": backbone, **heads}.items():
+        if not isinstance(name, str) or not isinstance(part, Mapping) or not isinstance(part.get("_target_"), str):
+            raise InputError(f"its {quote(name)} section does not say what to build")
+    if not isinstance(classes, Mapping) or set(classes) != set(heads):
+        raise InputError("its classes are not those of its heads")
+    for task, names in classes.items():
+        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+            raise InputError(f"its classes of {task} are {quote(names)}, not a list of names")
+    config["backbone"] = complete_backbone(backbone)
+    config = {**OLD_CONFIG, **config}
+    if not isinstance(config["assign"], Mapping) or not all(isinstance(v, str) for v in config["assign"].values()):
+        raise InputError(f"its assign is {quote(config['assign'])}")
+    for number in _numbers([config["backbone"], heads]):
+        if not abs(number) <= 1e6:  # nor NaN
+            raise InputError(f"its backbone or heads hold the number {quote(number)}")
+    if "size" in config and not all(map(_is_size, _each_size(config["size"]))):
+        raise InputError(f"its size is {quote(config['size'])}")
+    if config["fit"] not in ("stretch", "pad", "crop"):
+        raise InputError(f"its fit is {quote(config['fit'])}")
+    return config, {task: tuple(names) for task, names in classes.items()}
+
+
+def complete_backbone(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A `backbone` section with the defaults of what its version did not have yet; an own class brings its own."""
+    ours = {}
+    if str(section.get("_target_")).startswith("mnv2_tasks."):
+        parameters = inspect.signature(MobileNetV2).parameters.values()
+        ours = {p.name: p.default for p in parameters if isinstance(p.default, (bool, int, float, str))}
+    return {**ours, **OLD_BACKBONE, **section}
+
+
+def _numbers(node: Any, depth: int = 0) -> Iterator[float]:
+    if depth > MOST_NESTED:
+        raise InputError("its backbone or heads section is nested too deep")
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _numbers(child, depth + 1)
+    elif isinstance(node, (int, float)):
+        yield node
+
+
+def _each_size(size: Any) -> list[Any]:
+    return list(size.values()) if isinstance(size, Mapping) else [size]
+
+
+def _is_size(size: Any) -> bool:
+    sides = [size, size] if isinstance(size, int) else size
+    return (
+        isinstance(sides, (list, tuple))
+        and len(sides) == 2
+        and all(isinstance(side, int) and 32 <= side <= 2**14 for side in sides)
+    )
+
+
+def read_trusted(path: str | Path, *, trust: Collection[str] = ()) -> dict[str, Any]:
+    """`read_checkpoint`, for a model to be built from it.
+
+    Raises InputError where a section of the checkpoint asks for anything but what belongs there and is of this package
+    or of the modules named in `trust`.
+    """
+    checkpoint = read_checkpoint(path)
+    config, where = checkpoint["config"], f"{path} ({checkpoint['writer']})"
+    refuse_foreign(config, where, trust=trust)
+    refuse_unknown({key: config[key] for key in ("backbone", "heads")}, where)
+    return checkpoint
