@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from mnv2_tasks.errors import InputError, fail, suggest
+from mnv2_tasks.weights.moved_names import with_new_names
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = next(  # a wheel has them inside, a clone beside the package
@@ -114,7 +115,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
     if missing:
         lacking = re.sub(r"^data\.\w+\.", "data.", missing[0]) if len(config.get("data") or ()) == 1 else missing[0]
         raise InputError(f"{lacking} is not given: add {lacking}={WANTED.get(lacking, '<value>')} to the command")
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = with_new_names(OmegaConf.to_container(config, resolve=True))
     assert isinstance(plain, dict)
     if (study := plain.get("study")) and "instead" in study:
         study["vary"] = study.pop("instead")

@@ -11,6 +11,7 @@ from mnv2_tasks.assembly.changes import compose_changes, trusted
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.files import read_text
 from mnv2_tasks.weights.checkpoint import complete_backbone
+from mnv2_tasks.weights.moved_names import with_new_names
 from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown
 
 Config = dict[str, Any]
@@ -31,7 +32,7 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
         )
     fix = "correct it, or take the config.yaml of a copy"
     try:
-        own = yaml.safe_load(read_text(path, fix=fix, most=MOST_CONFIG))
+        own = with_new_names(yaml.safe_load(read_text(path, fix=fix, most=MOST_CONFIG)))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

@@ -77,6 +77,7 @@ def read_hub(where: str) -> MobileNetV2:
     Raises InputError where there is none, or where its config asks for anything but this package's networks.
     """
     from mnv2_tasks.assembly.network import build_and_fill, build_backbone
+    from mnv2_tasks.weights.moved_names import with_new_names
     from mnv2_tasks.weights.tensors import read_state
     from mnv2_tasks.weights.trust import refuse_foreign
 
@@ -87,7 +88,7 @@ def read_hub(where: str) -> MobileNetV2:
         raise InputError(f"{folder}: no {missing[0]} there; give a folder that what=backbone as=hub wrote")
     try:
         config = read_json(folder / CONFIG, fix="copy it again")
-        section, kept = dict(config["backbone"]), list(config["kept"])
+        section, kept = with_new_names(dict(config["backbone"])), list(config["kept"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

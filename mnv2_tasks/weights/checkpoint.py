@@ -10,8 +10,9 @@ from torch import Tensor
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.model import Classes
+from mnv2_tasks.weights.moved_names import MOST_NESTED, with_new_names
 from mnv2_tasks.weights.tensors import read_file
-from mnv2_tasks.weights.trust import MOST_NESTED, refuse_foreign, refuse_unknown, writer
+from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown, writer
 
 # What versions worked with whose checkpoints do not tell it. Mean and std are buffers, so that the weights bring them.
 OLD_BACKBONE = {"in_channels": 3, "mean": [0.5], "std": [0.5], "weights": None, "match": None}
@@ -58,7 +59,7 @@ def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
     """
     if not isinstance(about, Mapping) or not isinstance(about["config"], Mapping):
         raise InputError("its config is no dictionary")
-    config = {str(key): value for key, value in about["config"].items()}
+    config = {str(key): value for key, value in with_new_names(about["config"]).items()}
     for section in ("backbone", "heads"):
         if not isinstance(config[section], Mapping) or not config[section]:
             raise InputError(f"its {section} section is {quote(config[section])}")

@@ -14,6 +14,7 @@ from torch import nn, optim
 
 from mnv2_tasks import __version__
 from mnv2_tasks.errors import InputError, quote, shorten
+from mnv2_tasks.weights.moved_names import MOST_NESTED
 
 Check = Callable[[Any], bool]
 _STRATEGIES = "pytorch_lightning.strategies"
@@ -85,9 +86,6 @@ ALLOWED: dict[str, tuple[tuple[str, ...], Check]] = {
 
 
 APART = {"backbone": ("mean", "std", "weights", "match", "match_to")}  # that others than the class take
-
-
-MOST_NESTED = 50
 
 
 def writer(about: Any) -> str:
