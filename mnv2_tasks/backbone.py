@@ -59,7 +59,7 @@ class MobileNetV2(nn.Module):
     Args:
         width: the width multiplier; below 1 the last convolution keeps its 1280 channels.
         expansion: in place of Table 2's 6; its first stage stays without.
-        divisor: of every channel count; 8 as published, less for widths that cost just so much (see `match`).
+        divisor: of every channel count; 8 as published, less for widths that cost just so much (see `equal_cost`).
         output_stride: 8, 16 or 32 (with a stem of stride 2); below 32, stride turns into dilation; weights stay valid.
         in_channels: of the image.
         stem_stride: 2 as published; 1 for images of 28 to 32 pixels, which halves the stride of every tap.

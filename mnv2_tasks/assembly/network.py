@@ -32,7 +32,7 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 
     section = dict(config["backbone"])
     mean, std = section.pop("mean"), section.pop("std")
-    for key in ("weights", "match", "match_to"):  # the wiring's
+    for key in ("weights", "match", "match_to"):  # `assembly.build` takes them
         section.pop(key, None)
     backbone = build_backbone(section)
     channels = section.get("in_channels", 3)

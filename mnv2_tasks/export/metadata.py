@@ -48,7 +48,7 @@ def one_view(model: Model) -> list[str]:
 
 
 def structure(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The `backbone` section of a config without what is the wiring's, such as the path of pretrained weights."""
+    """The `backbone` section of a config without what `assembly.build` takes, as the path of pretrained weights."""
     return {key: value for key, value in section.items() if key not in ("weights", "match", "match_to")}
 
 

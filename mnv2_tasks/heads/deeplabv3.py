@@ -42,7 +42,7 @@ class DeepLabV3(segmenter.Segmenter):
         auxiliary: weight of the loss of a second, shallower prediction from `auxiliary_tap`; 0: none.
         merge: for a head that was trained on more classes: the trained classes that make up each class of the data,
             whose probabilities are added up.
-        scales, flip, window, overlap: views that `infer` averages in evaluation (see `segmentation.predict_logits`).
+        scales, flip, window, overlap: views that `infer` averages in evaluation (see `views.predict_logits`).
         align_corners: how the logits are upsampled; true for weights that were trained so (TensorFlow's).
         norm_eps, norm_momentum: as in the backbone.
     """

@@ -22,14 +22,14 @@ class PixelCounts(Protocol):
 
 
 class MaskLoss(nn.Module):
-    """One loss or a weighted sum of several over the known pixels; see `segmentation.losses`.
+    """One loss or a weighted sum of several over the known pixels; see `mask_losses.losses`.
 
     forward: logits (B, K, H, W), mask (B, H, W) -> {"<name>_loss": float32 scalar}
 
     Args:
         loss: cross_entropy, dice, lovasz or focal, or {name: weight} of several.
         class_weights: of the cross-entropy: None, one weight a class, or a rule that `balance` fills in from the
-            training pixels: "balanced" or "median_frequency" (see `segmentation.class_balance`).
+            training pixels: "balanced" or "median_frequency" (see `mask_losses.class_balance`).
     """
 
     def __init__(
