@@ -124,10 +124,10 @@ def plain_loop(model: Path, files: list[str]) -> None:
 
 
 def throughput(folder: Path, images: Path) -> dict[str, float]:
-    from mnv2_tasks.predict.pictures import image_files
+    from mnv2_tasks.predict.pictures import list_pictures
 
     model = folder / "model.onnx"
-    count = len(image_files(str(images)))
+    count = len(list_pictures(str(images))[1])
     with tempfile.TemporaryDirectory() as place:
         ours = [sys.executable, "-m", "mnv2_tasks.predict", f"model={model}", f"source={images}", "draw=false"]
         commands = {
@@ -151,9 +151,10 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plain:
-        from mnv2_tasks.predict.pictures import image_files
+        from mnv2_tasks.predict.pictures import list_pictures
 
-        return plain_loop(args.folder / "model.onnx", [str(file) for file in image_files(str(args.images))])
+        place, names, _ = list_pictures(str(args.images))
+        return plain_loop(args.folder / "model.onnx", [str(place / name) for name in names])
     found: Any = throughput(args.folder, args.images) if args.images else compare(args.folder)
     if args.out:
         args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
