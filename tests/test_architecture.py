@@ -18,7 +18,7 @@ MODULES = {
 
 GROUND = {"errors", "samples", "files", "machine", "processes"}
 SHOWN = {"metrics", "visual"}
-NETWORK = {"blocks", "backbone", "model", "complexity", "heads", "weights"}
+NETWORK = {"kinds", "blocks", "backbone", "model", "complexity", "heads", "weights"}
 # Commands, which may import anything, and which nobody imports.
 COMMANDS = {"__main__", "train", "evaluate", "export.__main__", "export.benchmark", "predict.__main__"}
 # The promised `python -m mnv2_tasks.<name>` of commands that lie elsewhere: two lines, which may import commands.
@@ -30,13 +30,14 @@ ALLOWED = {
     **dict.fromkeys(GROUND - {"errors"}, {"errors"}),
     "files": {"errors"},
     **dict.fromkeys(SHOWN, GROUND),
-    "datasets": GROUND,
+    "kinds": GROUND | SHOWN,
+    "datasets": GROUND | {"kinds"},
     "blocks": GROUND,
     "backbone": GROUND | {"blocks"},
-    "heads": GROUND | SHOWN | {"backbone", "blocks"},
+    "heads": GROUND | SHOWN | {"kinds", "backbone", "blocks"},
     "model": GROUND | {"backbone", "heads"},
     "complexity": GROUND | {"model"},
-    "weights": GROUND | {"backbone", "blocks", "model"},
+    "weights": GROUND | {"backbone", "blocks", "heads", "model"},
     "training": GROUND | SHOWN | NETWORK | {"datasets"},
     "assembly": GROUND | SHOWN | NETWORK | {"datasets", "training"},
     "export": GROUND | SHOWN | NETWORK | {"datasets.transforms"},

@@ -23,7 +23,7 @@ from mnv2_tasks.kinds import DETECTION, KINDS, SEGMENTATION, Decoding
 
 TASKS = ("ssdlite", "classifier", "deeplabv3")
 NEVER = ("pytorch_lightning", "lightning", "hydra", "omegaconf", "mnv2_tasks.backbone", "mnv2_tasks.heads")
-NEVER += ("mnv2_tasks.model", "mnv2_tasks.weights", "torchmetrics")
+NEVER += ("mnv2_tasks.model", "mnv2_tasks.weights.tensors", "mnv2_tasks.weights.checkpoint", "torchmetrics")
 
 
 def about(model, graph, size=(96, 128)) -> dict:

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.kinds import Decoding, Kind, kind_named
+from mnv2_tasks.weights.moved_names import with_new_names
 from mnv2_tasks.weights.trust import refuse_foreign_names, writer
 
 Fit = Literal["stretch", "pad", "crop"]
@@ -38,7 +39,7 @@ def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[st
     try:
         if not isinstance(about["config"], Mapping):
             raise InputError("its config is no dictionary")
-        kinds, config = _kinds(about["tasks"]), about["config"]
+        kinds, config = _kinds(about["tasks"]), with_new_names(about["config"])
         classes = _classes(about["classes"], kinds)
         decodings = {
             task: _decoding(about.get("thresholds"), config, task) for task, kind in kinds.items() if kind.scored

@@ -158,9 +158,7 @@ def refuse_unknown(config: Mapping[str, Any], where: object) -> None:
 
 def _classes_of(module: str) -> set[str]:
     """The classes that a module of this package defines, from its text alone."""
-    import mnv2_tasks
-
-    place = Path(mnv2_tasks.__path__[0], *module.split(".")[1:])
+    place = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
     text = next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
     if text is None:
         return set()
