@@ -111,6 +111,7 @@ def test_the_command_writes_a_files_predictions_without_lightning(exported, tmp_
 def test_what_a_file_leaves_to_the_app_can_be_chosen(exported):
     path, _ = exported
     predictor, image = mnv2_tasks.load(path), np.zeros((96, 128, 3), np.uint8)
+    predictor.choose(score=0.5)
     if predictor.exported.about["nms"] == "native":
         refused(lambda: predictor.choose(iou=0.4), "iou=0.4", "built in", "nms=false")
         refused(lambda: predictor.choose(score=0.001), "score=0.001", "0.01 built in")

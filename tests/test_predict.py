@@ -6,7 +6,6 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,18 +107,6 @@ def test_what_predictions_hold_can_be_chosen(checkpoint, pictures):
     lone = mnv2_tasks.load(checkpoint("classifier"))
     refused(lambda: lone.choose(score=0.5), "score=0.5", "no detector")
     refused(lambda: lone.choose(iou=0.5), "iou=0.5", "no detector")
-
-
-@pytest.mark.parametrize("nms", ["native", "app"])
-def test_an_exported_file_decides_as_it_was_made(checkpoint, nms):
-    predictor = mnv2_tasks.load(checkpoint("ssdlite"))
-    predictor.exported = SimpleNamespace(about={"nms": nms})  # all that is asked of it
-    predictor.choose(score=0.5)
-    if nms == "app":
-        predictor.choose(score=0.001, iou=0.4)
-    else:
-        refused(lambda: predictor.choose(iou=0.4), "iou=0.4", "built in", "nms=false")
-        refused(lambda: predictor.choose(score=0.001), "score=0.001", "built in")
 
 
 @pytest.mark.parametrize(
