@@ -246,7 +246,7 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
 def test_the_example_sees_what_the_checkpoint_sees(fit, head, channels, checkpoint, tmp_path):
     pytest.importorskip("onnxruntime")
     model = checkpoint(head, fit=fit, channels=channels)
-    export(f"ckpt={model}", "proof=false", f"runs={tmp_path}", "name=x")
+    export(f"ckpt={model}", "proof=false", "dynamic=[]", f"runs={tmp_path}", "name=x")
     coarse = np.random.default_rng(0).integers(0, 256, (12, 7, 3), np.uint8)
     stored, turn = Image.fromarray(coarse).resize((140, 240), Image.Resampling.BICUBIC), Image.Exif()
     turn[0x0112] = 6  # to be turned by a quarter

@@ -122,15 +122,15 @@ def _export(
     write_json(folder / ABOUT, {**common, "files": files})
     for name, its in precisions.items():
         target = formats.get_format(name)
+        graph = Graph(
+            model,
+            layout=settings["layout"] or target.layout,  # type: ignore[arg-type]
+            masks="logits" if target.masks == "logits" else settings["masks"],
+            nms=target.nms if settings["nms"] else "app",  # type: ignore[arg-type]
+            candidates=settings["candidates"],
+            taps=taps,
+        ).eval()
         for precision in its:
-            graph = Graph(
-                model,
-                layout=settings["layout"] or target.layout,  # type: ignore[arg-type]
-                masks="logits" if target.masks == "logits" else settings["masks"],
-                nms=target.nms if settings["nms"] else "app",  # type: ignore[arg-type]
-                candidates=settings["candidates"],
-                taps=taps,
-            ).eval()
             form = {"name": "images", "layout": graph.layout, "dtype": settings["dtype"] or target.dtype}
             dynamic = [name for name in _listed(settings["dynamic"]) if name in target.dynamic]
             batch, channels = 1 if name == "ncnn" else settings["batch"], len(model.mean)

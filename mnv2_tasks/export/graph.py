@@ -56,6 +56,7 @@ class Graph(nn.Module):
         self.network, self.layout, self.masks, self.nms, self.taps = _Raw(model, taps), layout, masks, nms, taps
         self.native = _native  # a format with an operator of its own puts another in its place
         self.candidates: dict[str, int] = {}
+        self.converted: dict[Any, Any] = {}  # what a format keeps of it for its other precisions
         self.outputs: list[str] = list(taps)
         heads: dict[str, Head] = {} if taps else dict(model.heads.items())
         for task, head in heads.items():

@@ -42,7 +42,19 @@ def write(
 
 
 def convert(graph: Any, images: Tensor, about: dict) -> Any:
-    """The graph as an ONNX model that still tells where each node came from (see `inside` and `strip`)."""
+    """The graph as an ONNX model that still tells where each node came from (see `inside` and `strip`).
+
+    Made once for all precisions: each gets a copy.
+    """
+    key = (tuple(images.shape), images.dtype, tuple(about["dynamic"]))
+    if key not in graph.converted:
+        graph.converted[key] = _converted(graph, images, about)
+    model = type(graph.converted[key])()
+    model.CopyFrom(graph.converted[key])
+    return model
+
+
+def _converted(graph: Any, images: Tensor, about: dict) -> Any:
     import torch
 
     from mnv2_tasks.export.formats.torch_export import trace
