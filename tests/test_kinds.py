@@ -135,6 +135,7 @@ DAMAGED = {  # what is changed -> words of the refusal
     "classes of another task": (lambda a: a["classes"].update(other=["a"]), "classes are not those of its tasks"),
     "classes in a text": (lambda a: a["classes"].update(ssdlite="abc"), "not a list of names"),
     "a fit": (lambda a: a.update(fit="tight"), "its fit is 'tight'"),
+    "channels": (lambda a: a["input"].update(shape=[1, 4, 96, 128]), "its images have 4 channels"),
     "no config": (lambda a: a.pop("config"), "no config"),
     "a config of a list": (lambda a: a.update(config=[]), "its config is no dictionary"),
     "a threshold of a text": (lambda a: a["thresholds"]["ssdlite"].update(nms="0.5"), "its nms of ssdlite is '0.5'"),

@@ -34,6 +34,8 @@ def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[st
     package nor of the modules in `trust`, though nothing is built from it.
     """
     where, outputs, taps = f"{path} ({writer(about)})", about["outputs"], about.get("taps")
+    form, preprocessing = about["input"], about.get("preprocessing")
+    channels = form["shape"][1 if form["layout"] == "nchw" else 3]
     if isinstance(taps, Mapping) and set(outputs) <= set(taps):
         raise InputError(f"{path}: it gives taps ({', '.join(outputs)}); export it with what=model")
     try:
@@ -47,6 +49,8 @@ def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[st
         fit = about.get("fit", config.get("fit", "stretch"))
         if fit not in ("stretch", "pad", "crop"):
             raise InputError(f"its fit is {quote(fit)}")
+        if channels not in (1, 3):
+            raise InputError(f"its images have {channels} channels, not 3, or 1 in grey")
         if silent := [task for task in kinds if not any(name.startswith(f"{task}_") for name in outputs)]:
             raise InputError(f"no output is of {silent[0]}")
     except KeyError as error:
@@ -54,14 +58,13 @@ def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[st
     except InputError as error:
         raise InputError(f"{where}: its metadata is damaged: {error}; export it again") from error
     refuse_foreign_names(config, where, trust=trust)
-    form, preprocessing = about["input"], about.get("preprocessing")
     return ExportedModel(
         kinds,
         classes,
         decodings,
         size=cast(tuple[int, int], tuple(about["size"])),
         fit=fit,
-        channels=form["shape"][1 if form["layout"] == "nchw" else 3],
+        channels=channels,
         depth=preprocessing.get("depth") if isinstance(preprocessing, Mapping) else None,
         built_in=about.get("nms") != "app",
     )
