@@ -18,7 +18,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {  # name -> what is typed
     "classifier": ["task=classifier"],
-    "multilabel": ["task=multilabel"],
     "ssdlite": ["task=ssdlite"],
     "faster_rcnn": ["task=faster_rcnn"],
     "deeplabv3": ["task=deeplabv3"],
