@@ -29,7 +29,7 @@ SHORT = ["data.train=48", "data.val=16", "loader.batch_size=8", "trainer.max_epo
 TIMED = ("seconds", "step_ms", "images_per_second", "wall_seconds", "latency_ms")
 
 
-def numbers(code: Path, run: list[str], runs: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
+def numbers(code: Path, run: list[str], runs: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of metrics.csv and the contents of metrics.json of one run, without what is timed."""
     command = [sys.executable, "train.py", *run, *SHORT, "seed=1", f"runs={runs}", "name=one"]
     environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
@@ -38,7 +38,10 @@ def numbers(code: Path, run: list[str], runs: Path) -> tuple[list[dict[str, str]
         sys.exit(f"{' '.join(command)} in {code} ended with {done.returncode}:\n{done.stdout.decode()[-2000:]}")
     (folder,) = runs.glob("*/one")
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        rows = [{name: value for name, value in row.items() if name not in TIMED} for row in csv.DictReader(file)]
+        rows = [
+            {name: value and float(value) for name, value in row.items() if name not in TIMED}
+            for row in csv.DictReader(file)
+        ]
     results = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return rows, {name: value for name, value in results.items() if name not in TIMED}
 

@@ -181,7 +181,11 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+        return [{k: _number(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)  # epochs and steps stay whole
 
 
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:

@@ -77,7 +77,7 @@ def test_a_run_leaves_its_folder(trained):
     assert found["parameters"] > 1e5 and found["madds"] > 1e6 and found["images_per_second"] > 0
     assert found["wall_seconds"] > 0 and found["epochs"] == 2 and found["best_epoch"] in (0, 1)
     table = rows(trained)
-    assert [float(row["epoch"]) for row in table] == [0, 1]
+    assert [(row["epoch"], row["step"]) for row in table] == [("0", "3"), ("1", "6")]
     assert all(float(row["ssdlite/train/loss"]) > 0 and float(row["ssdlite/val/loss"]) > 0 for row in table)
 
 
