@@ -314,6 +314,25 @@ def test_int8_stays_close(name, tmp_path):
     assert 0 < found["relative"] < 0.35
 
 
+def test_every_precision_is_told_what_one_conversion_found(monkeypatch):
+    from mnv2_tasks.export.formats import onnx
+
+    proto, calls = pytest.importorskip("onnx").ModelProto, []
+
+    def converted(graph, images, about):
+        calls.append(about["dynamic"])
+        about["dynamic"] = ["batch", "height"]  # the width turned out to be fixed
+        return proto(producer_name="one")
+
+    monkeypatch.setattr(onnx, "_converted", converted)
+    graph, images = Graph(make("classifier")), torch.zeros(2, 3, 96, 128, dtype=torch.uint8)
+    abouts = [{"dynamic": ["width", "height", "batch"]} for _ in range(2)]
+    first, second = (onnx.convert(graph, images, about) for about in abouts)
+    first.producer_name = "another"
+    assert len(calls) == 1 and second.producer_name == "one"
+    assert [about["dynamic"] for about in abouts] == [["batch", "height"]] * 2
+
+
 @pytest.mark.slow
 def test_int8_of_openvino_fits_processors_that_add_products_in_16_bits(tmp_path):
     openvino, _ = pytest.importorskip("openvino"), pytest.importorskip("nncf")

@@ -44,13 +44,16 @@ def write(
 def convert(graph: Any, images: Tensor, about: dict) -> Any:
     """The graph as an ONNX model that still tells where each node came from (see `inside` and `strip`).
 
-    Made once for all precisions: each gets a copy.
+    Made once for all precisions: each gets a copy, and is told in about["dynamic"] what does vary.
     """
     key = (tuple(images.shape), images.dtype, tuple(about["dynamic"]))
     if key not in graph.converted:
-        graph.converted[key] = _converted(graph, images, about)
-    model = type(graph.converted[key])()
-    model.CopyFrom(graph.converted[key])
+        model = _converted(graph, images, about)
+        graph.converted[key] = model, about["dynamic"]
+    made, dynamic = graph.converted[key]
+    about["dynamic"] = list(dynamic)
+    model = type(made)()
+    model.CopyFrom(made)
     return model
 
 
