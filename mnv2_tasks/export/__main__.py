@@ -130,11 +130,15 @@ def _export(
             candidates=settings["candidates"],
             taps=taps,
         ).eval()
+        form = {"name": "images", "layout": graph.layout, "dtype": settings["dtype"] or target.dtype}
+        dynamic = [axis for axis in _listed(settings["dynamic"]) if axis in target.dynamic]
+        batch, channels = 1 if name == "ncnn" else settings["batch"], len(model.mean)
+        shape = [batch, channels, *size] if graph.layout == "nchw" else [batch, *size, channels]
+        # A dynamic batch is traced with two images: one would be taken for a constant.
+        traced = torch.zeros((max(2, batch) if "batch" in dynamic else batch, channels, *size), dtype=torch.uint8)
+        groups = [calibration[i : i + batch] for i in range(0, len(calibration), batch)]
+        images = [as_input(torch.cat((group * batch)[:batch]), form) for group in groups]  # the last one filled up
         for precision in its:
-            form = {"name": "images", "layout": graph.layout, "dtype": settings["dtype"] or target.dtype}
-            dynamic = [name for name in _listed(settings["dynamic"]) if name in target.dynamic]
-            batch, channels = 1 if name == "ncnn" else settings["batch"], len(model.mean)
-            shape = [batch, channels, *size] if graph.layout == "nchw" else [batch, *size, channels]
             here = {
                 "format": name,
                 "precision": precision,
@@ -145,10 +149,6 @@ def _export(
                 "nms": graph.nms,
             }
             path = folder / f"model{'' if precision == 'fp32' else f'.{precision}'}{target.suffix}"
-            # A dynamic batch is traced with two images: one would be taken for a constant.
-            traced = torch.zeros((max(2, batch) if "batch" in dynamic else batch, channels, *size), dtype=torch.uint8)
-            groups = [calibration[i : i + batch] for i in range(0, len(calibration), batch)]
-            images = [as_input(torch.cat((group * batch)[:batch]), form) for group in groups]  # the last one filled up
             print(f"{path.name}: writing ...", flush=True)
             began = time.monotonic()
             told = {**common, **here}

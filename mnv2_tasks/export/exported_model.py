@@ -3,14 +3,13 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
+from mnv2_tasks.datasets.transforms import Fit
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.kinds import Decoding, Kind, kind_named
 from mnv2_tasks.weights.moved_names import with_new_names
-from mnv2_tasks.weights.trust import refuse_foreign_names, writer
-
-Fit = Literal["stretch", "pad", "crop"]
+from mnv2_tasks.weights.trust import class_names, refuse_foreign_names, writer
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,13 @@ def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[st
         if not isinstance(about["config"], Mapping):
             raise InputError("its config is no dictionary")
         kinds, config = _kinds(about["tasks"]), with_new_names(about["config"])
-        classes = _classes(about["classes"], kinds)
+        names = class_names(about["classes"], kinds, of="tasks")
+        classes = {task: names[task] for task in kinds}
         decodings = {
             task: _decoding(about.get("thresholds"), config, task) for task, kind in kinds.items() if kind.scored
         }
         fit = about.get("fit", config.get("fit", "stretch"))
-        if fit not in ("stretch", "pad", "crop"):
+        if fit not in get_args(Fit):
             raise InputError(f"its fit is {quote(fit)}")
         if channels not in (1, 3):
             raise InputError(f"its images have {channels} channels, not 3, or 1 in grey")
@@ -74,15 +74,6 @@ def _kinds(tasks: Any) -> dict[str, Kind]:
     if not isinstance(tasks, Mapping) or not tasks:
         raise InputError(f"its tasks are {quote(tasks)}")
     return {str(task): kind_named(name) for task, name in tasks.items()}
-
-
-def _classes(given: Any, kinds: Mapping[str, Kind]) -> dict[str, tuple[str, ...]]:
-    if not isinstance(given, Mapping) or set(given) != set(kinds):
-        raise InputError("its classes are not those of its tasks")
-    for task, names in given.items():
-        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-            raise InputError(f"its classes of {task} are {quote(names)}, not a list of names")
-    return {task: tuple(given[task]) for task in kinds}
 
 
 def _decoding(thresholds: Any, config: Mapping[str, Any], task: str) -> Decoding:

@@ -1,5 +1,6 @@
 """What the two kinds of labels of whole images share: predictions of one score a class."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from math import nan
 from typing import Any
@@ -35,9 +36,9 @@ class LabelKind(Kind):
         shown = ", ".join(f"{classes[i]} {scores[i]:.2f}" for i in predicted) or "nothing"
         return {"caption": f"{true} | {shown}"}
 
+    @abstractmethod
     def caption(self, target: Mapping[str, Tensor], scores: Tensor, classes: tuple[str, ...]) -> tuple[str, list[int]]:
         """The truth in words, and the predicted classes."""
-        raise NotImplementedError
 
     def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
         """{label, score, scores}: the likeliest class by name, its score, and every class's."""
@@ -62,9 +63,9 @@ class LabelKind(Kind):
     def decide(self, head: Any, raw: tuple[Tensor, ...], size: tuple[int, int], how: Decided) -> list[Tensor]:
         return [self.scores(raw[0])]
 
+    @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
         """Logits (B, K) -> scores (B, K)."""
-        raise NotImplementedError
 
     def predictions(self, arrays: Arrays, decoding: Any, suppress: Suppress) -> list[Prediction]:
         return [{"scores": torch.from_numpy(np.array(scores, np.float32))} for scores in arrays["scores"]]

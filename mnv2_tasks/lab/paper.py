@@ -20,7 +20,7 @@ GRID_TOP1: dict[float, dict[int, float]] = {  # in percent
     0.5: {224: 65.4, 192: 63.9, 160: 61.0, 128: 57.7, 96: 51.2},
     0.35: {224: 60.3, 192: 58.2, 160: 55.7, 128: 50.8, 96: 45.5},
 }
-TABLE_2 = (  # t, c, n, s of the bottlenecks
+TABLE_2 = (  # t, c, n, s of the bottlenecks; not taken from `backbone.STAGES`, which it is compared with
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),

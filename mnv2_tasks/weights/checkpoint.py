@@ -12,7 +12,7 @@ from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.model import Classes
 from mnv2_tasks.weights.moved_names import MOST_NESTED, with_new_names
 from mnv2_tasks.weights.tensors import read_file
-from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown, writer
+from mnv2_tasks.weights.trust import class_names, refuse_foreign, refuse_unknown, writer
 
 # What versions worked with whose checkpoints do not tell it. Mean and std are buffers, so that the weights bring them.
 OLD_BACKBONE = {"in_channels": 3, "mean": [0.5], "std": [0.5], "weights": None, "match": None}
@@ -67,11 +67,7 @@ def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
     for name, part in {"backbone": backbone, **heads}.items():
         if not isinstance(name, str) or not isinstance(part, Mapping) or not isinstance(part.get("_target_"), str):
             raise InputError(f"its {quote(name)} section does not say what to build")
-    if not isinstance(classes, Mapping) or set(classes) != set(heads):
-        raise InputError("its classes are not those of its heads")
-    for task, names in classes.items():
-        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-            raise InputError(f"its classes of {task} are {quote(names)}, not a list of names")
+    classes = class_names(classes, heads, of="heads")
     config["backbone"] = complete_backbone(backbone)
     config = {**OLD_CONFIG, **config}
     if not isinstance(config["assign"], Mapping) or not all(isinstance(v, str) for v in config["assign"].values()):
@@ -83,7 +79,7 @@ def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:
         raise InputError(f"its size is {quote(config['size'])}")
     if config["fit"] not in ("stretch", "pad", "crop"):
         raise InputError(f"its fit is {quote(config['fit'])}")
-    return config, {task: tuple(names) for task, names in classes.items()}
+    return config, classes
 
 
 def complete_backbone(section: Mapping[str, Any]) -> dict[str, Any]:
