@@ -215,7 +215,9 @@ class Film:
         fragments = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}  # of a second
         av = import_av()
         container = av.open(str(place / f"{self.stem}.mp4"), "w", options=fragments)
-        coding = {"crf": "20", "preset": "veryfast", "bf": "0"}  # frames that refer to later ones would shift all times
+        # Frames that refer to later ones (bf) would shift all times; the macroblock tree (mbtree) reads memory that
+        # nobody wrote, so that the same frames gave other bytes from time to time.
+        coding = {"crf": "20", "preset": "veryfast", "bf": "0", "mbtree": "0"}
         stream = container.add_stream("libx264", rate=self.rate, options=coding)
         stream.time_base = stream.codec_context.time_base = TICKS
         stream.height, stream.width = size
