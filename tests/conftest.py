@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: waiting threads soon sleep, as in the command lines
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # of processes that tests start: sums are in the order of this one's
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]

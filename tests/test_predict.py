@@ -198,7 +198,7 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
     model, classes = of_scenes(checkpoint("ssdlite")), ["circle", "square", "triangle"]
     data = ["loader.workers=0", "loader.batch_size=4"]
     asked = [f"ckpt={model}", "to=[onnx]", *data, "compile=false", "tolerance=0.01", f"runs={tmp_path}", "name=x"]
-    assert "| model.onnx |" in export(*asked)
+    assert "| model.onnx |" in cli("export", *asked)[1]
     folder = tmp_path / "export" / "x"
     report = json.loads((folder / "export.json").read_text())["files"][0]
     assert report["after"] == pytest.approx(report["before"], abs=1e-3) and report["latency_ms"]["1"] > 0
@@ -243,10 +243,10 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
 @pytest.mark.parametrize(
     ("fit", "head", "channels"), [("stretch", "classifier", 1), ("crop", "classifier", 3), ("pad", "ssdlite", 3)]
 )
-def test_the_example_sees_what_the_checkpoint_sees(fit, head, channels, checkpoint, tmp_path):
+def test_the_example_sees_what_the_checkpoint_sees(cli, fit, head, channels, checkpoint, tmp_path):
     pytest.importorskip("onnxruntime")
     model = checkpoint(head, fit=fit, channels=channels)
-    export(f"ckpt={model}", "proof=false", "dynamic=[]", f"runs={tmp_path}", "name=x")
+    cli("export", f"ckpt={model}", "proof=false", "dynamic=[]", f"runs={tmp_path}", "name=x")
     coarse = np.random.default_rng(0).integers(0, 256, (12, 7, 3), np.uint8)
     stored, turn = Image.fromarray(coarse).resize((140, 240), Image.Resampling.BICUBIC), Image.Exif()
     turn[0x0112] = 6  # to be turned by a quarter
@@ -271,11 +271,11 @@ def test_the_examples_prepare_pictures_alike():
 
 
 @pytest.mark.slow
-def test_the_example_for_litert_says_what_the_checkpoint_says(checkpoint, pictures, tmp_path):
+def test_the_example_for_litert_says_what_the_checkpoint_says(cli, checkpoint, pictures, tmp_path):
     if find_spec("litert_torch") is None:  # to import it here would take pytest's streams
         pytest.skip("no litert_torch")
     root, model = Path(__file__).parents[1], checkpoint("classifier")
-    export(f"ckpt={model}", "to=litert", "proof=false", f"runs={tmp_path}", "name=x")
+    cli("export", f"ckpt={model}", "to=litert", "proof=false", f"runs={tmp_path}", "name=x")
     picture = Image.open(pictures / "a.png").resize((128, 96), Image.Resampling.BILINEAR)
     picture.save(tmp_path / "seen.png")
     file = tmp_path / "export" / "x" / "model.tflite"
@@ -321,39 +321,31 @@ def of_scenes(model):
     return model
 
 
-def export(*asked, code=0):
-    """The command, in a process of its own: the exporters' logs outlive pytest's streams; what it printed."""
-    command = [sys.executable, "-m", "mnv2_tasks.export", *asked]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
-
-
 @pytest.mark.slow
-def test_a_fixed_batch_of_another_layout_is_calibrated_and_read(checkpoint, pictures, tmp_path):
+def test_a_fixed_batch_of_another_layout_is_calibrated_and_read(cli, checkpoint, pictures, tmp_path):
     pytest.importorskip("onnxruntime")
     model = of_scenes(checkpoint("ssdlite"))
     data, small = ["loader.workers=0", "calibration=3", "proof=false"], ["batch=2", "dynamic=[]", "layout=nhwc"]
     asked = [f"ckpt={model}", "to=[onnx,torch_export]", "precision=[fp32,int8]", *data, *small, f"runs={tmp_path}"]
-    assert "torch_export: no int8" in export(*asked, "name=x")
+    assert "torch_export: no int8" in cli("export", *asked, "name=x")[1]
     path = tmp_path / "export" / "x" / "model.int8.onnx"
     told = json.loads((path.parent / "model.json").read_text())["files"]
     assert set(told) == {"model.onnx", path.name, "model.pt2"} and told[path.name]["input"]["shape"] == [2, 96, 128, 3]
     ours, theirs = (mnv2_tasks.load(file).predict(sorted(pictures.rglob("*.*g"))) for file in (model, path))
     for mine, other in zip(ours, theirs, strict=True):
         assert abs(float(mine["ssdlite"]["scores"][0] - other["ssdlite"]["scores"][0])) < 0.2
-    assert "choose another name=" in export(*asked, "name=x", code=2)
+    assert "choose another name=" in cli("export", *asked, "name=x", fails=True)[1]
 
 
 @pytest.mark.slow
-def test_the_page_is_of_the_precision_asked_for(checkpoint, tmp_path):
+def test_the_page_is_of_the_precision_asked_for(cli, checkpoint, tmp_path):
     pytest.importorskip("onnxruntime")
     model = of_scenes(checkpoint("ssdlite"))
     (tmp_path / "dist").mkdir()
     for name in RUNTIME:
         (tmp_path / "dist" / name).touch()
     small = ["loader.workers=0", "calibration=2", "proof=false", f"runs={tmp_path}", "name=x"]
-    export(f"ckpt={model}", "to=web", "precision=int8", f"web_runtime={tmp_path / 'dist'}", *small)
+    cli("export", f"ckpt={model}", "to=web", "precision=int8", f"web_runtime={tmp_path / 'dist'}", *small)
     assert json.loads((tmp_path / "export" / "x" / "web" / "model.json").read_text())["precision"] == "int8"
 
 
@@ -361,7 +353,8 @@ def test_the_page_is_of_the_precision_asked_for(checkpoint, tmp_path):
 def test_any_tap_is_exported_proved_and_no_prediction(cli, checkpoint, pictures, tmp_path):
     pytest.importorskip("onnxruntime")
     model = of_scenes(checkpoint("ssdlite"))
-    export(
+    cli(
+        "export",
         f"ckpt={model}",
         "what=taps",
         "loader.workers=0",

@@ -146,19 +146,16 @@ runpy.run_path("train.py", run_name="__main__")
 
 
 @pytest.mark.slow
-def test_a_study_killed_in_the_middle_is_finished_without_repeating_a_run(tmp_path):
+def test_a_study_killed_in_the_middle_is_finished_without_repeating_a_run(cli, tmp_path):
     vary = "study.vary={block: [inverted_residual, separable], backbone.width: [0.35]}"
-    command = [sys.executable, "train.py", "-m", "study=blocks", *TINY, vary, "study.seeds=[0]", f"runs={tmp_path}"]
-    command += ["study.jobs=2"]
+    asked = ["-m", "study=blocks", *TINY, vary, "study.seeds=[0]", f"runs={tmp_path}", "study.jobs=2"]
     folder = tmp_path / "study" / "blocks" / "classifier"
-    killed = subprocess.Popen([sys.executable, "-c", KILLED, *command[2:]], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, *asked], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     killed.communicate()  # until its runs have ended, too
     assert killed.returncode == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("metrics.json"))}
     assert before
-    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert out.returncode == 0, out.stdout[-3000:] + out.stderr[-2000:]
-    assert f"{len(before)} of 2 are finished already" in out.stdout
+    assert f"{len(before)} of 2 are finished already" in cli("train", *asked)[1]
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     found = json.loads((folder / "study.json").read_text())
     assert [v["name"] for v in found["variants"]] == [
@@ -180,21 +177,18 @@ def test_a_study_killed_in_the_middle_is_finished_without_repeating_a_run(tmp_pa
     sweep = yaml.safe_load((folder / "sweep.yaml").read_text())
     assert sweep["parameters"]["block"] == {"values": ["inverted_residual", "separable"]}
     assert sweep["parameters"]["study"] == {"value": "blocks"}
-    other = subprocess.run([*command, "optim=adamw"], cwd=ROOT, capture_output=True, text=True)
-    assert other.returncode == 2 and "other settings (optim=adamw)" in other.stderr
+    code, err = cli("train", *asked, "optim=adamw", fails=True)
+    assert code == 2 and "other settings (optim=adamw)" in err
 
 
 @pytest.mark.slow
-def test_a_head_of_ones_own_can_be_studied(tmp_path):
+def test_a_head_of_ones_own_can_be_studied(cli, monkeypatch, tmp_path):
     new = Path(__file__).with_name("new_head")
     settings = ["task=lraspp", f"hydra.searchpath=[file://{new}]", *TINY[1:-1], "examples=0", "trainer.max_epochs=1"]
-    command = [sys.executable, "train.py", "-m", "study=width_resolution", *settings, f"runs={tmp_path}"]
     vary = "study.vary={head.channels: [16, 24]}"
-    out = subprocess.run(
-        [*command, vary, "study.seeds=[0]"],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(new)},
-    )  # fmt: skip
-    assert out.returncode == 0, out.stdout[-2000:] + out.stderr[-2000:]
+    monkeypatch.syspath_prepend(new)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(new), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+    cli("train", "-m", "study=width_resolution", *settings, vary, "study.seeds=[0]", f"runs={tmp_path}")
     found = json.loads((tmp_path / "study" / "width_resolution" / "lraspp" / "study.json").read_text())
     assert [v["name"] for v in found["variants"]] == ["channels=16", "channels=24"]
 
@@ -204,10 +198,9 @@ def _metrics(folder, name):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
+def test_a_run_that_fails_is_named_and_the_others_go_on(cli, tmp_path):
     vary = "study.vary={backbone.block.kernel_size: [3, 4]}"
-    command = [sys.executable, "train.py", "study=blocks", "study.seeds=[0]", *TINY, vary, f"runs={tmp_path}"]
-    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert out.returncode == 2 and "1 of 2 runs failed" in out.stderr and "kernel_size" in out.stderr
+    code, err = cli("train", "study=blocks", "study.seeds=[0]", *TINY, vary, f"runs={tmp_path}", fails=True)
+    assert code == 2 and "1 of 2 runs failed" in err and "kernel_size" in err
     found = json.loads((tmp_path / "study" / "blocks" / "classifier" / "study.json").read_text())
     assert [v["name"] for v in found["variants"]] == ["kernel_size=3"]

@@ -149,15 +149,13 @@ DEFAULTS = tuple(setting for setting in TINY if not setting.startswith("loader.w
 @pytest.mark.parametrize(
     "task", [("task=ssdlite",), ("task=classifier",), ("task=[classifier,ssdlite,deeplabv3]", "balance=gradnorm")]
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, task):
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, tmp_path, task):
     settings = (*DEFAULTS, *task, f"runs={tmp_path}")
-    spawn("train.py", *settings, "name=whole", stdout=subprocess.DEVNULL).communicate()
+    cli("train", *settings, "name=whole")
     assert cut(signal.SIGKILL, *settings, "name=cut")[0] == -signal.SIGKILL
     (whole,) = tmp_path.glob("*/whole")
     assert len(rows(whole)) == 2 and not (whole.with_name("cut") / "metrics.json").exists()
-    again = spawn("train.py", f"resume={whole.with_name('cut')}", stdout=subprocess.DEVNULL)
-    _, err = again.communicate()
-    assert again.returncode == 0, err
+    cli("train", f"resume={whole.with_name('cut')}")
     assert files(whole) == files(whole.with_name("cut"))
     assert_same_runs(whole, whole.with_name("cut"))
 
@@ -176,7 +174,7 @@ def test_a_signal_ends_a_run_with_what_is_there(tmp_path, name):
 @pytest.mark.parametrize(
     ("number", "at"), [(signal.SIGTERM, ("EpochLog", "on_train_epoch_start")), (signal.SIGKILL, ("AtStop", "__init__"))]
 )
-def test_a_run_that_ended_before_its_first_epoch_did_is_begun_again(trained, tmp_path, number, at):
+def test_a_run_that_ended_before_its_first_epoch_did_is_begun_again(trained, cli, tmp_path, number, at):
     code, err = cut(number, *TINY, f"runs={tmp_path}", "name=a", at=at)
     folder = tmp_path / "ssdlite" / "a"
     assert files(folder) == {"config.yaml"}
@@ -186,18 +184,18 @@ def test_a_run_that_ended_before_its_first_epoch_did_is_begun_again(trained, tmp
     refused(
         lambda: open_folder(another), f"a run of that name exists; choose another name=, or go on with resume={folder}"
     )
-    out, _ = spawn("train.py", f"resume={folder}", stdout=subprocess.PIPE).communicate()
+    out = cli("train", f"resume={folder}")[1]
     assert f"{folder}: none of its epochs was done: it starts from the beginning" in out
     assert_same_runs(trained, folder)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_there_whole_or_as_it_was(trained, tmp_path):
+def test_a_checkpoint_is_there_whole_or_as_it_was(trained, cli, tmp_path):
     code, _ = cut(signal.SIGKILL, *TINY, f"runs={tmp_path}", "name=a", at=("Path", "replace"))  # in the second epoch
     folder = tmp_path / "ssdlite" / "a"
     draft = folder / "checkpoints" / "last.ckpt.part"
     assert code == -signal.SIGKILL and draft.exists()
-    out, _ = spawn("train.py", f"resume={folder}", stdout=subprocess.PIPE).communicate()
+    out = cli("train", f"resume={folder}")[1]
     assert f"{draft}: not written to its end" in out and files(folder) == FILES
     assert_same_runs(trained, folder)
 
@@ -254,7 +252,7 @@ def test_wandb_stays_offline_and_asks_nothing(cli, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_run(tmp_path):
+def test_two_processes_make_one_run(cli, tmp_path):
     two = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu")
     settings = [*TINY, "data.val=7", f"runs={tmp_path}", "name=two", *two]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -265,13 +263,14 @@ def test_two_processes_make_one_run(tmp_path):
     assert files(folder) == FILES and len(list((tmp_path / "ssdlite").iterdir())) == 1
     assert len(rows(folder)) == 2
     ckpt = f"ckpt={folder / 'checkpoints' / 'best.ckpt'}"
-    results = []
-    for name, more in (("one", ()), ("two", two)):  # seven images on two processes: one is counted twice, or not
-        arguments = ("-m", "mnv2_tasks.evaluate", ckpt, f"runs={tmp_path}", f"name={name}", "loader.workers=0", *more)
-        process = spawn(*arguments, stdout=subprocess.DEVNULL, env=environment)
-        _, err = process.communicate()
-        assert process.returncode == 0, err[-2000:]
-        results.append(json.loads((tmp_path / "evaluate" / name / "metrics.json").read_text())["val"])
+    arguments = (ckpt, f"runs={tmp_path}", "loader.workers=0")  # seven images on two: one is counted twice, or not
+    cli("evaluate", *arguments, "name=one")
+    process = spawn(
+        "-m", "mnv2_tasks.evaluate", *arguments, "name=two", *two, stdout=subprocess.DEVNULL, env=environment
+    )
+    _, err = process.communicate()
+    assert process.returncode == 0, err[-2000:]
+    results = [json.loads((tmp_path / "evaluate" / n / "metrics.json").read_text())["val"] for n in ("one", "two")]
     trained = json.loads((folder / "metrics.json").read_text())["val"]
     for name, value in results[0].items():
         if "loss" not in name:
