@@ -88,7 +88,7 @@ def compare(folder: Path) -> list[dict[str, Any]]:
         if path.suffix not in HAND:
             continue
         ours, hand = Exported(path, threads=1), HAND[path.suffix](path)
-        shape = (ours.about["input"]["shape"][0], len(ours.about["preprocessing"]["mean"]), *ours.about["size"])
+        shape = (ours.about.input.shape[0], ours.about.input.channels, *ours.about.size)
         images = torch.randint(0, 256, shape, dtype=torch.uint8)
         fed = ours.feed(images)  # in the file's own layout
         calls: dict[str, Callable[[], Any]] = {"ours": lambda: ours(images), "by_hand": lambda: hand(fed)}  # noqa: B023

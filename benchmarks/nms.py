@@ -22,6 +22,7 @@ from torch import Tensor
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.export.formats import onnx
 from mnv2_tasks.export.graph import Graph
+from mnv2_tasks.export.metadata import InputForm, Metadata
 from mnv2_tasks.heads.ssdlite import SSDLite
 from mnv2_tasks.machine import tune_for_cpu
 from mnv2_tasks.model import Model
@@ -56,9 +57,10 @@ def noise(count: int) -> Tensor:
 def session(model: Model, folder: Path) -> Any:
     """The exported model, its batch left open, in ONNX Runtime on one thread."""
     graph = Graph(model).eval()
-    about = {"input": {"layout": "nchw"}, "outputs": graph.outputs, "dynamic": ["batch"]}
+    form = InputForm("nchw", "uint8", (1, 3, SIDE, SIDE))
+    about = Metadata({}, (SIDE, SIDE), form, tuple(graph.outputs), ("batch",))
     path = folder / "model.onnx"
-    onnx.write(graph, noise(2), path, precision="fp32", calibration=(), about=about)
+    onnx.write(graph, noise(2), path, about, ())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -58,7 +58,7 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     predictor = Predictor(config.ckpt, trust=tuple(config.trust))
     network = predictor.exported
     assert network is not None, "a checkpoint is evaluated otherwise"
-    about, where = network.about, f"{config.ckpt} ({writer(network.about)})"
+    about, where = network.about.model, f"{config.ckpt} ({writer(network.about.model)})"
     try:
         made, classes = checked_config({**about, "config": {**about["config"], "fit": predictor.fit}})
     except (InputError, KeyError) as error:
@@ -66,7 +66,7 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     refuse_foreign(made, where, trust=tuple(config.trust))
     refuse_unknown({key: made[key] for key in ("backbone", "heads")}, where)
     model = build_told(partial(build_model, made, classes), where).eval()  # for its metrics and its cost
-    trained = {**made, "size": about["size"], "fit": predictor.fit, "depth": predictor.depth}
+    trained = {**made, "size": list(network.about.size), "fit": predictor.fit, "depth": predictor.depth}
     take_settings(config, trained, [*given, "data"])
     settings = settle(config)
     data, split = build.make_data(settings), settings["split"]

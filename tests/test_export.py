@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export.compare import eager, random_images, size_of
 from mnv2_tasks.export.decode import predictions
-from mnv2_tasks.export.formats import CODE, FORMATS, format_of, get_format, need
+from mnv2_tasks.export.formats import FORMATS, format_of, get_format, need
 from mnv2_tasks.export.graph import Graph, suppress
-from mnv2_tasks.export.metadata import one_view
+from mnv2_tasks.export.metadata import InputForm, Metadata, one_view
 from mnv2_tasks.export.nms import suppress as numpy_suppress
-from mnv2_tasks.export.report import markdown
+from mnv2_tasks.export.report import ExportRow, markdown
+from mnv2_tasks.export.session import as_input
 from mnv2_tasks.heads.classifier import Classifier, MultiLabel
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.ssdlite import SSDLite
@@ -142,29 +144,14 @@ def written(name, model, folder, precision="fp32", size=(96, 128), layout=None):
     target = get_format(name)
     channels, layout = len(model.mean), layout or target.layout
     graph = Graph(model, layout=layout, nms=target.nms, masks=target.masks).eval()
-    about = {
-        "format": name,
-        "precision": precision,
-        "input": {
-            "layout": layout,
-            "dtype": target.dtype,
-            "shape": [1, channels, *size] if layout == "nchw" else [1, *size, channels],
-        },
-        "size": list(size),
-        "outputs": graph.outputs,
-        "dynamic": list(target.dynamic),
-        "classes": {task: ["ä"] for task in model.heads},
-        "license": "x",
-        "version": "0",
-    }
-    from mnv2_tasks.export.session import as_input
-
+    model_json = {"classes": {task: ["ä"] for task in model.heads}, "license": "x", "version": "0"}
+    shape = (1, channels, *size) if layout == "nchw" else (1, *size, channels)
+    form = InputForm(layout, target.dtype, shape)
+    about = Metadata(model_json, size, form, tuple(graph.outputs), target.dynamic, name, precision)
     example = batch(2 if "batch" in target.dynamic else 1, size, channels)
-    calibration = [as_input(image, about["input"]) for image in random_images([1, channels, *size], 8)]
+    calibration = [as_input(image, form) for image in random_images([1, channels, *size], 8)]
     path = folder / f"model{target.suffix}"
-    target.write(
-        graph, as_input(example, about["input"]), path, precision=precision, calibration=calibration, about=about
-    )
+    about = target.write(graph, as_input(example, form), path, about, calibration)
     if name != "aoti":  # compiled for this machine alone, with its sources and the compiler's command
         tells_no_folder(path)
     if name == "onnx":
@@ -173,7 +160,7 @@ def written(name, model, folder, precision="fp32", size=(96, 128), layout=None):
         model = onnx.load(str(path))
         onnx.checker.check_model(model, full_check=True)
         assert not any(part.metadata_props or part.doc_string for part in (model.graph, *model.graph.node))
-    return path, about
+    return path, json.loads(about.as_json())
 
 
 def tells_no_folder(path):
@@ -208,7 +195,7 @@ def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
     if name == "coreml":
         pytest.skip("predicts on macOS alone")
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
-    network, reference = Exported(path, trust=CODE), eager(Graph(model).eval())
+    network, reference = Exported(path, trust=FORMATS), eager(Graph(model).eval())
     shapes = [(1, 96, 128)] + ([(3, 96, 128)] if about["dynamic"] else [])
     shapes += [(2, 112, 96)] if "height" in about["dynamic"] else []
     for count, height, width in shapes:
@@ -228,7 +215,8 @@ def test_tensorflows_padding_of_odd_maps_travels(name, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
     images = batch(2, size)
     found = apart(
-        eager(Graph(model).eval())(images)["classifier_scores"], Exported(path, trust=CODE)(images)["classifier_scores"]
+        eager(Graph(model).eval())(images)["classifier_scores"],
+        Exported(path, trust=FORMATS)(images)["classifier_scores"],
     )
     assert found["relative"] < 1e-3
 
@@ -295,7 +283,8 @@ def test_an_onnx_file_that_is_not_valid_is_not_written(tmp_path):
     out = helper.make_tensor_value_info("out", 1, [1])
     model = helper.make_model(helper.make_graph([node], "graph", [], [out]))
     with pytest.raises(InputError, match="model.onnx: not written, it is no valid ONNX .*precision="):
-        save(model, tmp_path / "model.onnx", {})
+        form = InputForm("nchw", "uint8", (1, 1, 1, 1))
+        save(model, tmp_path / "model.onnx", Metadata({}, (1, 1), form, (), ()))
     assert not (tmp_path / "model.onnx").exists()
 
 
@@ -309,7 +298,8 @@ def test_int8_stays_close(name, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
     images = torch.cat(random_images([1, 3, 96, 128], 8))
     found = apart(
-        eager(Graph(model).eval())(images)["classifier_scores"], Exported(path, trust=CODE)(images)["classifier_scores"]
+        eager(Graph(model).eval())(images)["classifier_scores"],
+        Exported(path, trust=FORMATS)(images)["classifier_scores"],
     )
     assert 0 < found["relative"] < 0.35
 
@@ -320,17 +310,17 @@ def test_every_precision_is_told_what_one_conversion_found(monkeypatch):
     proto, calls = pytest.importorskip("onnx").ModelProto, []
 
     def converted(graph, images, about):
-        calls.append(about["dynamic"])
-        about["dynamic"] = ["batch", "height"]  # the width turned out to be fixed
-        return proto(producer_name="one")
+        calls.append(about.dynamic)
+        return proto(producer_name="one"), ("batch", "height")  # the width turned out to be fixed
 
     monkeypatch.setattr(onnx, "_converted", converted)
     graph, images = Graph(make("classifier")), torch.zeros(2, 3, 96, 128, dtype=torch.uint8)
-    abouts = [{"dynamic": ["width", "height", "batch"]} for _ in range(2)]
-    first, second = (onnx.convert(graph, images, about) for about in abouts)
+    form = InputForm("nchw", "uint8", (1, 3, 96, 128))
+    asked = Metadata({}, (96, 128), form, tuple(graph.outputs), ("width", "height", "batch"))
+    (first, about), (second, other) = (onnx.convert(graph, images, asked) for _ in range(2))
     first.producer_name = "another"
     assert len(calls) == 1 and second.producer_name == "one"
-    assert [about["dynamic"] for about in abouts] == [["batch", "height"]] * 2
+    assert about.dynamic == other.dynamic == ("batch", "height")
 
 
 @pytest.mark.slow
@@ -379,7 +369,7 @@ def test_files_that_hold_code_are_not_loaded_unasked(tmp_path):
         Exported(evil)
     with pytest.raises(InputError, match=r"trust=\[aoti\]"):
         Exported(path.rename(tmp_path / "model.aoti"))
-    assert read_about(evil)["outputs"] == about["outputs"]
+    assert list(read_about(evil).outputs) == list(about["outputs"])
     assert not ran.exists()
 
 
@@ -406,7 +396,7 @@ def test_threads_share_one_loaded_model(name, tmp_path):
     from mnv2_tasks.export.session import Exported
 
     path, _ = written(name, make("classifier"), tmp_path)
-    network = Exported(path, trust=CODE)
+    network = Exported(path, trust=FORMATS)
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8, generator=generator) for _ in range(8)]
     wanted = [{key: value.copy() for key, value in network(image).items()} for image in images]
@@ -439,28 +429,30 @@ def test_the_metadata_inside_a_file_counts(tmp_path):
     stale = {**about, "classes": {"classifier": ["x", "y", "z"]}, "files": {path.name: {"sha256": "0"}}}
     (tmp_path / "model.json").write_text(json.dumps(stale))
     with pytest.warns(UserWarning, match="what is inside the file counts"):
-        assert read_about(path)["classes"] == about["classes"]
+        assert read_about(path).model["classes"] == about["classes"]
 
 
 def test_metadata_beside_another_file_is_refused(tmp_path, monkeypatch):
     from mnv2_tasks.export.formats import ncnn
     from mnv2_tasks.export.session import digest, read_about
 
-    monkeypatch.setattr(ncnn, "packages", ())
+    monkeypatch.setattr(ncnn, "FORMAT", replace(ncnn.FORMAT, packages=()))
     for suffix in (".ncnn.param", ".ncnn.bin"):
         (tmp_path / f"model{suffix}").write_bytes(b"1")
     path = tmp_path / "model.ncnn.param"
     entry = {"size": [64, 64], "outputs": [], "dynamic": []}
     entry["input"] = {"layout": "nchw", "dtype": "uint8", "shape": [1, 3, 64, 64]}
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: {**entry, "sha256": digest(path)}}}))
-    assert read_about(path)["sha256"]
+    assert read_about(path).sha256
     (tmp_path / "model.ncnn.bin").write_bytes(b"2")
     with pytest.raises(InputError, match=r"model\.json: it was written with another model\.ncnn\.param"):
         read_about(path)
 
 
 def test_the_report_explains_its_columns():
-    row = {"file": "model.onnx", "before": {"ssdlite": 0.5}, "after": {"ssdlite": 0.49}, "nms": "native"}
+    form = InputForm("nchw", "uint8", (1, 3, 96, 128))
+    about = Metadata({}, (96, 128), form, ("ssdlite_scores",), ())
+    row = ExportRow("model.onnx", about, True, before={"ssdlite": 0.5}, after={"ssdlite": 0.49})
     pytorch = {"latency_ms": {"eager": {"1": 3.0, "2": 2.0}}}
     table, notes = markdown(pytorch, [row], "val", ["measured on X"]).split("\n\n")
     titles = [title.strip() for title in table.splitlines()[0].strip("|").split("|")][1:]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,8 @@ def test_an_exported_file_predicts(cli, monkeypatch, tmp_path):
     onnx.helper.set_model_props(graph, {"mnv2_tasks": json.dumps({**about, **about["files"]["model.onnx"]})})
     onnx.save(graph, str(tmp_path / "model.onnx"))
     outputs = [np.full((1, 3), 0.5, np.float32), np.zeros((1, 64, 64), np.uint8)]
-    monkeypatch.setattr(need("onnx"), "read", lambda *_: lambda images: outputs)
+    fixed = replace(need("onnx"), read=lambda *_: lambda images: outputs)
+    monkeypatch.setattr("mnv2_tasks.export.formats.onnx.FORMAT", fixed)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     cli("predict", f"model={tmp_path / 'model.onnx'}", f"source={tmp_path / 'a.png'}", f"runs={tmp_path}", "name=b")
     assert (tmp_path / "predict" / "b" / "unet").is_dir()

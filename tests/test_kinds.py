@@ -15,9 +15,9 @@ from test_export import batch, make
 from test_predict import CLASSES, HEADS
 
 import mnv2_tasks
-from mnv2_tasks.export.exported_model import exported_model
+from mnv2_tasks.export.exported_model import ExportedModel, exported_model
 from mnv2_tasks.export.graph import Graph
-from mnv2_tasks.export.metadata import describe
+from mnv2_tasks.export.metadata import InputForm, Metadata, describe, parse_metadata
 from mnv2_tasks.export.session import as_input
 from mnv2_tasks.kinds import DETECTION, KINDS, SEGMENTATION, Decoding
 
@@ -26,7 +26,7 @@ NEVER = ("pytorch_lightning", "lightning", "hydra", "omegaconf", "mnv2_tasks.bac
 NEVER += ("mnv2_tasks.model", "mnv2_tasks.weights.tensors", "mnv2_tasks.weights.checkpoint", "torchmetrics")
 
 
-def about(model, graph, size=(96, 128)) -> dict:
+def about(model, graph, size=(96, 128)) -> Metadata:
     """What an exported file of `model` tells of itself."""
     backbone = {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35}
     settings = {
@@ -35,15 +35,9 @@ def about(model, graph, size=(96, 128)) -> dict:
         "fit": "pad",
         "license": None,
     }
-    return {
-        **describe(model, settings, {task: tuple(CLASSES[task]) for task in model.heads}, size),
-        "format": "onnx",
-        "precision": "fp32",
-        "input": {"layout": "nchw", "dtype": "uint8", "shape": [1, 3, *size]},
-        "outputs": graph.outputs,
-        "dynamic": ["batch"],
-        "nms": graph.nms,
-    }
+    told = describe(model, settings, {task: tuple(CLASSES[task]) for task in model.heads})
+    form = InputForm("nchw", "uint8", (1, 3, *size))
+    return Metadata(told, size, form, tuple(graph.outputs), ("batch",), "onnx", "fp32", nms=graph.nms)
 
 
 @pytest.fixture(scope="module", params=["native", "app"])
@@ -55,7 +49,7 @@ def exported(request, tmp_path_factory) -> tuple[Path, torch.nn.Module]:
     model = make(*TASKS)
     graph, path = Graph(model, nms=request.param).eval(), tmp_path_factory.mktemp(request.param) / "model.onnx"
     told = about(model, graph)
-    onnx.write(graph, as_input(batch(2), told["input"]), path, precision="fp32", calibration=[], about=told)
+    onnx.write(graph, as_input(batch(2), told.input), path, told, [])
     return path, model
 
 
@@ -112,7 +106,7 @@ def test_what_a_file_leaves_to_the_app_can_be_chosen(exported):
     path, _ = exported
     predictor, image = mnv2_tasks.load(path), np.zeros((96, 128, 3), np.uint8)
     predictor.choose(score=0.5)
-    if predictor.exported.about["nms"] == "native":
+    if predictor.exported.about.nms == "native":
         refused(lambda: predictor.choose(iou=0.4), "iou=0.4", "built in", "nms=false")
         refused(lambda: predictor.choose(score=0.001), "score=0.001", "0.01 built in")
         return
@@ -150,7 +144,12 @@ DAMAGED = {  # what is changed -> words of the refusal
 @pytest.fixture(scope="module")
 def told() -> dict:
     model = make("ssdlite")
-    return about(model, Graph(model, nms="app"))
+    return json.loads(about(model, Graph(model, nms="app")).as_json())
+
+
+def of_file(told: dict) -> ExportedModel:
+    path = Path("model.onnx")
+    return exported_model(path, parse_metadata(told, path))
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -158,15 +157,20 @@ def test_damaged_metadata_is_told_in_a_line(told, name):
     change, words = DAMAGED[name]
     damaged = copy.deepcopy(told)
     change(damaged)
-    refused(lambda: exported_model(Path("model.onnx"), damaged), "model.onnx (written by", "metadata is damaged", words)
+    refused(
+        lambda: exported_model(Path("model.onnx"), parse_metadata(damaged, Path("model.onnx"))),
+        "model.onnx (written by",
+        "metadata is damaged",
+        words,
+    )
 
 
 def test_files_that_do_not_tell_all_of_a_detector_have_what_its_head_was_made_with(told):
     old = copy.deepcopy(told)
     del old["thresholds"]["ssdlite"]["candidates"]  # as version 0.1 wrote it
-    assert exported_model(Path("a.onnx"), old).decodings["ssdlite"] == Decoding()
+    assert of_file(old).decodings["ssdlite"] == Decoding()
     old["config"]["heads"]["ssdlite"] = {**old["config"]["heads"]["ssdlite"], "candidates": 50, "nms": 0.1}
-    assert exported_model(Path("a.onnx"), old).decodings["ssdlite"] == Decoding(candidates=50)
+    assert of_file(old).decodings["ssdlite"] == Decoding(candidates=50)
 
 
 def test_kinds_are_named_as_files_name_them():

@@ -3,6 +3,7 @@
 import copy
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 import mnv2_tasks
 from mnv2_tasks.assembly.network import build_model, load_model
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export.formats import CODE, FORMATS, get_format, need
+from mnv2_tasks.export.formats import FORMATS, get_format, need
 from mnv2_tasks.export.hub import write_hub
 from mnv2_tasks.export.metadata import describe
 from mnv2_tasks.weights.checkpoint import read_trusted
@@ -147,7 +148,8 @@ def test_no_command_calls_what_a_checkpoint_names(cli, tmp_path, program, settin
 
 ABOUT = {
     **describe(build_model(CONFIG, {"classifier": tuple(CLASSES["classifier"])}), {**CONFIG, "license": None},
-               {"classifier": tuple(CLASSES["classifier"])}, (64, 64)),
+               {"classifier": tuple(CLASSES["classifier"])}),
+    "size": [64, 64],
     "input": {"layout": "nchw", "dtype": "uint8", "shape": [1, 3, 64, 64]},
     "outputs": ["classifier_scores"],
     "dynamic": [],
@@ -184,23 +186,25 @@ def exported(path: Path, name: str, about: dict) -> Path:
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "coreml"])  # coreml: macOS alone loads it
 def test_no_metadata_of_an_exported_file_is_called(tmp_path, monkeypatch, name):
     try:
-        monkeypatch.setattr(need(name), "read", lambda *_: lambda images: [])  # a network, of which nothing is asked
+        without_network = replace(need(name), read=lambda *_: lambda images: [])  # nothing is asked of one
     except InputError:
         pytest.skip("not installed")
+    monkeypatch.setattr(f"mnv2_tasks.export.formats.{name}.FORMAT", without_network)
     trace = tmp_path / "trace"
-    assert mnv2_tasks.load(exported(tmp_path, name, ABOUT), trust=CODE).kinds
+    assert mnv2_tasks.load(exported(tmp_path, name, ABOUT), trust=FORMATS).kinds
     for place, evil_name in [(place, evil_name) for place in SECTIONS for evil_name in EVIL]:
         about = {**ABOUT, "config": planted(ABOUT["config"], SECTIONS[place], evil(trace)[evil_name])}
         path = exported(tmp_path, name, about)
         with pytest.raises(InputError, match=r"model\..*(not of this package|does not say what to build)"):
-            mnv2_tasks.load(path, trust=CODE)
+            mnv2_tasks.load(path, trust=FORMATS)
         assert not trace.exists(), (place, evil_name)
 
 
 @pytest.mark.parametrize("place", [("config", "heads", "classifier"), ("data", "scenes"), ("heads", "classifier")])
 def test_no_command_calls_what_an_exported_file_names(cli, tmp_path, monkeypatch, place):
     pytest.importorskip("onnx")
-    monkeypatch.setattr(need("onnx"), "read", lambda *_: lambda images: [np.full((1, 3), 0.5, np.float32)])
+    fixed = replace(need("onnx"), read=lambda *_: lambda images: [np.full((1, 3), 0.5, np.float32)])
+    monkeypatch.setattr("mnv2_tasks.export.formats.onnx.FORMAT", fixed)
     trace = tmp_path / "trace"
     path = exported(tmp_path, "onnx", planted(ABOUT, place, evil(trace)["numpy.save"]))
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,79 +107,62 @@ def _export(
 
     from mnv2_tasks.export import formats
     from mnv2_tasks.export.graph import Graph
-    from mnv2_tasks.export.metadata import describe
+    from mnv2_tasks.export.metadata import InputForm, Metadata, describe
+    from mnv2_tasks.export.report import ExportRow, prove
     from mnv2_tasks.export.session import ABOUT, as_input, digest
     from mnv2_tasks.files import write_json
 
     size = _size(settings)
-    common = describe(model, settings, classes, size)
     taps: tuple[str, ...] = ()
     if settings["what"] == "taps":
         taps = settings["taps"] = tuple(_listed(settings["taps"])) or model.backbone.kept
         model.backbone.keep(taps)
     calibration = _calibration(data, settings["calibration"]) if _quantised(precisions) else []
-    rows: list[dict[str, Any]] = []
+    rows: list[ExportRow] = []
     files: dict[str, dict[str, Any]] = {}
+    common = {**describe(model, settings, classes), "size": list(size)}
     write_json(folder / ABOUT, {**common, "files": files})
+    detects = any(head.kind.scored for head in model.heads.values()) and not taps
     for name, its in precisions.items():
         target = formats.get_format(name)
         graph = Graph(
             model,
-            layout=settings["layout"] or target.layout,  # type: ignore[arg-type]
+            layout=settings["layout"] or target.layout,
             masks="logits" if target.masks == "logits" else settings["masks"],
-            nms=target.nms if settings["nms"] else "app",  # type: ignore[arg-type]
+            nms=target.nms if settings["nms"] else "app",
             candidates=settings["candidates"],
             taps=taps,
         ).eval()
-        form = {"name": "images", "layout": graph.layout, "dtype": settings["dtype"] or target.dtype}
-        dynamic = [axis for axis in _listed(settings["dynamic"]) if axis in target.dynamic]
-        batch, channels = 1 if name == "ncnn" else settings["batch"], len(model.mean)
-        shape = [batch, channels, *size] if graph.layout == "nchw" else [batch, *size, channels]
+        dynamic = tuple(axis for axis in _listed(settings["dynamic"]) if axis in target.dynamic)
+        batch, channels = target.batch or settings["batch"], len(model.mean)
+        shape = (batch, channels, *size) if graph.layout == "nchw" else (batch, *size, channels)
+        form = InputForm(graph.layout, settings["dtype"] or target.dtype, shape)
         # A dynamic batch is traced with two images: one would be taken for a constant.
         traced = torch.zeros((max(2, batch) if "batch" in dynamic else batch, channels, *size), dtype=torch.uint8)
         groups = [calibration[i : i + batch] for i in range(0, len(calibration), batch)]
         images = [as_input(torch.cat((group * batch)[:batch]), form) for group in groups]  # the last one filled up
         for precision in its:
-            here = {
-                "format": name,
-                "precision": precision,
-                "input": {**form, "shape": shape},
-                "outputs": graph.outputs,
-                "dynamic": dynamic,
-                "candidates": graph.candidates,
-                "nms": graph.nms,
-            }
+            about = Metadata(
+                common, size, form, tuple(graph.outputs), dynamic, name, precision, graph.candidates, graph.nms
+            )
             path = folder / f"model{'' if precision == 'fp32' else f'.{precision}'}{target.suffix}"
             print(f"{path.name}: writing ...", flush=True)
-            began = time.monotonic()
-            told = {**common, **here}
-            row: dict[str, Any] = {"file": path.name, **here}
-            row["boxes"] = any(head.kind.scored for head in model.heads.values()) and not taps
-            try:
-                target.write(
-                    graph,
-                    as_input(traced, form),
-                    path,
-                    precision=precision,
-                    calibration=images,
-                    about=told,
-                )
-            except Exception as error:  # every converter has its own
-                row["error"] = f"{type(error).__name__}: {str(error).strip()}"[:500]
-            row["seconds"] = round(time.monotonic() - began, 1)
+            row, began = ExportRow(path.name, about, detects), time.monotonic()
             rows.append(row)
-            if "error" not in row:
-                files[path.name] = {name: value for name, value in told.items() if name not in common}
-                files[path.name]["sha256"] = digest(path)
-                row |= files[path.name]
+            try:
+                about = target.write(graph, as_input(traced, form), path, about, images)
+            except Exception as error:  # every converter has its own
+                row.error = f"{type(error).__name__}: {str(error).strip()}"[:500]
+            row.seconds = round(time.monotonic() - began, 1)
+            if not row.error:
+                row.about = replace(about, sha256=digest(path))
+                files[path.name] = row.about.of_file()
                 write_json(folder / ABOUT, {**common, "files": files})
-    if any(row["nms"] == "app" for row in rows) and any(head.kind.scored for head in model.heads.values()):
+    if detects and any(row.about.nms == "app" for row in rows):
         (folder / "nms.py").write_bytes((Path(__file__).parent / "nms.py").read_bytes())
     if settings["proof"]:
-        from mnv2_tasks.export.report import prove
-
         return prove(model, settings, data, classes, rows, folder)
-    return [f"{row['file']}: {row['error']}" for row in rows if "error" in row]
+    return [f"{row.file}: {row.error}" for row in rows if row.error]
 
 
 def _page_runtime(config: Any) -> Path:

@@ -1,14 +1,14 @@
 """Every exported file of a folder on this machine: `python -m mnv2_tasks.benchmark model=<folder of an export>`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.assembly.overrides import settle
 from mnv2_tasks.errors import InputError, amount
+from mnv2_tasks.export.metadata import FIX
 from mnv2_tasks.files import read_json
 from mnv2_tasks.machine import describe_processor, tune_for_cpu
-
-FIX = "export the model again"
 
 
 def main(config: Any) -> None:
@@ -82,11 +82,11 @@ def _measure(path: Path, settings: dict[str, Any], proof: dict[str, Any]) -> dic
         for threads in settings["threads"]:
             network = Exported(path, threads=threads, trust=settings["trust"])
             about = network.about
-            batch = settings["batch"] if "batch" in about["dynamic"] else about["input"]["shape"][0]
-            shape = [1, len(about["preprocessing"]["mean"]), *about["size"]]
+            batch = settings["batch"] if "batch" in about.dynamic else about.input.shape[0]
+            shape = [1, about.input.channels, *about.size]
             images = random_images(shape, 1)[0].repeat(batch, 1, 1, 1)
-            row |= {"format": network.name, "precision": about["precision"], "batch": batch}
-            took = latency(lambda network=network, images=images: network(images), seconds=settings["seconds"])  # type: ignore[misc]
+            row |= {"format": network.name, "precision": about.precision, "batch": batch}
+            took = latency(partial(network, images), seconds=settings["seconds"])
             row.setdefault("latency_ms", {})[str(threads)] = took
     except Exception as error:  # every runtime has its own; the other files are timed all the same
         row["skipped"] = (str(error).strip() or type(error).__name__).splitlines()[0]

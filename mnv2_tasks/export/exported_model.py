@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from mnv2_tasks.datasets.transforms import Fit
 from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.export.metadata import Metadata
 from mnv2_tasks.kinds import Decoding, Kind, kind_named
 from mnv2_tasks.weights.moved_names import with_new_names
 from mnv2_tasks.weights.trust import class_names, refuse_foreign_names, writer
@@ -26,32 +27,31 @@ class ExportedModel:
     built_in: bool  # whether the graph itself suppresses boxes
 
 
-def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[str] = ()) -> ExportedModel:
+def exported_model(path: Path, about: Metadata, *, trust: Collection[str] = ()) -> ExportedModel:
     """The model that the file `path` holds, from what it tells of itself: `about`, as `read_about` gives it.
 
     Raises InputError for what is damaged or missing, a file of taps, and a config that names what is neither of this
     package nor of the modules in `trust`, though nothing is built from it.
     """
-    where, outputs, taps = f"{path} ({writer(about)})", about["outputs"], about.get("taps")
-    form, preprocessing = about["input"], about.get("preprocessing")
-    channels = form["shape"][1 if form["layout"] == "nchw" else 3]
-    if isinstance(taps, Mapping) and set(outputs) <= set(taps):
-        raise InputError(f"{path}: it gives taps ({', '.join(outputs)}); export it with what=model")
+    model, channels = about.model, about.input.channels
+    where, taps, preprocessing = f"{path} ({writer(model)})", model.get("taps"), model.get("preprocessing")
+    if isinstance(taps, Mapping) and set(about.outputs) <= set(taps):
+        raise InputError(f"{path}: it gives taps ({', '.join(about.outputs)}); export it with what=model")
     try:
-        if not isinstance(about["config"], Mapping):
+        if not isinstance(model["config"], Mapping):
             raise InputError("its config is no dictionary")
-        kinds, config = _kinds(about["tasks"]), with_new_names(about["config"])
-        names = class_names(about["classes"], kinds, of="tasks")
+        kinds, config = _kinds(model["tasks"]), with_new_names(model["config"])
+        names = class_names(model["classes"], kinds, of="tasks")
         classes = {task: names[task] for task in kinds}
         decodings = {
-            task: _decoding(about.get("thresholds"), config, task) for task, kind in kinds.items() if kind.scored
+            task: _decoding(model.get("thresholds"), config, task) for task, kind in kinds.items() if kind.scored
         }
-        fit = about.get("fit", config.get("fit", "stretch"))
+        fit = model.get("fit", config.get("fit", "stretch"))
         if fit not in get_args(Fit):
             raise InputError(f"its fit is {quote(fit)}")
         if channels not in (1, 3):
             raise InputError(f"its images have {channels} channels, not 3, or 1 in grey")
-        if silent := [task for task in kinds if not any(name.startswith(f"{task}_") for name in outputs)]:
+        if silent := [task for task in kinds if not any(name.startswith(f"{task}_") for name in about.outputs)]:
             raise InputError(f"no output is of {silent[0]}")
     except KeyError as error:
         raise InputError(f"{where}: its metadata is damaged: it has no {error.args[0]}; export it again") from error
@@ -62,11 +62,11 @@ def exported_model(path: Path, about: Mapping[str, Any], *, trust: Collection[st
         kinds,
         classes,
         decodings,
-        size=cast(tuple[int, int], tuple(about["size"])),
+        size=about.size,
         fit=fit,
         channels=channels,
         depth=preprocessing.get("depth") if isinstance(preprocessing, Mapping) else None,
-        built_in=about.get("nms") != "app",
+        built_in=about.nms != "app",
     )
 
 

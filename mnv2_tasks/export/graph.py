@@ -1,20 +1,18 @@
 """A model as an app wants it: pictures in, decided results out, in tensors of fixed names. Pure PyTorch."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torchvision  # noqa: F401  (its operators)
 from torch import Tensor, nn
 
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.export.metadata import Layout, Masks, Suppression
 from mnv2_tasks.heads import Head
 from mnv2_tasks.kinds.detection_kind import Anchored, Decoding
 from mnv2_tasks.kinds.kind import Decided
 from mnv2_tasks.model import Model
 
-Layout = Literal["nchw", "nhwc"]
-Masks = Literal["argmax", "logits"]
-Suppression = Literal["native", "portable", "app"]
 STEPS = 16  # of `suppress`: as many boxes may stand in a row, each suppressing the next
 MOST = {"native": 2_400, "portable": 1_200}  # candidates of all classes together that go into suppression
 LEAST = 50  # candidates of each class, at least

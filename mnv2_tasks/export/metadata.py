@@ -1,16 +1,116 @@
-"""What travels with an exported model: its classes, preprocessing, thresholds, config and training metrics."""
+"""What travels with an exported model: how its file is called, its classes, preprocessing, thresholds and metrics."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mnv2_tasks import __version__
-from mnv2_tasks.model import Classes, Model
+from mnv2_tasks.errors import InputError, quote
+
+if TYPE_CHECKING:  # an exported file predicts without the network
+    from mnv2_tasks.model import Classes, Model
+
+Layout = Literal["nchw", "nhwc"]
+Masks = Literal["argmax", "logits"]
+Suppression = Literal["native", "portable", "app"]
+MOST = 2**14  # pixels of a side, and images at a time
+FIX = "export the model again"
 
 
-def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: tuple[int, int]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class InputForm:
+    """The images that a graph takes."""
+
+    layout: Layout
+    dtype: str  # uint8, or float32 in 0..1
+    shape: tuple[int, int, int, int]  # in that layout; of the batch and the sides, those that it was traced with
+    name: str = "images"
+
+    @property
+    def channels(self) -> int:
+        return self.shape[1 if self.layout == "nchw" else 3]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an exported file tells of itself, inside it or in the model.json beside it, which holds all of an export.
+
+    `model` is what `describe` gives, of the model that the file holds; `exported_model` checks it, for a file that
+    somebody else wrote may say anything there. The other fields are of the file alone, and checked.
+    """
+
+    model: Mapping[str, Any]
+    size: tuple[int, int]  # (H, W)
+    input: InputForm
+    outputs: tuple[str, ...]  # names, in their order
+    dynamic: tuple[str, ...]  # what of batch, height and width may vary
+    format: str = ""
+    precision: str = ""
+    candidates: Mapping[str, int] | None = None  # {detector: boxes of each class that go into suppression}
+    nms: Suppression = "native"
+    ranges: Mapping[str, tuple[int, int]] | None = None  # of what may vary, where the format has limits
+    sha256: str | None = None
+
+    def of_file(self) -> dict[str, Any]:
+        """The fields of the file alone, as JSON; those that are None are left out."""
+        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("model", "size")}
+        return {name: value for name, value in told.items() if value is not None} | {"input": asdict(self.input)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return {**self.model, "size": list(self.size), **self.of_file()}
+
+    def as_json(self) -> str:
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+
+def parse_metadata(told: Any, path: Path) -> Metadata:
+    """What the file `path` tells of itself. Raises InputError where a field is missing or not of its form."""
+    if not isinstance(told, dict):
+        raise InputError(f"{path}: what it tells of itself is {quote(told)}; {FIX}")
+    forms = {
+        "size": lambda value: _is_shape(value, 2),
+        "outputs": _is_names,
+        "dynamic": _is_names,
+        "input": _is_input,
+        "format": lambda value: isinstance(value, str),
+        "precision": lambda value: isinstance(value, str),
+        "nms": lambda value: value in ("native", "portable", "app"),
+    }
+    for key in ("size", "outputs", "dynamic", "input"):
+        if key not in told:
+            raise InputError(f"{path}: what it tells of itself has no {key}; {FIX}")
+    for key, fits in forms.items():
+        if key in told and not fits(told[key]):
+            raise InputError(f"{path}: what it tells as its {key} is {quote(told[key])}; {FIX}")
+    form = told["input"]
+    own = {field.name for field in fields(Metadata)} - {"model"}
+    return Metadata(
+        model={key: value for key, value in told.items() if key not in own},
+        size=(told["size"][0], told["size"][1]),
+        input=InputForm(form["layout"], form["dtype"], cast(tuple[int, int, int, int], tuple(form["shape"]))),
+        outputs=tuple(told["outputs"]),
+        dynamic=tuple(told["dynamic"]),
+        **{key: told[key] for key in ("format", "precision", "candidates", "nms", "ranges", "sha256") if key in told},
+    )
+
+
+def _is_shape(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(type(n) is int and 1 <= n <= MOST for n in value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_input(value: Any) -> bool:
+    named = isinstance(value, dict) and value.get("layout") in ("nchw", "nhwc")
+    return named and value.get("dtype") in ("uint8", "float32") and _is_shape(value.get("shape"), 4)
+
+
+def describe(model: "Model", settings: Mapping[str, Any], classes: "Classes") -> dict[str, Any]:
     """What model.json tells of all files of one export."""
     thresholds = {task: asdict(head.decoding) for task, head in model.heads.items() if head.decoding is not None}
     return {
@@ -18,7 +118,6 @@ def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: 
         "tasks": {task: head.kind.name for task, head in model.heads.items()},
         "primaries": {task: head.primary for task, head in model.heads.items()},
         "classes": {task: list(names) for task, names in classes.items()},
-        "size": list(size),
         "fit": settings["fit"],
         "preprocessing": {
             "inside": "(x - mean) / std, with x in 0..1",
@@ -37,7 +136,7 @@ def describe(model: Model, settings: Mapping[str, Any], classes: Classes, size: 
     }
 
 
-def one_view(model: Model) -> list[str]:
+def one_view(model: "Model") -> list[str]:
     """A line for each head whose evaluation averages several views of an image: a graph looks at one."""
     return [
         f"{task}: the file looks at one view of an image and is compared with PyTorch on that; "

@@ -1,6 +1,8 @@
 """The report of an export: every file beside PyTorch in one run, as JSON, Markdown and a table on the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ from torch import Tensor
 
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export.compare import Proof, eager, random_images, size_of
-from mnv2_tasks.export.formats import CODE, need
+from mnv2_tasks.export.decode import Arrays
+from mnv2_tasks.export.formats import FORMATS, need
 from mnv2_tasks.export.graph import Graph
-from mnv2_tasks.export.metadata import one_view
+from mnv2_tasks.export.metadata import Metadata, one_view
 from mnv2_tasks.export.session import Exported
 from mnv2_tasks.files import write_json
 from mnv2_tasks.kinds.kind import apart
@@ -24,7 +27,32 @@ SUPPRESSION = {
     "portable": "in the graph, by operations of fixed shape",
     "app": "left to the app (nms.py)",
 }
-Rows = list[dict[str, Any]]
+
+
+@dataclass
+class ExportRow:
+    """A file of an export, a row of export.json: what it tells of itself, and what its proof found."""
+
+    file: str
+    about: Metadata
+    boxes: bool  # whether it gives a detector's
+    seconds: float = 0.0  # that writing it took
+    bytes: int | None = None
+    apart: dict[str, dict[str, float]] = field(default_factory=dict)  # {task or tap: see `compare.difference`}
+    before: dict[str, float] = field(default_factory=dict)  # {task: its metric by PyTorch}
+    after: dict[str, float] = field(default_factory=dict)  # {task: its metric by the file}
+    latency_ms: dict[str, float] = field(default_factory=dict)  # {threads: median of a call}
+    note: str | None = None
+    error: str | None = None  # why it was not written, or what is wrong with it
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON; what was not measured is left out."""
+        names = ("boxes", "seconds", "bytes", "apart", "before", "after", "latency_ms", "note", "error")
+        told = {name: getattr(self, name) for name in names}
+        return {"file": self.file, **self.about.of_file()} | {k: v for k, v in told.items() if v not in (None, {})}
+
+
+Rows = list[ExportRow]
 
 
 def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows: Rows, folder: Path) -> list[str]:
@@ -33,41 +61,42 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
     reference = Graph(model, masks=settings["masks"], nms="native", candidates=settings["candidates"], taps=taps).eval()
     alive: dict[str, Exported] = {}
     for row in rows:
-        if "error" in row:
+        if row.error:
             continue
-        path = folder / row["file"]
-        row["bytes"] = size_of(path)
-        if row["format"] == "coreml" and not _on_mac():
-            row["note"] = "written, and its metadata read back; it predicts on macOS alone"
-            assert need("coreml").embedded(path)
+        path, target = folder / row.file, need(row.about.format)
+        row.bytes = size_of(path)
+        if not target.runs_here():
+            row.note = "written, and its metadata read back; this system has no runtime for it"
+            if not target.embedded(path):
+                row.error = "its metadata cannot be read back"
             continue
         try:
-            alive[row["file"]] = Exported(path, trust=CODE)
+            alive[row.file] = Exported(path, trust=FORMATS)
         except InputError as error:
-            row["error"] = str(error)
+            row.error = str(error)
     _compare(reference, model, data, classes, settings, alive, rows)
     shape = [1, len(model.mean), *_size(data)]
     pytorch = {"format": "pytorch", **_time_pytorch(reference, shape, compiled=settings["compile"])}
     for row in rows:
-        if row["file"] in alive and "error" not in row:
+        if row.file in alive and not row.error:
             image = random_images(shape, 1)[0]
-            if row["input"]["shape"][0] > 1 and "batch" not in row["dynamic"]:
-                image = image.repeat(row["input"]["shape"][0], 1, 1, 1)
-            row["latency_ms"] = {}
+            if "batch" not in row.about.dynamic:
+                image = image.repeat(row.about.input.shape[0], 1, 1, 1)
             for threads in THREADS:
-                network = Exported(folder / row["file"], threads=threads, trust=CODE)
-                row["latency_ms"][str(threads)] = latency(lambda network=network, image=image: network(image))  # type: ignore[misc]
+                network = Exported(folder / row.file, threads=threads, trust=FORMATS)
+                row.latency_ms[str(threads)] = latency(partial(network, image))
     for row in rows:
-        if "error" not in row and (line := _verdict(row, settings)):
-            row["error"] = line
+        if not row.error and (line := _verdict(row, settings)):
+            row.error = line
     side = settings["split"]
     processor = describe_processor()
-    whole = {"side": side, "processor": processor, "pytorch": pytorch, "files": rows}
+    files = [row.as_dict() for row in rows]
+    whole = {"side": side, "processor": processor, "pytorch": pytorch, "files": files}
     write_json(folder / "export.json", whole)
     table = markdown(pytorch, rows, side, [*one_view(model), f"measured on {processor}"])
     (folder / "export.md").write_text(table + "\n", encoding="utf-8")
     print(table)
-    return [f"{row['file']}: {row['error']}" for row in rows if "error" in row]
+    return [f"{row.file}: {row.error}" for row in rows if row.error]
 
 
 def _compare(
@@ -76,7 +105,7 @@ def _compare(
     data: Any,
     classes: Any,
     settings: Mapping[str, Any],
-    alive: dict[str, Any],
+    alive: dict[str, Exported],
     rows: Rows,
 ) -> None:
     """Every file's outputs on real and random images, and its metrics, beside the reference's."""
@@ -86,32 +115,32 @@ def _compare(
         return
     base = Proof(call, model, classes)
     proofs = {name: Proof(network, model, classes) for name, network in alive.items()}
-    by_name = {row["file"]: row for row in rows}
+    by_name = {row.file: row for row in rows}
     seen: list[str] = []
     for images, targets in batches(data, settings["split"], settings["images"]):
         seen += [task for task in targets if task not in seen]
         expected = call(images)
         base.count(expected, targets)
         for name, proof in proofs.items():
-            if (found := _attempt(by_name[name], lambda p=proof, e=expected, i=images: p.compare(e, i))) is not None:
+            if (found := _attempt(by_name[name], partial(proof.compare, expected, images))) is not None:
                 proof.count(found, targets)
     for image in random_images([1, len(model.mean), *_size(data)], NOISE):
         expected = call(image)
         for name, proof in proofs.items():
-            _attempt(by_name[name], lambda p=proof, e=expected, i=image: p.compare(e, i))
+            _attempt(by_name[name], partial(proof.compare, expected, image))
     before = base.scores(seen)
     for name, proof in proofs.items():
         row = by_name[name]
-        if "error" not in row:
-            row |= {"apart": proof.differences(), "before": before, "after": proof.scores(seen)}
+        if not row.error:
+            row.apart, row.before, row.after = proof.differences(), before, proof.scores(seen)
 
 
-def _attempt(row: dict[str, Any], work: Any) -> Any:
-    if "error" not in row:
+def _attempt(row: ExportRow, work: Callable[[], Arrays]) -> Arrays | None:
+    if not row.error:
         try:
             return work()
         except Exception as error:  # every runtime has its own
-            row["error"] = f"{type(error).__name__}: {str(error).strip()}"[:300]
+            row.error = f"{type(error).__name__}: {str(error).strip()}"[:300]
     return None
 
 
@@ -120,10 +149,10 @@ def _compare_taps(reference: Graph, data: Any, settings: Mapping[str, Any], aliv
     for images, _ in batches(data, settings["split"], settings["images"] or 32):
         expected = call(images)
         for row in rows:
-            network = alive.get(row["file"])
-            if network and (found := _attempt(row, lambda network=network, images=images: network(images))):
+            network = alive.get(row.file)
+            if network and (found := _attempt(row, partial(network, images))):
                 for tap, values in expected.items():
-                    kept = row.setdefault("apart", {}).setdefault(tap, {})
+                    kept = row.apart.setdefault(tap, {})
                     for key, value in apart(values, found[tap]).items():
                         kept[key] = max(kept.get(key, 0.0), value)
 
@@ -161,25 +190,23 @@ def _time_pytorch(graph: Graph, shape: Sequence[int], *, compiled: bool) -> dict
             found[name] = {}
             for threads in THREADS:
                 torch.set_num_threads(threads)
-                found[name][str(threads)] = latency(lambda call=call: call(image))  # type: ignore[misc]
+                found[name][str(threads)] = latency(partial(call, image))
     torch.set_num_threads(kept)
     return {"latency_ms": found}
 
 
-def _verdict(row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+def _verdict(row: ExportRow, settings: Mapping[str, Any]) -> str | None:
     """What is wrong with a file, by the tolerances of the settings."""
-    if "apart" not in row:
-        return None
-    if row["precision"] == "fp32":
-        for name, found in row["apart"].items():
+    if row.about.precision == "fp32":
+        for name, found in row.apart.items():
             if not found["relative"] <= settings["tolerance"]:
                 limit = settings["tolerance"]
                 return f"{name} differs from PyTorch by {found['relative']:.2g}, more than tolerance={limit:g}"
             if not found.get("unlike", 0.0) <= 10 * settings["tolerance"]:  # near ties are decided either way
                 return f"{found['unlike']:.2%} of {name}'s decisions are not PyTorch's, more than 10 x tolerance"
     elif settings["max_drop"] is not None:
-        for task, before in row.get("before", {}).items():
-            drop = 100 * (before - row["after"][task])
+        for task, before in row.before.items():
+            drop = 100 * (before - row.after[task])
             if drop > settings["max_drop"]:
                 return f"{task} falls by {drop:.2f} points, more than max_drop={settings['max_drop']:g}"
     return None
@@ -187,36 +214,33 @@ def _verdict(row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
 
 def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequence[str] = ()) -> str:
     """The report as a Markdown table, which is also what the terminal shows."""
-    tasks = list(dict.fromkeys(task for row in rows for task in row.get("before", {})))
+    tasks = list(dict.fromkeys(task for row in rows for task in row.before))
     titles = ["file", "MB", "largest difference", "relative", "unlike"]
     titles += [f"{task}, {side}" for task in tasks] + [f"ms, {n} thread{'s' if n > 1 else ''}" for n in THREADS]
     lines = [titles, ["---"] * len(titles)]
-    before: dict[str, float] = next((row["before"] for row in rows if "before" in row), {})
+    before: dict[str, float] = next((row.before for row in rows if row.before), {})
     for name, timed in pytorch["latency_ms"].items():
         scores = [f"{before[task]:.4f}" if task in before else "" for task in tasks]
         lines.append([f"PyTorch, {name}", "", "", "", "", *scores, *(f"{timed[str(n)]:.1f}" for n in THREADS)])
     for row in rows:
-        megabytes = f"{row['bytes'] / 1e6:.2f}" if "bytes" in row else ""
-        if "apart" in row:
+        megabytes = "" if row.bytes is None else f"{row.bytes / 1e6:.2f}"
+        if row.apart:
             far = [
-                max(found.get(key, 0.0) for found in row["apart"].values()) for key in ("largest", "relative", "unlike")
+                max(found.get(key, 0.0) for found in row.apart.values()) for key in ("largest", "relative", "unlike")
             ]
             cells = [f"{value:.1e}" for value in far]
         else:
             cells = ["", "", ""]
         scores = [
-            f"{row['after'][t]:.4f} ({100 * (row['after'][t] - row['before'][t]):+.2f})" if "after" in row else ""
-            for t in tasks
+            f"{row.after[t]:.4f} ({100 * (row.after[t] - row.before[t]):+.2f})" if t in row.after else "" for t in tasks
         ]
-        times = [f"{row['latency_ms'][str(n)]:.1f}" if "latency_ms" in row else "" for n in THREADS]
-        lines.append([row["file"], megabytes, *cells, *scores, *times])
+        times = [f"{row.latency_ms[str(n)]:.1f}" if row.latency_ms else "" for n in THREADS]
+        lines.append([row.file, megabytes, *cells, *scores, *times])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [
-        f"- {row['file']}: {row.get('error') or row.get('note')}" for row in rows if "error" in row or "note" in row
-    ]
+    notes = [f"- {row.file}: {row.error or row.note}" for row in rows if row.error or row.note]
     notes += [f"- {remark}" for remark in remarks]
     for how, said in SUPPRESSION.items():
-        if names := [row["file"] for row in rows if row.get("boxes") and row["nms"] == how]:
+        if names := [row.file for row in rows if row.boxes and row.about.nms == how]:
             notes.append(f"- suppression {said}: {', '.join(names)}")
     return "\n".join([text, "", *notes, *_columns(tasks, side)])
 
@@ -236,9 +260,3 @@ def _columns(tasks: Sequence[str], side: str) -> list[str]:
         *metrics,
         "- ms: median milliseconds of a call, of one batch, on so many threads",
     ]
-
-
-def _on_mac() -> bool:
-    import platform
-
-    return platform.system() == "Darwin"

@@ -4,7 +4,7 @@ import hashlib
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +12,23 @@ import numpy as np
 from torch import Tensor
 
 from mnv2_tasks.errors import InputError, quote, reason_of
-from mnv2_tasks.export.formats import CODE, Session, format_of, need
+from mnv2_tasks.export.formats import Session, format_of, need
+from mnv2_tasks.export.metadata import FIX, InputForm, Metadata, parse_metadata
 from mnv2_tasks.files import parse_json, read_json
 
 ABOUT = "model.json"  # beside the files
-MOST = 2**14  # pixels of a side, and images at a time
-
-
-def _is_shape(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(type(n) is int and 1 <= n <= MOST for n in value)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _is_input(value: Any) -> bool:
-    named = isinstance(value, dict) and value.get("layout") in ("nchw", "nhwc")
-    return named and value.get("dtype") in ("uint8", "float32") and _is_shape(value.get("shape"), 4)
-
-
-FORMS: dict[str, Callable[[Any], bool]] = {  # what a file must tell to be run, and what is of its form
-    "size": lambda value: _is_shape(value, 2),
-    "outputs": _is_names,
-    "dynamic": _is_names,
-    "input": _is_input,
-}
-
-
 _TURNS: dict[str, Any] = defaultdict(threading.RLock)  # of the formats whose calls take turns
 
 
 class Exported:
     """A file that `python -m mnv2_tasks.export` wrote, in its own runtime.
 
-    Call it with images (B, C, H, W) uint8 -> {output name: array}, as `about["outputs"]` names them. Several threads
+    Call it with images (B, C, H, W) uint8 -> {output name: array}, as `about.outputs` names them. Several threads
     may call it at once, and several models of a format: they run at once where the format is `concurrent`, else in
     turn. The arrays are the caller's own.
 
     Raises InputError where the file is none of ours, cut short, or its runtime is not installed; and where loading it
-    runs code that it holds (`CODE`), unless its format is named in `trust`.
+    runs code that it holds, unless its format is named in `trust`.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1, trust: Collection[str] = ()) -> None:
@@ -60,11 +37,11 @@ class Exported:
             raise InputError(f"{path}: no such file; check the path")
         self.name = format_of(self.path)
         target = need(self.name)
-        if self.name in CODE and self.name not in trust:
+        if target.runs_code and self.name not in trust:
             raise InputError(f"{path}: loading it runs code in it; if you trust the file, say so: trust=[{self.name}]")
         try:
             with _TURNS[self.name]:
-                self.about: dict[str, Any] = read_about(self.path)
+                self.about: Metadata = read_about(self.path)
                 session = target.read(self.path, self.about, threads)
         except InputError:
             raise
@@ -85,16 +62,14 @@ class Exported:
 
     def feed(self, images: Tensor) -> np.ndarray:
         """(B, C, H, W) uint8 in the layout and type that the graph takes."""
-        return as_input(images, self.about["input"]).numpy()
+        return as_input(images, self.about.input).numpy()
 
     def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
         about = self.about
-        (height, width), batch = images.shape[2:], about["input"]["shape"][0]
-        if {"height", "width"}.isdisjoint(about["dynamic"]) and [height, width] != about["size"]:
-            raise InputError(
-                f"{self.path}: takes images of {' x '.join(map(str, about['size']))}, not {height} x {width}"
-            )
-        if "batch" in about["dynamic"]:
+        (height, width), batch = images.shape[2:], about.input.shape[0]
+        if {"height", "width"}.isdisjoint(about.dynamic) and (height, width) != about.size:
+            raise InputError(f"{self.path}: takes images of {' x '.join(map(str, about.size))}, not {height} x {width}")
+        if "batch" in about.dynamic:
             return self._named(self.session(self.feed(images)))
         parts = []
         for start in range(0, len(images), batch):
@@ -105,19 +80,19 @@ class Exported:
         return self._named([np.concatenate(column) for column in zip(*parts, strict=True)])
 
     def _named(self, values: list[np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self.about["outputs"], values, strict=True))
+        return dict(zip(self.about.outputs, values, strict=True))
 
 
-def as_input(images: Tensor, form: dict[str, Any]) -> Tensor:
-    """(B, C, H, W) uint8 -> the same in `form["layout"]` and `form["dtype"]`, floats in 0..1."""
-    if form["layout"] == "nhwc":
+def as_input(images: Tensor, form: InputForm) -> Tensor:
+    """(B, C, H, W) uint8 -> the same in the layout and the type of `form`, floats in 0..1."""
+    if form.layout == "nhwc":
         images = images.permute(0, 2, 3, 1)
-    if form["dtype"] == "float32":
+    if form.dtype == "float32":
         images = images.float() / 255
     return images.contiguous()
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> Metadata:
     """What an exported file says of itself or, where its format has no place for that, model.json beside it.
 
     Raises InputError where neither does, or model.json was written with another file.
@@ -125,12 +100,12 @@ def read_about(path: Path) -> dict[str, Any]:
     beside = path.parent / ABOUT
     told: dict[str, Any] = {}
     if beside.is_file():
-        told = read_json(beside, fix="export the model again")
+        told = read_json(beside, fix=FIX)
         if not isinstance(told, dict) or not isinstance(told.get("files", {}), dict):
-            raise InputError(f"{beside}: it does not tell of files; export the model again")
+            raise InputError(f"{beside}: it does not tell of files; {FIX}")
     own = told.get("files", {}).get(path.name)
     if own is not None and not isinstance(own, dict):
-        raise InputError(f"{beside}: what it tells of {path.name} is {quote(own)}; export the model again")
+        raise InputError(f"{beside}: what it tells of {path.name} is {quote(own)}; {FIX}")
     is_other = own is not None and "sha256" in own and own["sha256"] != digest(path)
     text = need(format_of(path)).embedded(path)
     if text:
@@ -138,21 +113,14 @@ def read_about(path: Path) -> dict[str, Any]:
             warnings.warn(
                 f"{beside} was written with another {path.name}: what is inside the file counts", stacklevel=2
             )
-        about = parse_json(text, path, fix="export the model again")
+        about = parse_json(text, path, fix=FIX)
     elif is_other:
         raise InputError(f"{beside}: it was written with another {path.name}; put the model.json of this one there")
     elif own is None:
         raise InputError(f"{path}: it does not say what it is: keep {ABOUT} beside it, as the export wrote it")
     else:
-        about = {**told, **own}
-    if not isinstance(about, dict):
-        raise InputError(f"{path}: what it tells of itself is {quote(about)}; export the model again")
-    for key, fits in FORMS.items():
-        if key not in about:
-            raise InputError(f"{path}: what it tells of itself has no {key}; export the model again")
-        if not fits(about[key]):
-            raise InputError(f"{path}: what it tells as its {key} is {quote(about[key])}; export the model again")
-    return about
+        about = {**{key: value for key, value in told.items() if key != "files"}, **own}
+    return parse_metadata(about, path)
 
 
 def parts_of(path: Path) -> list[Path]:

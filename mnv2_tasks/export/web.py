@@ -31,7 +31,7 @@ def write_page(model: Path, folder: Path, dist: Path) -> None:
     for name in RUNTIME:
         shutil.copy(dist / name, folder / name)
     shutil.copy(model, folder / "model.onnx")
-    told = {key: value for key, value in read_about(model).items() if key not in PRIVATE}
+    told = {key: value for key, value in read_about(model).as_dict().items() if key not in PRIVATE}
     (folder / "model.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

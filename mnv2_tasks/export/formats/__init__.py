@@ -1,54 +1,68 @@
-"""Trained models for other runtimes: what is written, how each format loads it back, and proof that it is the same."""
+"""The formats of exported models, a module each with its one `FORMAT`; another module here is another format."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.export.metadata import Layout, Masks, Metadata, Suppression
 
-FORMATS = ("onnx", "torch_export", "aoti", "executorch", "openvino", "litert", "coreml", "ncnn", "mnn")  # a file each
-CODE = ("torch_export", "aoti")  # whose files hold code that loading runs: nothing can check it beforehand
+if TYPE_CHECKING:
+    from mnv2_tasks.export.graph import Graph
+
+FORMATS = tuple(module.name for module in iter_modules(__path__))
 Session = Callable[[np.ndarray], list[np.ndarray]]  # images, as the graph takes them -> its outputs, in their order
 
 
-class Format(Protocol):
-    """What a module of this package, one a format, has. Heavy imports stay inside of its functions."""
+class Writer(Protocol):
+    def __call__(
+        self, graph: "Graph", images: Tensor, path: Path, about: Metadata, calibration: Sequence[Tensor]
+    ) -> Metadata:
+        """Write the graph, traced with `images`, in `about.precision`, with the metadata inside where it can be.
 
-    suffix: str  # of the file, or the folder, that it writes
-    extra: str  # of pyproject.toml: pip install -e '.[<extra>]'
-    packages: tuple[str, ...]  # that it imports, for writing and for running
-    precisions: tuple[str, ...]
-    dynamic: tuple[str, ...]  # what of batch, height and width may vary
-    layout: str  # of the input where none is asked for: nchw or nhwc
-    dtype: str  # of the input where none is asked for: uint8, or float32 in 0..1
-    masks: str  # what segmenters give where nothing else is asked for: argmax, or logits where it lacks that
-    concurrent: bool  # whether one session serves several threads at once; if not, the calls of a format take turns
-    nms: str  # suppression that it has: native, portable or app (see `graph.Graph`)
-
-    def write(
-        self, graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
-    ) -> None:
-        """Write the graph, traced with `images` (dynamic where about["dynamic"]), with `about` inside where it can be.
-
-        calibration: batches like `images`, for int8.
+        Returns what the file tells: of `about.dynamic` what does vary. calibration: batches like `images`, for int8.
         """
 
-    def read(self, path: Path, about: Mapping[str, Any], threads: int) -> Session:
-        """Load what `write` wrote, in its own runtime."""
 
-    def embedded(self, path: Path) -> str | None:
-        """The JSON of `about` that travels inside the file; None where the format has no place for it."""
+def nothing_inside(path: Path) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: what it can do, and the functions that write and read it; heavy imports stay inside of these."""
+
+    suffix: str  # of the file, or the folder, that it writes
+    packages: tuple[str, ...]  # that it imports, for writing and for running
+    extra: str  # of pyproject.toml: pip install -e '.[<extra>]'
+    write: Writer
+    read: Callable[[Path, Metadata, int], Session]  # a file, what it tells and threads -> it in its own runtime
+    embedded: Callable[[Path], str | None] = nothing_inside  # the JSON of the metadata inside a file
+    precisions: tuple[str, ...] = ("fp32",)
+    dynamic: tuple[str, ...] = ()  # what of batch, height and width may vary
+    batch: int | None = None  # images at a time, where no other number goes
+    layout: Layout = "nchw"  # of the input where none is asked for
+    dtype: str = "uint8"  # of the input where none is asked for: uint8, or float32 in 0..1
+    masks: Masks = "argmax"  # what segmenters give where nothing else is asked for; logits where it lacks argmax
+    nms: Suppression = "native"  # suppression that it has (see `graph.Graph`)
+    concurrent: bool = False  # whether one session serves several threads at once; if not, its calls take turns
+    runs_code: bool = False  # whether a file holds code that loading runs, which nothing can check beforehand
+    runs_here: Callable[[], bool] = lambda: True  # whether this system has its runtime
 
 
 def get_format(name: str) -> Format:
-    """The module of a format. Raises InputError for an unknown one."""
+    """Raises InputError for an unknown one."""
     if name not in FORMATS:
         raise InputError(f"to={name}: no such format, of {', '.join((*FORMATS, 'web'))}")
-    return cast(Format, import_module(f"mnv2_tasks.export.formats.{name}"))
+    target = import_module(f"{__name__}.{name}").FORMAT
+    assert isinstance(target, Format)
+    return target
 
 
 def need(name: str) -> Format:

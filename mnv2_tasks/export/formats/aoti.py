@@ -6,41 +6,33 @@ compiler was called with.
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mnv2_tasks.export.formats import Session
+from mnv2_tasks.export.formats import Format, Session
 from mnv2_tasks.export.formats.torch_export import KEY, session, trace
+from mnv2_tasks.export.metadata import Metadata
 
-suffix = ".aoti"
-extra = "export"
-packages = ("torch",)
-precisions = ("fp32",)
-dynamic = ("batch", "height", "width")
-layout = "nchw"
-dtype = "uint8"
-nms = "native"
-concurrent = False  # a run sets PyTorch's threads, which are the process's
-masks = "argmax"
+if TYPE_CHECKING:
+    from mnv2_tasks.export.graph import Graph
 
 
-def write(
-    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
-) -> None:
+def write(graph: "Graph", images: Tensor, path: Path, about: Metadata, calibration: Sequence[Tensor]) -> Metadata:
     import torch
 
-    program = trace(graph, images, about)
+    program, about = trace(graph, images, about)
     # It insists on the ending of a package.
     package = path.resolve().with_suffix(".aoti.pt2")
-    metadata = {"aot_inductor.metadata": {KEY: json.dumps(about)}}
+    metadata = {"aot_inductor.metadata": {KEY: json.dumps(about.as_dict())}}
     torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=metadata)
     package.replace(path)
+    return about
 
 
-def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+def read(path: Path, about: Metadata, threads: int) -> Session:
     import tempfile
 
     import torch
@@ -56,3 +48,16 @@ def embedded(path: Path) -> str | None:
     with zipfile.ZipFile(path) as archive:
         names = (name for name in archive.namelist() if name.endswith(".wrapper_metadata.json"))
         return next((json.loads(archive.read(name)).get(KEY) for name in names), None)
+
+
+FORMAT = Format(
+    suffix=".aoti",
+    packages=("torch",),
+    extra="export",
+    write=write,
+    read=read,
+    embedded=embedded,
+    dynamic=("batch", "height", "width"),
+    concurrent=False,  # a run sets PyTorch's threads, which are the process's
+    runs_code=True,
+)

@@ -1,49 +1,41 @@
 """ExecuTorch with XNNPACK: PyTorch's own runtime for phones and small devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from mnv2_tasks.export.formats import Session
+from mnv2_tasks.export.formats import Format, Session
 from mnv2_tasks.export.formats.torch_export import trace
+from mnv2_tasks.export.metadata import Metadata
 
-suffix = ".pte"
-extra = "executorch"
-packages = ("executorch",)
-precisions = ("fp32", "int8")
-dynamic = ()
-layout = "nchw"
-dtype = "uint8"
-nms = "app"  # in its portable kernels, which XNNPACK does not replace, suppression takes seconds an image
-concurrent = False  # a method holds its buffers, and the pool of threads is the process's
-masks = "argmax"
+if TYPE_CHECKING:
+    from mnv2_tasks.export.graph import Graph
 
 
-def write(
-    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
-) -> None:
+def write(graph: "Graph", images: Tensor, path: Path, about: Metadata, calibration: Sequence[Tensor]) -> Metadata:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    if precision == "int8":
-        program = _quantized(graph, images, calibration, about)
-    else:
-        program = trace(graph, images, about)
+    if about.precision == "int8":
+        graph = _quantized(graph, images, calibration)
+    program, about = trace(graph, images, about)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     with path.open("wb") as file:
         lowered.write_to_file(file)
+    return about
 
 
-def _quantized(graph: Any, images: Tensor, calibration: Sequence[Tensor], about: dict) -> Any:
-    """Per-channel int8 weights and int8 activations by PT2E, of the network alone, which is exported by itself for it.
+def _quantized(graph: "Graph", images: Tensor, calibration: Sequence[Tensor]) -> "Graph":
+    """The graph with per-channel int8 weights and int8 activations by PT2E.
 
-    Ranges by min and max: the quantiser's own histograms clip them. It measures what goes into ReLU6 apart from what
-    comes out; both get the latter's range. Only these operations, or joining a detector's levels would put one scale
-    on all of them, and the default boxes would be rounded.
+    Of the network alone, which is exported by itself for it. Ranges by min and max: the quantiser's own histograms
+    clip them. It measures what goes into ReLU6 apart from what comes out; both get the latter's range. Only these
+    operations, or joining a detector's levels would put one scale on all of them, and the default boxes would be
+    rounded.
     """
     import copy
     from dataclasses import replace
@@ -86,15 +78,15 @@ def _quantized(graph: Any, images: Tensor, calibration: Sequence[Tensor], about:
             observer = observed.get_submodule(before.target)
             observer.min_val.clamp_(*limits)
             observer.max_val.clamp_(*limits)
-    whole = copy.deepcopy(graph)
+    whole: Any = copy.deepcopy(graph)
     whole.network = Quantized(convert_pt2e(observed), whole.network.model.heads)
-    return trace(whole, images, about)
+    return whole
 
 
 _pool = {"threads": 0, "made": 0}  # ExecuTorch has one for the process, and a loaded method keeps a pointer to it
 
 
-def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+def read(path: Path, about: Metadata, threads: int) -> Session:
     import torch
     from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime, Verification
@@ -110,9 +102,17 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
             mine.update(method=program.load_method("forward"), made=_pool["made"])
         return [value.numpy() for value in mine["method"].execute([torch.from_numpy(images)])]
 
-    run(np.zeros(about["input"]["shape"], about["input"]["dtype"]))  # a file that is cut short shows it here
+    run(np.zeros(about.input.shape, about.input.dtype))  # a file that is cut short shows it here
     return run
 
 
-def embedded(path: Path) -> str | None:
-    return None
+FORMAT = Format(
+    suffix=".pte",
+    packages=("executorch",),
+    extra="executorch",
+    write=write,
+    read=read,
+    precisions=("fp32", "int8"),
+    nms="app",  # in its portable kernels, which XNNPACK does not replace, suppression takes seconds an image
+    concurrent=False,  # a method holds its buffers, and the pool of threads is the process's
+)

@@ -1,26 +1,20 @@
 """LiteRT (TensorFlow Lite) for phones, from PyTorch by litert-torch; int8 by ai-edge-quantizer."""
 
-import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from mnv2_tasks.export.formats import Session
+from mnv2_tasks.export.formats import Format, Session
+from mnv2_tasks.export.metadata import Metadata
 
-suffix = ".tflite"
-extra = "litert"
-packages = ("litert_torch", "ai_edge_litert", "ai_edge_quantizer")
-precisions = ("fp32", "int8")
-dynamic = ()
-layout = "nhwc"
-dtype = "uint8"
-nms = "portable"
-concurrent = False  # an interpreter holds its tensors
-masks = "argmax"
+if TYPE_CHECKING:
+    from mnv2_tasks.export.graph import Graph
+
+
 NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
 # What costs time and can be quantised by itself. Joining the levels of a detector is left out: it would make one scale
 # of all levels' outputs.
@@ -28,16 +22,15 @@ QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "
 ABOUT = "model.json"  # in the archive at the end of the file, where TFLite's metadata keeps its files
 
 
-def write(
-    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
-) -> None:
+def write(graph: "Graph", images: Tensor, path: Path, about: Metadata, calibration: Sequence[Tensor]) -> Metadata:
     import litert_torch
 
     litert_torch.convert(graph, (images,)).export(str(path))
-    if precision == "int8":
+    if about.precision == "int8":
         path.write_bytes(_quantized(path, calibration))
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(ABOUT, json.dumps(about, ensure_ascii=False))
+        archive.writestr(ABOUT, about.as_json())
+    return about
 
 
 def _quantized(path: Path, calibration: Sequence[Tensor]) -> bytes:
@@ -69,7 +62,7 @@ def _quantized(path: Path, calibration: Sequence[Tensor]) -> bytes:
     return bytes(made.quantize(watching.get_model_qsvs()).quantized_model)
 
 
-def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+def read(path: Path, about: Metadata, threads: int) -> Session:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
@@ -90,3 +83,17 @@ def embedded(path: Path) -> str | None:
         return None
     with zipfile.ZipFile(path) as archive:
         return archive.read(ABOUT).decode() if ABOUT in archive.namelist() else None
+
+
+FORMAT = Format(
+    suffix=".tflite",
+    packages=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+    extra="litert",
+    write=write,
+    read=read,
+    embedded=embedded,
+    precisions=("fp32", "int8"),
+    layout="nhwc",
+    nms="portable",
+    concurrent=False,  # an interpreter holds its tensors
+)

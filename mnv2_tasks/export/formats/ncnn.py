@@ -1,30 +1,21 @@
 """ncnn for phones and small boards, by pnnx: batches of one; suppression and argmax are left to the app."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export.formats import Session
+from mnv2_tasks.export.formats import Format, Session
+from mnv2_tasks.export.metadata import Metadata
 
-suffix = ".ncnn.param"  # and .ncnn.bin beside it
-extra = "ncnn"
-packages = ("ncnn", "pnnx")
-precisions = ("fp32", "fp16")
-dynamic = ()
-layout = "nchw"
-dtype = "float32"
-nms = "app"
-concurrent = False  # its pool of threads is the process's
-masks = "logits"
+if TYPE_CHECKING:
+    from mnv2_tasks.export.graph import Graph
 
 
-def write(
-    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
-) -> None:
+def write(graph: "Graph", images: Tensor, path: Path, about: Metadata, calibration: Sequence[Tensor]) -> Metadata:
     import contextlib
     import os
     import shutil
@@ -40,7 +31,7 @@ def write(
         try:
             os.chdir(folder)  # it litters where it stands
             with torch.no_grad():
-                pnnx.export(graph, "model.pt", inputs=(images,), fp16=precision == "fp16")
+                pnnx.export(graph, "model.pt", inputs=(images,), fp16=about.precision == "fp16")
         finally:
             os.chdir(here)
         parts = [Path(folder) / f"model.ncnn.{part}" for part in ("param", "bin")]
@@ -48,18 +39,19 @@ def write(
             raise InputError("to=ncnn: pnnx could not convert this model; its messages stand above")
         for part in parts:
             shutil.copy(part, weights_of(path) if part.suffix == ".bin" else path)
+    return about
 
 
 def weights_of(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".param") + ".bin")
 
 
-def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+def read(path: Path, about: Metadata, threads: int) -> Session:
     import ncnn
 
     net = ncnn.Net()
     net.opt.num_threads = threads
-    if about.get("precision") == "fp32":
+    if about.precision == "fp32":
         net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
         net.opt.use_bf16_storage = False
     if net.load_param(str(path)) or net.load_model(str(weights_of(path))):
@@ -71,7 +63,7 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
             with net.create_extractor() as extractor:
                 extractor.input("in0", ncnn.Mat(np.ascontiguousarray(image)).clone())
                 found = []
-                for i in range(len(about["outputs"])):
+                for i in range(len(about.outputs)):
                     status, value = extractor.extract(f"out{i}")
                     if status or value.empty():  # NumPy would read what is not there
                         raise RuntimeError(f"ncnn gives no output {i}: a layer of the model is not supported there")
@@ -82,5 +74,16 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
     return run
 
 
-def embedded(path: Path) -> str | None:
-    return None
+FORMAT = Format(
+    suffix=".ncnn.param",  # and .ncnn.bin beside it
+    packages=("ncnn", "pnnx"),
+    extra="ncnn",
+    write=write,
+    read=read,
+    precisions=("fp32", "fp16"),
+    dtype="float32",
+    masks="logits",
+    nms="app",
+    concurrent=False,  # its pool of threads is the process's
+    batch=1,
+)

@@ -1,86 +1,79 @@
 """ONNX for ONNX Runtime (servers, phones, browsers): dynamic sizes, suppression in the graph, metadata in the file."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.export.formats import Session
+from mnv2_tasks.export.formats import Format, Session
+from mnv2_tasks.export.metadata import Metadata
 
-suffix = ".onnx"
-extra = "onnx"
-packages = ("onnx", "onnxscript", "onnxruntime")
-precisions = ("fp32", "fp16", "int8")
-dynamic = ("batch", "height", "width")
-layout = "nchw"
-dtype = "uint8"
-nms = "native"
-concurrent = True  # ONNX Runtime's sessions are made for it
-masks = "argmax"
+if TYPE_CHECKING:
+    from mnv2_tasks.export.graph import Graph
+
+
 KEY = "mnv2_tasks"  # of the metadata
 LARGE = 640
 QUANTIZED = ("Conv", "Gemm", "MatMul", "Add", "Clip", "GlobalAveragePool", "ReduceMean", "Concat")
 
 
-def write(
-    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
-) -> None:
-    model = convert(graph, images, about)
+def write(graph: "Graph", images: Tensor, path: Path, about: Metadata, calibration: Sequence[Tensor]) -> Metadata:
+    model, about = convert(graph, images, about)
     names = inside(model)
     outside = [node.name for node in model.graph.node if node.name not in names]
     strip(model)
-    if precision == "fp16":
+    if about.precision == "fp16":
         model = half(model, outside)
-    elif precision == "int8":
+    elif about.precision == "int8":
         model = _quantized(model, path, calibration, outside)
     save(model, path, about)
+    return about
 
 
-def convert(graph: Any, images: Tensor, about: dict) -> Any:
+def convert(graph: "Graph", images: Tensor, about: Metadata) -> tuple[Any, Metadata]:
     """The graph as an ONNX model that still tells where each node came from (see `inside` and `strip`).
 
-    Made once for all precisions: each gets a copy, and is told in about["dynamic"] what does vary.
+    Made once for all precisions: each gets a copy, and the metadata with what does vary.
     """
-    key = (tuple(images.shape), images.dtype, tuple(about["dynamic"]))
+    key = (tuple(images.shape), images.dtype, about.dynamic)
     if key not in graph.converted:
-        model = _converted(graph, images, about)
-        graph.converted[key] = model, about["dynamic"]
+        graph.converted[key] = _converted(graph, images, about)
     made, dynamic = graph.converted[key]
-    about["dynamic"] = list(dynamic)
     model = type(made)()
     model.CopyFrom(made)
-    return model
+    return model, replace(about, dynamic=dynamic)
 
 
-def _converted(graph: Any, images: Tensor, about: dict) -> Any:
+def _converted(graph: "Graph", images: Tensor, about: Metadata) -> tuple[Any, tuple[str, ...]]:
+    """The model, and what varies. PyTorch's ranges are not told: ONNX takes any size."""
     import torch
 
     from mnv2_tasks.export.formats.torch_export import trace
 
-    if {"height", "width"} & set(about["dynamic"]):  # large enough that no map is of one cell, which would stay so
-        shape = (LARGE, LARGE, 3) if about["input"]["layout"] == "nhwc" else (images.shape[1], LARGE, LARGE)
+    if {"height", "width"} & set(about.dynamic):  # large enough that no map is of one cell, which would stay so
+        shape = (LARGE, LARGE, 3) if about.input.layout == "nhwc" else (images.shape[1], LARGE, LARGE)
         images = images.new_zeros((len(images), *shape))
     table = {}
     if graph.nms == "native":
         table = {suppression(): _suppression_in_onnx()}
         graph.native = suppress
+    traced, about = trace(graph, images, about)
     program = torch.onnx.export(
-        trace(graph, images, about),
+        traced,
         (images,),
         dynamo=True,
         custom_translation_table=table,
         input_names=["images"],
-        output_names=list(about["outputs"]),
+        output_names=list(about.outputs),
         verbose=False,
     )
     assert program is not None
-    about.pop("ranges", None)  # they are PyTorch's; ONNX takes any size
-    return program.model_proto
+    return program.model_proto, about.dynamic
 
 
 def suppress(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
@@ -159,11 +152,11 @@ def strip(model: Any) -> None:
         value.ClearField("doc_string")
 
 
-def save(model: Any, path: Path, about: Mapping[str, Any]) -> None:
+def save(model: Any, path: Path, about: Metadata) -> None:
     """Write a model with `about` inside. Raises InputError where it is none by ONNX's own rules."""
     import onnx
 
-    onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
+    onnx.helper.set_model_props(model, {KEY: about.as_json()})
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the checker's, and those of shape inference
@@ -237,7 +230,7 @@ def _seven_bits(model: Any) -> dict[str, list[dict[str, Any]]]:
     return settings
 
 
-def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+def read(path: Path, about: Metadata, threads: int) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -251,3 +244,16 @@ def embedded(path: Path) -> str | None:
 
     model = onnx.load(str(path), load_external_data=False)
     return next((prop.value for prop in model.metadata_props if prop.key == KEY), None)
+
+
+FORMAT = Format(
+    suffix=".onnx",
+    packages=("onnx", "onnxscript", "onnxruntime"),
+    extra="onnx",
+    write=write,
+    read=read,
+    embedded=embedded,
+    precisions=("fp32", "fp16", "int8"),
+    dynamic=("batch", "height", "width"),
+    concurrent=True,  # ONNX Runtime's sessions are made for it
+)

@@ -2,25 +2,20 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from mnv2_tasks.export.formats import Session
+from mnv2_tasks.export.formats import Format, Session
+from mnv2_tasks.export.metadata import Metadata
 
-suffix = ".xml"
-extra = "openvino"
-packages = ("openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
-precisions = ("fp32", "fp16", "int8")
-dynamic = ("batch", "height", "width")
-layout = "nchw"
-dtype = "uint8"
-nms = "native"
-concurrent = True  # every call has an infer request of its own
-masks = "argmax"
+if TYPE_CHECKING:
+    from mnv2_tasks.export.graph import Graph
+
+
 KEY = "mnv2_tasks"
 
 
@@ -32,25 +27,24 @@ def _import() -> Any:
     return openvino
 
 
-def write(
-    graph: Any, images: Tensor, path: Path, *, precision: str, calibration: Sequence[Tensor], about: dict
-) -> None:
+def write(graph: "Graph", images: Tensor, path: Path, about: Metadata, calibration: Sequence[Tensor]) -> Metadata:
     from mnv2_tasks.export.formats import onnx
 
     openvino = _import()
     between = path.with_suffix(".between.onnx")
     try:
-        source = onnx.convert(graph, images, about)
+        source, about = onnx.convert(graph, images, about)
         inside = onnx.inside(source)
         onnx.strip(source)
         onnx.save(source, between, about)
         model = openvino.convert_model(str(between))
     finally:
         between.unlink(missing_ok=True)
-    if precision == "int8":
+    if about.precision == "int8":
         model = _quantized(model, calibration, inside)
-    model.set_rt_info(json.dumps(about), KEY)
-    openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")
+    model.set_rt_info(json.dumps(about.as_dict()), KEY)
+    openvino.save_model(model, str(path), compress_to_fp16=about.precision == "fp16")
+    return about
 
 
 def _quantized(model: Any, calibration: Sequence[Tensor], inside: set[str]) -> Any:
@@ -73,7 +67,7 @@ def _quantized(model: Any, calibration: Sequence[Tensor], inside: set[str]) -> A
     )
 
 
-def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
+def read(path: Path, about: Metadata, threads: int) -> Session:
     openvino = _import()
     # f32, fp16 weights or not: else it calculates in bf16 where the processor has that.
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -89,3 +83,16 @@ def read(path: Path, about: Mapping[str, Any], threads: int) -> Session:
 def embedded(path: Path) -> str | None:
     model = _import().Core().read_model(str(path))
     return str(model.get_rt_info(KEY).value) if model.has_rt_info(KEY) else None
+
+
+FORMAT = Format(
+    suffix=".xml",
+    packages=("openvino", "nncf", "onnx", "onnxscript", "onnxruntime"),
+    extra="openvino",
+    write=write,
+    read=read,
+    embedded=embedded,
+    precisions=("fp32", "fp16", "int8"),
+    dynamic=("batch", "height", "width"),
+    concurrent=True,  # every call has an infer request of its own
+)
