@@ -1,5 +1,6 @@
 """Evaluate a checkpoint, or a model of foreign weights: `python -m mnv2_tasks.evaluate ckpt=<file> data=...`."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ def main(config: Any) -> None:
     from pytorch_lightning import seed_everything
 
     from mnv2_tasks.assembly.trainer import agree, make_trainer
-    from mnv2_tasks.files import new_folder, write_json
+    from mnv2_tasks.files import new_folder
     from mnv2_tasks.training.module import MultiTask
-    from mnv2_tasks.training.results import describe, evaluate, print_table, write_pictures
+    from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
 
     given = typed_keys()
     if config.ckpt and Path(config.ckpt).suffix != ".ckpt":
@@ -32,13 +33,13 @@ def main(config: Any) -> None:
     task = MultiTask(model, data.classes)
     trainer = make_trainer(settings, None)
     folder = agree(trainer, lambda: new_folder(Path(settings["runs"]) / "evaluate", settings["name"]))
-    results: dict[str, Any] = {split: evaluate(task, data, trainer, split)}
+    metrics = {split: evaluate(task, data, trainer, split)}
     if not trainer.is_global_zero:
         return
-    results |= {**describe(task, data), "model": str(config.ckpt or config.weights)}
-    write_json(folder / "metrics.json", results)
+    record = replace(record_of(metrics, model, data, task.classes), model=str(config.ckpt or config.weights))
+    record.write(folder)
     write_pictures(task, data, split, folder, count=settings["examples"])
-    print_table(results, [split])
+    print_table(record)
     print(f"results: {folder}")
 
 
@@ -46,12 +47,11 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     """The metrics of an exported file, through its own runtime. The data set is not in the file: it is asked for."""
     from mnv2_tasks.assembly import build
     from mnv2_tasks.assembly.network import build_model, build_told
-    from mnv2_tasks.complexity import model_cost
     from mnv2_tasks.export.compare import Proof
     from mnv2_tasks.export.report import batches
-    from mnv2_tasks.files import new_folder, write_json
+    from mnv2_tasks.files import new_folder
     from mnv2_tasks.predict.predictor import Predictor
-    from mnv2_tasks.training.results import print_table
+    from mnv2_tasks.training.results import print_table, record_of
     from mnv2_tasks.weights.checkpoint import checked_config
     from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown, writer
 
@@ -76,15 +76,14 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     proof = Proof(network, model, predictor.classes)
     for images, targets in batches(data, split, None):
         proof.count(network(images), targets)
-    found = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
-    results: dict[str, Any] = {
-        split: found,
-        "model": str(config.ckpt),
-        "classes": {t: list(n) for t, n in predictor.classes.items()},
-    }
-    results |= {**model_cost(model, data.passes), "sizes": {n: list(s) for n, s in data.sizes.items()}}
-    write_json(folder / "metrics.json", results)
-    print_table(results, [split])
+    metrics = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
+    record = replace(
+        record_of({split: metrics}, model, data, predictor.classes),
+        latency_ms=None,  # PyTorch's, which is not the file's
+        model=str(config.ckpt),
+    )
+    record.write(folder)
+    print_table(record)
     print(f"results: {folder}")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.training.joint_gain import compare, delta_m, print_comparison, read_baselines
+from mnv2_tasks.training.run_record import read_run
 
 CLASSES = {"ssdlite": ["cat", "dog"], "deeplabv3": ["sky", "road", "car"]}
 
@@ -48,8 +49,9 @@ def test_delta_m_needs_baselines(joint, single):
         delta_m(joint, single)
 
 
-def test_compare(runs, capsys):
-    joint = metrics({"ssdlite/map": 0.44, "deeplabv3/miou": 0.76}, parameters=150, madds=1200, step_ms=60.0)
+def test_compare(runs, tmp_path, capsys):
+    told = metrics({"ssdlite/map": 0.44, "deeplabv3/miou": 0.76}, parameters=150, madds=1200, step_ms=60.0)
+    joint = read_run(write(tmp_path / "joint", told) / "metrics.json")
     found = compare(joint, runs)
     assert found["delta_m"] == pytest.approx({"val": 2.5, "test": 2.5})
     assert found["tasks"]["ssdlite"]["val"] == {
@@ -73,15 +75,17 @@ def test_compare(runs, capsys):
 
 def test_test_counts_only_where_all_have_it(runs, tmp_path):
     runs["ssdlite"] = write(tmp_path / "valonly", metrics({"ssdlite/map": 0.4}, sides=("val",)))
-    found = compare(metrics({"ssdlite/map": 0.4, "deeplabv3/miou": 0.8}), runs)
+    joint = write(tmp_path / "joint", metrics({"ssdlite/map": 0.4, "deeplabv3/miou": 0.8}))
+    found = compare(read_run(joint / "metrics.json"), runs)
     assert found["delta_m"] == {"val": 0.0} and "test" not in found["tasks"]["deeplabv3"]
     assert found["cost"] == {}
 
 
-def test_a_joint_metric_that_is_not_defined_is_no_error(runs):
+def test_a_joint_metric_that_is_not_defined_is_no_error(runs, tmp_path):
     joint = metrics({"ssdlite/map": 0.4, "deeplabv3/miou": 0.8}, sides=("val",))
     joint["val"]["ssdlite/map"] = math.nan
-    assert math.isnan(compare(joint, runs)["delta_m"]["val"])
+    record = read_run(write(tmp_path / "joint", joint) / "metrics.json")
+    assert math.isnan(compare(record, runs)["delta_m"]["val"])
 
 
 @pytest.mark.parametrize(

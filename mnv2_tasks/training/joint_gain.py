@@ -3,13 +3,12 @@
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
-from mnv2_tasks.errors import InputError, quote
-from mnv2_tasks.files import read_json
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.training.run_record import NAME, RunRecord, read_run
 
-# Keys of metrics.json, and what one of their units is called.
+# Fields of a run's record, and what one of their units is called.
 COSTS = {"parameters": ("M parameters", 1e6), "madds": ("B multiply-adds", 1e9)}
 COSTS |= {"latency_ms": ("ms an image", 1.0), "step_ms": ("ms a training step", 1.0)}
 
@@ -43,8 +42,8 @@ def relative_change(joint: float, single: float, *, task: str) -> float:
     return 100 * (joint - single) / single
 
 
-def read_baselines(baselines: Mapping[str, str | Path], classes: Mapping[str, Collection[str]]) -> dict[str, Any]:
-    """{task: the metrics of its single-task run}; to be called before a joint run too, so that it fails early.
+def read_baselines(baselines: Mapping[str, str | Path], classes: Mapping[str, Collection[str]]) -> dict[str, RunRecord]:
+    """{task: its single-task run}; to be called before a joint run too, so that it fails early.
 
     Args:
         baselines: {task: run folder, or its metrics.json}.
@@ -61,48 +60,29 @@ def read_baselines(baselines: Mapping[str, str | Path], classes: Mapping[str, Co
     return {task: _read_baseline(task, baselines[task], classes[task]) for task in classes}
 
 
-def _read_baseline(task: str, place: str | Path, classes: Collection[str]) -> dict[str, Any]:
-    path = Path(place) / "metrics.json" if Path(place).is_dir() else Path(place)
+def _read_baseline(task: str, place: str | Path, classes: Collection[str]) -> RunRecord:
+    path = Path(place) / NAME if Path(place).is_dir() else Path(place)
     where = f"baselines.{task}={place}"
     if not path.is_file():
-        raise InputError(f"{where}: no metrics.json there; give the folder of a finished run of {task}")
-    found = read_json(path, fix=f"give the folder of a finished run of {task}")
-    tasks = _check_metrics(path, found)
-    if tasks != [task]:
-        held = f"a run of {' and '.join(tasks)}" if tasks else "not the metrics of a run"
-        raise InputError(f"{where}: {held}; give a run of {task} alone")
-    theirs = found["classes"].get(task, [])
+        raise InputError(f"{where}: no {NAME} there; give the folder of a finished run of {task}")
+    record = read_run(path)
+    if record.tasks != [task]:
+        raise InputError(f"{where}: a run of {' and '.join(record.tasks)}; give a run of {task} alone")
+    theirs = record.classes.get(task, [])
     if list(theirs) != list(classes):
         apart = sorted(set(map(str, theirs)) ^ set(classes))
         about = f"only one of the two has {', '.join(apart[:5])}" if apart else "in another order"
         raise InputError(f"{where}: its classes are not those of this run ({about}); train it on the same data")
-    if not _headline(found, "val", task):
-        name = found["primaries"][task]
-        raise InputError(f"{where}: its {name} on val is {_headline(found, 'val', task)}; train it longer")
-    return found
+    if not (value := record.headline("val", task)):
+        raise InputError(f"{where}: its {record.primaries[task]} on val is {value}; train it longer")
+    return record
 
 
-def _check_metrics(path: Path, found: Any) -> list[str]:
-    """The tasks of a metrics.json, [] where it is none; raises InputError where it is one that is hurt."""
-    if not isinstance(found, dict) or "primaries" not in found:
-        return []
-    number = (float, int, NoneType)
-    sides: dict[str, tuple[type, ...]] = {"primaries": (str,), "classes": (list,), "val": number, "test": number}
-    for side, kinds in sides.items():
-        values = found.get(side, {})
-        if not isinstance(values, dict) or not all(isinstance(value, kinds) for value in values.values()):
-            raise InputError(f'{path}: "{side}" is not what a run writes; give the folder of a finished run')
-    for cost in COSTS:
-        if not isinstance(found.get(cost), number):
-            raise InputError(f'{path}: "{cost}" is {quote(found[cost])}; give the folder of a finished run')
-    return list(found["primaries"])
-
-
-def compare(results: Mapping[str, Any], baselines: Mapping[str, str | Path]) -> dict[str, Any]:
+def compare(record: RunRecord, baselines: Mapping[str, str | Path]) -> dict[str, Any]:
     """A joint run against a single-task run of each of its tasks.
 
     Args:
-        results: the joint run's metrics as in metrics.json: "val", perhaps "test", "primaries", "classes" and costs.
+        record: the joint run.
         baselines: {task: run folder, or its metrics.json}.
 
     Returns:
@@ -114,31 +94,27 @@ def compare(results: Mapping[str, Any], baselines: Mapping[str, str | Path]) -> 
 
     Raises InputError as `read_baselines` does.
     """
-    singles = read_baselines(baselines, results["classes"])
+    singles = read_baselines(baselines, record.classes)
     tasks: dict[str, dict[str, Any]] = {task: {} for task in singles}
     deltas = {}
     for side in ("val", "test"):
-        single = {task: _headline(run, side, task) for task, run in singles.items()}
-        joint = {task: _headline(results, side, task) for task in singles}
-        if side not in results or not all(single.values()):
+        single = {task: run.headline(side, task) for task, run in singles.items()}
+        joint = {task: record.headline(side, task) for task in singles}
+        if side not in record.metrics or not all(single.values()):
             continue
         values = {task: math.nan if value is None else value for task, value in joint.items()}
         bases = {task: value for task, value in single.items() if value is not None}
         deltas[side] = delta_m(values, bases)
         for task in singles:
             change = relative_change(values[task], bases[task], task=task)
-            row = {"metric": results["primaries"][task], "joint": values[task], "single": bases[task]}
+            row = {"metric": record.primaries[task], "joint": values[task], "single": bases[task]}
             tasks[task][side] = row | {"change": change}
     cost = {}
     for name in COSTS:
-        parts, whole = [run.get(name) for run in singles.values()], results.get(name)
+        parts, whole = [getattr(run, name) for run in singles.values()], getattr(record, name)
         if whole and all(parts):
             cost[name] = {"joint": whole, "single": sum(parts), "ratio": whole / sum(parts)}
     return {"delta_m": deltas, "tasks": tasks, "cost": cost, "baselines": {t: str(p) for t, p in baselines.items()}}
-
-
-def _headline(results: Mapping[str, Any], side: str, task: str) -> float | None:
-    return results.get(side, {}).get(f"{task}/{results['primaries'][task]}")
 
 
 def print_comparison(found: Mapping[str, Any]) -> None:

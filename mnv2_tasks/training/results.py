@@ -1,8 +1,10 @@
 """What a run or an evaluation leaves: metrics.json, the table at the end, pictures and curves."""
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from statistics import median_high
 from typing import Any
@@ -13,10 +15,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from mnv2_tasks.complexity import latency, model_cost
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError, amount, shorten
-from mnv2_tasks.files import read_rows, write_json, write_settings
+from mnv2_tasks.files import read_rows, write_settings
+from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.training import joint_gain
 from mnv2_tasks.training.example_pictures import example_sheet, examples, task_examples
 from mnv2_tasks.training.module import MultiTask
+from mnv2_tasks.training.run_record import RunRecord
 
 LISTED = 40  # classes, at most, with rows in the table at the end
 Config = dict[str, Any]
@@ -66,20 +70,21 @@ def write_curves(task: MultiTask, folder: Path) -> None:
     plot_scores(rows, folder / "scores.png", names=names)
 
 
-def print_table(results: Mapping[str, Any], sides: list[str]) -> None:
+def print_table(record: RunRecord) -> None:
     """A short table: a row a metric, a column a side; then what the model costs. Few classes have rows of their own."""
-    names = list(dict.fromkeys(name for side in sides for name in results[side]))
-    if any(len(classes) > LISTED for classes in results["classes"].values()):
+    sides = list(record.metrics)
+    names = list(dict.fromkeys(name for side in sides for name in record.metrics[side]))
+    if any(len(classes) > LISTED for classes in record.classes.values()):
         names = [name for name in names if name.count("/") == 1]
     width = max(map(len, names)) + 2
     print("\n" + "".ljust(width) + "".join(side.rjust(9) for side in sides))
     for name in names:
-        print(name.ljust(width) + "".join(f"{results[side].get(name, float('nan')):9.4f}" for side in sides))
-    cost = f"{results['parameters'] / 1e6:.2f} M parameters, {results['madds'] / 1e9:.3f} B multiply-adds"
-    sizes = {"x".join(map(str, size)) for size in results["sizes"].values()}
+        print(name.ljust(width) + "".join(f"{record.metrics[side].get(name, math.nan):9.4f}" for side in sides))
+    cost = f"{record.parameters / 1e6:.2f} M parameters, {record.madds / 1e9:.3f} B multiply-adds"
+    sizes = {"x".join(map(str, size)) for size in (record.sizes or {}).values()}
     print(f"{cost} at {' and '.join(sorted(sizes))}")
-    if results.get("wall_seconds"):
-        print(f"{amount(results['epochs'], 'epoch')} in {results['wall_seconds']:.0f} s")
+    if record.wall_seconds and record.epochs is not None:
+        print(f"{amount(record.epochs, 'epoch')} in {record.wall_seconds:.0f} s")
 
 
 def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str) -> dict[str, float]:
@@ -90,16 +95,17 @@ def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str)
     return {name.replace(f"/{split}/", "/"): value for name, value in found.items() if f"/{split}/" in name}
 
 
-def describe(task: MultiTask, data: DataModule) -> dict[str, Any]:
-    """What metrics.json tells of the model besides its metrics."""
-    return {
-        "primaries": {name: head.primary for name, head in task.model.heads.items()},
-        **model_cost(task.model, data.passes),
-        "latency_ms": latency(task.model, data.passes),
-        "sizes": {name: list(size) for name, size in data.sizes.items()},
-        "passes": data.passes,
-        "classes": {name: list(names) for name, names in task.classes.items()},
-    }
+def record_of(metrics: dict[str, dict[str, float]], model: Model, data: DataModule, classes: Classes) -> RunRecord:
+    """The record of an evaluation: its metrics by side, and what the model costs here and now."""
+    return RunRecord(
+        metrics=metrics,
+        primaries={task: head.primary for task, head in model.heads.items()},
+        classes={task: list(names) for task, names in classes.items()},
+        **model_cost(model, data.passes),
+        latency_ms=latency(model, data.passes),
+        sizes={source: list(size) for source, size in data.sizes.items()},
+        passes=data.passes,
+    )
 
 
 def finish(
@@ -129,32 +135,32 @@ def finish(
     checkpoint = read_checkpoint(best)
     load_exactly(task.model, checkpoint["state"], str(best), hint="the file was changed")
     sides = ["val"] + (["test"] if data.with_side("test") else [])
-    results: dict[str, Any] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for side in sides:
         trainer = make_trainer()
-        results[side] = evaluate(task, data, trainer, side)
+        metrics[side] = evaluate(task, data, trainer, side)
         if trainer.is_global_zero and side == sides[-1]:
             write_pictures(task, data, side, folder, count=config["examples"])
     if not trainer.is_global_zero:
         return
     write_curves(task, folder)
     rows = read_rows(folder / "metrics.csv")
-    results |= {
-        "best_epoch": checkpoint["epoch"],
-        "epochs": len(rows),
-        **describe(task, data),
-        "step_ms": _middle(rows, "step_ms"),
-        "images_per_second": _middle(rows, "images_per_second"),
-        "wall_seconds": round(time.monotonic() - began, 1),
-        "matched": config.get("matched"),
-    }
+    record = replace(
+        record_of(metrics, task.model, data, task.classes),
+        best_epoch=checkpoint["epoch"],
+        epochs=len(rows),
+        step_ms=_middle(rows, "step_ms"),
+        images_per_second=_middle(rows, "images_per_second"),
+        wall_seconds=round(time.monotonic() - began, 1),
+        matched=config.get("matched"),
+    )
     if config["baselines"]:
-        results["joint"] = joint_gain.compare(results, config["baselines"])
+        record = replace(record, joint=joint_gain.compare(record, config["baselines"]))
     write_settings(folder / "config.yaml", config)  # those that a run without another epoch was evaluated with
-    write_json(folder / "metrics.json", results)
-    print_table(results, sides)
-    if config["baselines"]:
-        joint_gain.print_comparison(results["joint"])
+    record.write(folder)
+    print_table(record)
+    if record.joint:
+        joint_gain.print_comparison(record.joint)
     print(f"run folder: {folder}")
 
 

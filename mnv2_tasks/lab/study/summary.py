@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.files import read_rows, replacing
+from mnv2_tasks.training.run_record import NAME, read_run
 
 if TYPE_CHECKING:
     from mnv2_tasks.lab.study.plan import Run
@@ -54,20 +54,20 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
         variants: [{name, settings, values: {seed: value}, mean, std, difference: {mean, low, high, pairs} or None,
         parameters, madds, cost_ratio, matched, curve: [{epoch, mean, low, high}]}].
     """
-    found = {one.folder: json.loads((one.folder / "metrics.json").read_text(encoding="utf-8")) for one in runs}
-    first = found[runs[0].folder]
-    headlines = {at: [f"{t}/{name}" for t, name in m["primaries"].items()] for at, m in found.items()}
-    tested = all(headline in found[at].get("test", {}) for at, own in headlines.items() for headline in own)
+    records = {one.folder: read_run(one.folder / NAME) for one in runs}
+    first = records[runs[0].folder]
+    headlines = {at: [f"{t}/{name}" for t, name in record.primaries.items()] for at, record in records.items()}
+    tested = all(headline in records[at].metrics.get("test", {}) for at, own in headlines.items() for headline in own)
     side, told = "test" if tested else "val", list(dict.fromkeys(itertools.chain(*headlines.values())))
     names = list(dict.fromkeys(one.variant for one in runs))
     variants = []
     for name in names:
         own = [one for one in runs if one.variant == name]
         values = {
-            one.seed: mean(found[one.folder][side][headline] or 0.0 for headline in headlines[one.folder])
+            one.seed: mean(records[one.folder].metrics[side][headline] or 0.0 for headline in headlines[one.folder])
             for one in own
         }
-        metrics = found[own[0].folder]
+        record = records[own[0].folder]
         variants.append(
             {
                 "name": name,
@@ -75,10 +75,10 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
                 "values": values,
                 "mean": mean(values.values()),
                 "std": stdev(values.values()) if len(values) > 1 else None,
-                "parameters": metrics["parameters"],
-                "madds": metrics["madds"],
-                "cost_ratio": metrics["madds"] / first["madds"],
-                "matched": metrics.get("matched"),
+                "parameters": record.parameters,
+                "madds": record.madds,
+                "cost_ratio": record.madds / first.madds,
+                "matched": record.matched,
                 "curve": _curve([read_rows(one.folder / "metrics.csv") for one in own]),
             }
         )
@@ -86,7 +86,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
         same = variant is variants[0]
         variant["difference"] = None if same else paired_difference(variant["values"], variants[0]["values"])
     return {
-        "tasks": list(dict.fromkeys(task for metrics in found.values() for task in metrics["primaries"])),
+        "tasks": list(dict.fromkeys(task for record in records.values() for task in record.tasks)),
         "metric": f"{side} {_joined(told, mixed=len(told) > len(headlines[runs[0].folder]))}",
         "baseline": names[0],
         "equal_cost": all(abs(variant["cost_ratio"] - 1) <= EQUAL for variant in variants),
@@ -167,7 +167,7 @@ def _latency(one: "Run", trust: Sequence[str]) -> float:
     from mnv2_tasks.complexity import latency
 
     model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
-    passes = json.loads((one.folder / "metrics.json").read_text(encoding="utf-8"))["passes"]
+    passes = read_run(one.folder / NAME).passes or []
     return latency(model, [(tuple(size), tasks) for size, tasks in passes])
 
 

@@ -1,0 +1,72 @@
+"""metrics.json: the record of a run or an evaluation, written and read in one form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.files import read_json, write_json
+
+NAME = "metrics.json"
+SIDES = ("train", "val", "test")
+NUMBERS = ("parameters", "madds", "latency_ms", "step_ms")  # of a record; the last two are not always measured
+FIX = "give the folder of a finished run"
+Metrics = Mapping[str, float | None]  # {"ssdlite/map": ...}; None for what is not a number
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run or an evaluation found, and what its model costs; None for what an evaluation has not."""
+
+    metrics: Mapping[str, Metrics]  # {side: {metric: value}}; in the file the sides stand at its top
+    primaries: Mapping[str, str]  # {task: its headline metric}
+    classes: Mapping[str, list[str]]  # {task: names}
+    parameters: float
+    madds: float  # multiply-adds of an image
+    latency_ms: float | None = None  # of the forward pass of an image, without decoding
+    sizes: Mapping[str, list[int]] | None = None  # {data set: [height, width]}
+    passes: list[Any] | None = None  # see `DataModule.passes`
+    best_epoch: int | None = None
+    epochs: int | None = None
+    step_ms: float | None = None
+    images_per_second: float | None = None
+    wall_seconds: float | None = None
+    matched: Any = None  # what `backbone.match` found
+    joint: Mapping[str, Any] | None = None  # see `joint_gain.compare`
+    model: str | None = None  # the file that was evaluated
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.primaries)
+
+    def headline(self, side: str, task: str) -> float | None:
+        """A task's headline metric on a side; None where it was not measured."""
+        return self.metrics.get(side, {}).get(f"{task}/{self.primaries[task]}")
+
+    def write(self, folder: Path) -> None:
+        """Write metrics.json; what is None is left out."""
+        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "metrics"}
+        write_json(folder / NAME, {**self.metrics, **{key: value for key, value in told.items() if value is not None}})
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a metrics.json. Raises InputError for a file that is none, or is damaged."""
+    held = read_json(path, fix=FIX)
+    if not isinstance(held, dict) or "primaries" not in held:
+        raise InputError(f"{path}: not the metrics of a run; {FIX}")
+    number = (float, int, NoneType)
+    values: dict[str, tuple[type, ...]] = {"primaries": (str,), "classes": (list,), **dict.fromkeys(SIDES, number)}
+    for key, types in values.items():
+        section = held.get(key, {})
+        if not isinstance(section, dict) or not all(isinstance(value, types) for value in section.values()):
+            raise InputError(f'{path}: "{key}" is not what a run writes; {FIX}')
+    for key in NUMBERS:
+        if not isinstance(held.get(key), number):
+            raise InputError(f'{path}: "{key}" is {quote(held[key])}; {FIX}')
+    names = {field.name for field in fields(RunRecord)} - {"metrics"}
+    known = {"classes": {}, "parameters": 0, "madds": 0} | {
+        key: held[key] for key in names if held.get(key) is not None
+    }
+    return RunRecord(metrics={side: held[side] for side in SIDES if side in held}, **known)
