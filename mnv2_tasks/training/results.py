@@ -97,11 +97,13 @@ def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str)
 
 def record_of(metrics: dict[str, dict[str, float]], model: Model, data: DataModule, classes: Classes) -> RunRecord:
     """The record of an evaluation: its metrics by side, and what the model costs here and now."""
+    cost = model_cost(model, data.passes)
     return RunRecord(
         metrics=metrics,
         primaries={task: head.primary for task, head in model.heads.items()},
         classes={task: list(names) for task, names in classes.items()},
-        **model_cost(model, data.passes),
+        parameters=cost["parameters"],
+        madds=cost["madds"],
         latency_ms=latency(model, data.passes),
         sizes={source: list(size) for source, size in data.sizes.items()},
         passes=data.passes,

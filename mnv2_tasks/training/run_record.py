@@ -66,7 +66,6 @@ def read_run(path: Path) -> RunRecord:
         if not isinstance(held.get(key), number):
             raise InputError(f'{path}: "{key}" is {quote(held[key])}; {FIX}')
     names = {field.name for field in fields(RunRecord)} - {"metrics"}
-    known = {"classes": {}, "parameters": 0, "madds": 0} | {
-        key: held[key] for key in names if held.get(key) is not None
-    }
+    known: dict[str, Any] = {"classes": {}, "parameters": 0, "madds": 0}
+    known |= {key: held[key] for key in names if held.get(key) is not None}
     return RunRecord(metrics={side: held[side] for side in SIDES if side in held}, **known)
