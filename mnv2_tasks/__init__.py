@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def load(path: Any, **settings: Any) -> "Predictor":
-    """A model to predict with, from a checkpoint or an exported file: see `mnv2_tasks.predict.predictor.Predictor`."""
+    """A model to predict with, from a checkpoint or an exported file.
+
+    Args:
+        path: best.ckpt, model.onnx, model.tflite, ...
+        settings: size, device, threads and trust of `mnv2_tasks.predict.predictor.Predictor`.
+    """
     from mnv2_tasks.predict.predictor import Predictor
 
     return Predictor(path, **settings)

@@ -23,7 +23,11 @@ from mnv2_tasks.machine import cores
 
 
 class DataSource(Protocol):
-    """One data set in one on-disk format: what it provides, and its sides."""
+    """One data set in one on-disk format.
+
+    Attributes:
+        provides: {name of a kind of annotation: the names of its classes}.
+    """
 
     provides: dict[str, tuple[str, ...]]
 
@@ -87,6 +91,7 @@ class DataModule(pl.LightningDataModule):
             alpha 1), for sources that serve classification alone.
         depth: the bits that the values of 16-bit files use.
         workers: loader processes; None for as many as there are cores for, at most 8.
+        seed: of every random choice.
     """
 
     def __init__(
@@ -133,9 +138,11 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
+        """{task: the names of its classes}, in the order of their numbers."""
         return {task: self.sources[self.source_of(task)].provides[kind.name] for task, kind in self.tasks.items()}
 
     def source_of(self, task: str) -> str:
+        """The source that a task learns from."""
         return next(name for name, tasks in self.assigned.items() if task in tasks)
 
     def augmented_as(self, source: str) -> str:

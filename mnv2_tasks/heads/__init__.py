@@ -18,17 +18,27 @@ class Head(nn.Module):
 
     Outputs are the head's own NamedTuple of tensors, with what `kind.raw` takes of it. What targets and predictions
     hold is told by the `Kind`, and beside its batches in `kinds.kind.Kind`. Metrics are named without a task or a
-    stage; `primary` is the headline among them, and higher is better.
+    stage.
+
+    Attributes:
+        kind: of annotation that it learns from: how that is batched, drawn, written and exported.
+        needs: the taps of the backbone that it takes.
+        strides: output strides of the backbone that it works with, the best first.
+        primary: the headline among its metrics; higher is better.
+        curves: names of the metrics worth a curve over the epochs.
+        ranked: what `worst` goes by, such as "by cross-entropy".
+        decoding: of a detector.
+        has_views: whether evaluation calls `infer`.
     """
 
-    kind: Kind  # of annotation that it learns from: how that is batched, drawn, written and exported
+    kind: Kind
     needs: tuple[str, ...]
-    strides: tuple[int, ...]  # output strides of the backbone that it works with, the best first
+    strides: tuple[int, ...]
     primary: str
-    curves: tuple[str, ...]  # names of the metrics worth a curve over the epochs
-    ranked: str  # what `worst` goes by, such as "by cross-entropy"
-    decoding: Decoding | None = None  # of a detector
-    has_views: bool = False  # whether evaluation calls `infer`
+    curves: tuple[str, ...]
+    ranked: str
+    decoding: Decoding | None = None
+    has_views: bool = False
 
     @abstractmethod
     def forward(self, taps: Taps, size: tuple[int, int]) -> Any:

@@ -159,7 +159,8 @@ class Classifier(_Pooled):
 class MultiLabel(_Pooled):
     """Any number of classes an image, by binary cross-entropy on each; for partly labelled images too.
 
-    Args: taps, num_classes, dropout as in `Classifier`.
+    Args:
+        taps, num_classes, dropout: as in `Classifier`.
     """
 
     kind = MULTILABEL

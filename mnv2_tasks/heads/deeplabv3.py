@@ -151,7 +151,7 @@ class DeepLabV3(segmenter.Segmenter):
         return Outputs(self.views(lambda view: call(view).logits, images))
 
     def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """{"<name>_loss"} for each of the losses, and auxiliary_loss: float32 means over the known pixels."""
+        """{`<name>_loss`} for each of the losses, and auxiliary_loss: float32 means over the known pixels."""
         found = super().loss(outputs, targets)
         if outputs.auxiliary is not None:
             parts = self.mask_loss(outputs.auxiliary, targets["mask"])

@@ -28,7 +28,7 @@ def loss_weights(loss: str | Mapping[str, float]) -> dict[str, float]:
 def losses(
     logits: Tensor, mask: Tensor, weights: Mapping[str, float], *, class_weights: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """{"<name>_loss": float32 scalar}, each times its weight; exactly 0, with gradients of 0, where nothing is known.
+    """{`<name>_loss`: float32 scalar}, each times its weight; exactly 0, with gradients of 0, where nothing is known.
 
     logits: (B, K, H, W); mask: (B, H, W) integers, `IGNORED` where unknown; class_weights: (K,), of the cross-entropy.
     Dice, Lovasz-softmax (arXiv 1705.08790) and focal (arXiv 1708.02002) are segmentation_models_pytorch's.

@@ -24,7 +24,7 @@ class PixelCounts(Protocol):
 class MaskLoss(nn.Module):
     """One loss or a weighted sum of several over the known pixels; see `mask_losses.losses`.
 
-    forward: logits (B, K, H, W), mask (B, H, W) -> {"<name>_loss": float32 scalar}
+    forward: logits (B, K, H, W), mask (B, H, W) -> {`<name>_loss`: float32 scalar}
 
     Args:
         loss: cross_entropy, dice, lovasz or focal, or {name: weight} of several.
@@ -85,7 +85,7 @@ class Segmenter(Head):
         return self.mask_loss.balance(counts)
 
     def loss(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
-        """{"<name>_loss"} for each of the losses: float32 means over the known pixels."""
+        """{`<name>_loss`} for each of the losses: float32 means over the known pixels."""
         return self.mask_loss(outputs.logits, targets["mask"])
 
     @torch.no_grad()

@@ -22,13 +22,17 @@ Suppress: TypeAlias = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
 class Decided(NamedTuple):
     """How a graph decides: what segmenters give, and how detectors suppress.
 
-    keep: (boxes (B, K k, 4) in pixels, scores (B, K, k), a class's highest first, (K, k), `Decoding`) -> (B, K, k), 1
-    for the boxes kept.
+    Attributes:
+        masks: the likeliest class of every pixel, or its logits.
+        nms: suppression by an operator of the format, by plain operations, or left to the app.
+        candidates: boxes of each class that go into suppression.
+        keep: (boxes (B, K k, 4) in pixels, scores (B, K, k), a class's highest first, (K, k), `Decoding`) ->
+            (B, K, k), 1 for the boxes kept.
     """
 
     masks: Literal["argmax", "logits"]
     nms: Literal["native", "portable", "app"]
-    candidates: int  # boxes of each class that go into suppression
+    candidates: int
     keep: Callable[[Tensor, Tensor, tuple[int, int], Any], Tensor]
 
 
@@ -38,20 +42,34 @@ class Kind(ABC):
     Targets of every kind hold image_id (B,), -1 for a repeat that metrics leave out; size (B, 2), the (H, W) of the
     original images; and seen (B, 2), the (h, w) at the top left of the input that holds the image. What else they and
     the predictions hold is told by each kind.
+
+    Attributes:
+        name: in configs, data sets and files.
+        fields: of a sample; where it lacks the first, nothing of this kind is known of the image.
+        needed: fields of targets that nothing else tells.
+        label: what one label is of: an image, an object, ...
+        published_classes: of the data set that the paper uses.
+        drawn: what of a prediction `draw` shows, such as "score at least 0.4".
+        placed: whether labels have a place in the image, which cropping it would cut off.
+        mixes: whether labels can be soft, as of images that are mixed.
+        scored: whether predictions are rows with a score each, and suppressed: what `Decoding` sets.
+        table: the CSV file with a row a picture, of `row`.
+        gathered: the JSON file that lists what all pictures' lines list.
+        pictures: the folder of PNG files, of `picture`.
     """
 
-    name: str  # in configs, data sets and files
-    fields: tuple[str, ...]  # of a sample; where it lacks the first, nothing of this kind is known of the image
-    needed: tuple[str, ...]  # fields of targets that nothing else tells
-    label: str  # what one label is of: an image, an object, ...
-    published_classes: int  # of the data set that the paper uses
-    drawn: str  # what of a prediction `draw` shows, such as "score at least 0.4"
-    placed = False  # whether labels have a place in the image, which cropping it would cut off
-    mixes = False  # whether labels can be soft, as of images that are mixed
-    scored = False  # whether predictions are rows with a score each, and suppressed: what `Decoding` sets
-    table: str | None = None  # the CSV file with a row a picture, of `row`
-    gathered: str | None = None  # the JSON file that lists what all pictures' lines list
-    pictures: str | None = None  # the folder of PNG files, of `picture`
+    name: str
+    fields: tuple[str, ...]
+    needed: tuple[str, ...]
+    label: str
+    published_classes: int
+    drawn: str
+    placed = False
+    mixes = False
+    scored = False
+    table: str | None = None
+    gathered: str | None = None
+    pictures: str | None = None
 
     # ------------------------------------------------------------------------------------- samples and batches
 

@@ -93,7 +93,7 @@ class ClassificationMetric(_PerImage):
 
     `compute` gives float64 scalars: "top1"; "top5" where there are more than 5 classes; "mean_class_accuracy", over
     the classes that have images; "ece", the expected calibration error over 15 bins (see `calibration`); and
-    "accuracy/<class>", the share of its images that are predicted as it. NaN where there is nothing to count.
+    `accuracy/<class>`, the share of its images that are predicted as it. NaN where there is nothing to count.
     """
 
     def __init__(self, classes: tuple[str, ...]) -> None:
@@ -163,7 +163,7 @@ class MultiLabelMetric(_PerImage):
     """Mean average precision over the classes that an image may have several of, and F1 where a score passes 0.5.
 
     `compute` gives float64 scalars: "map", the mean over the classes that have a positive; "f1", of the decisions on
-    all classes and images together (micro); and "ap/<class>" (see `average_precision`). NaN without a positive.
+    all classes and images together (micro); and `ap/<class>` (see `average_precision`). NaN without a positive.
     """
 
     def __init__(self, classes: tuple[str, ...]) -> None:

@@ -70,9 +70,12 @@ def match_by_image(
     A prediction that scores `score` or more takes the free truth that it overlaps most, by `iou` or more.
     Crowds do not count, nor does a prediction that matches nothing but lies in a crowd (COCO's overlap).
 
-    Args: truths (M, 9) and predictions (N, 9) as for `evaluate`.
-    Yields: of every image that has either, its id and (truth's class, prediction's class) pairs, `classes` standing
-        for background.
+    Args:
+        truths, predictions: (M, 9) and (N, 9), as for `evaluate`.
+
+    Yields:
+        of every image that has either, its id and (truth's class, prediction's class) pairs, `classes` standing for
+        background.
     """
     from faster_coco_eval.core.mask import iou as overlaps
 
@@ -138,7 +141,7 @@ class CocoMAP(Metric):
             self.rows.append(torch.from_numpy(np.concatenate(parts).reshape(-1)))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return float32 scalars: COCO's `STATS` and "map/<class>"; nan where there is no truth."""
+        """Return float32 scalars: COCO's `STATS` and `map/<class>`; nan where there is no truth."""
         rows = [self.rows] if isinstance(self.rows, Tensor) else self.rows
         table = torch.cat([torch.zeros(0).double(), *rows]).numpy().reshape(-1, WIDTH)
         headers = table[:, KIND] == HEADER

@@ -30,7 +30,7 @@ class SegmentationMetric(Metric):
     and Cityscapes' own scripts, and torchmetrics' JaccardIndex. Class accuracy is the mean over the true classes.
 
     `compute` gives float64 scalars on the CPU: "miou", "pixel_accuracy", "mean_class_accuracy",
-    "frequency_weighted_iou" and "iou/<class>"; NaN where there is nothing to measure.
+    "frequency_weighted_iou" and `iou/<class>`; NaN where there is nothing to measure.
     """
 
     full_state_update = False

@@ -40,7 +40,7 @@ LABELS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 
 
 class Cityscapes:
-    """leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png, and gtFine/ with a *_gtFine_labelIds.png for each.
+    """`leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png`, and `gtFine/` with a `*_gtFine_labelIds.png` for each.
 
     Args:
         root: the folder with leftImg8bit and gtFine.

@@ -14,7 +14,7 @@ from mnv2_tasks.errors import InputError
 
 
 class ImageFolder:
-    """root/{train,val,test}/<class>/ with images at any depth, or root/<class>/ alone.
+    """`root/{train,val,test}/<class>/` with images at any depth, or `root/<class>/` alone.
 
     Args:
         root: the data set's folder. Its sides may be spelled in other ways, as Training or my_valid_set, and lie in a

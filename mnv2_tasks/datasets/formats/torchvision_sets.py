@@ -145,7 +145,7 @@ def imagenet(
     val_fraction: float = 0.0,
     max_side: int | None = MAX_SIDE,
 ) -> ImageFolder:
-    """ImageNet (ILSVRC 2012): root/train/<wnid>/ and root/val/<wnid>/, in the order of the wnids.
+    """ImageNet (ILSVRC 2012): `root/train/<wnid>/` and `root/val/<wnid>/`, in the order of the wnids.
 
     From the official archives in `root` (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
     ILSVRC2012_devkit_t12.tar.gz) torchvision unpacks the sides that are not there. All 1,000
