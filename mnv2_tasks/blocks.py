@@ -214,9 +214,13 @@ class Plain(_Unexpanded):
 class Classic(_Unexpanded):
     """ResNet's bottleneck: wide, narrow, wide (arXiv 1512.03385, Figure 5, and option B where shapes differ).
 
-    1x1 to a quarter of `out_channels`, a full convolution there, 1x1 back without activation; the shortcut joins the
-    wide ends, through a linear 1x1 convolution where their shapes differ, and the sum is activated. The stride is in
-    the middle, as in torchvision. The table's expansion is ignored. The tap after expansion is the wide input.
+    1x1 to `out_channels` over `reduction`, a full convolution there, 1x1 back without activation; the shortcut joins
+    the wide ends, through a linear 1x1 convolution where their shapes differ, and the sum is activated. The stride is
+    in the middle, as in torchvision. The table's expansion is ignored. The tap after expansion is the wide input.
+
+    Args:
+        reduction: the wide channels over the narrow ones.
+        kernel_size, activation: of the narrow convolution, as in `InvertedResidual`; of all of them.
     """
 
     def __init__(

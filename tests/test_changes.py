@@ -282,16 +282,13 @@ def pairs(table: dict[str, Any]) -> list[tuple[str, str]]:
     return [(task, change) for task, changes in table.items() for change in changes]
 
 
-def test_the_tables_have_every_setting_of_the_docs():
-    rows = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8").partition("| setting |")[2].partition("\n\n")[0]
-    spans = [span for row in rows.splitlines()[2:] for span in re.findall("`([^`]+)`", row.split(" | ")[0])]
-    names = {span.partition("=")[0].lstrip("+") for span in spans if "=" in span or "." in span}
+def test_the_tables_have_every_usual_setting_of_the_docs():
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = page.partition("| setting |")[2].partition("\n\n")[0].splitlines()[2:]
+    names = {span.partition("=")[0] for row in rows for span in re.findall("`([^`]+=[^`]*)`", row.split(" | ")[0])}
     tried = {change.partition("=")[0].lstrip("+") for _, change in pairs(ACT) + pairs(REFUSED)}
-    patterns = {
-        name: re.sub(r"<\w+>", r"\\w+", re.escape(name).replace(r"\<", "<").replace(r"\>", ">")) for name in names
-    }
     assert len(names) > 40
-    assert [name for name, pattern in patterns.items() if not any(re.fullmatch(pattern, one) for one in tried)] == []
+    assert names - tried == set()
 
 
 @pytest.fixture

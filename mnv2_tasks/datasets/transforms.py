@@ -69,10 +69,17 @@ def classification(
     erase: float = 0.0,
     pad: int = 0,
 ) -> v2.Transform:
-    """A random part of the image (`scale`: of its area) resized to (H, W), as Inception was trained.
+    """A random part of the image resized to (H, W), as Inception was trained.
 
-    `pad` above 0 takes the place of `scale`: resize, pad by so many pixels, cut (H, W) out, as for CIFAR.
-    `trivial` adds TrivialAugment (arXiv 2103.10158), `erase` is the probability of erasing a rectangle.
+    Args:
+        size: (H, W) of the input.
+        scale: the part of the image's area, from and to.
+        flip: chance that the image is mirrored.
+        vertical_flip: chance that it is turned upside down; for pictures without an up and a down.
+        photometric: chance that brightness, contrast and colours change.
+        trivial: whether TrivialAugment (arXiv 2103.10158) is added; for long trainings.
+        erase: chance that a rectangle is erased.
+        pad: above 0 it takes the place of `scale`: resize, pad by so many pixels, cut (H, W) out, as for CIFAR.
     """
     steps: list[v2.Transform]
     if pad:
@@ -99,8 +106,17 @@ def detection(
 ) -> v2.Transform:
     """SSD's augmentation (its section 2.2): zoom out, crop by IoU, flip, distort colours; then stretched to (H, W).
 
-    flip, zoom_out, iou_crop and photometric are probabilities; zoom_out_to is the largest side of the zoomed-out
-    canvas, in sides of the image. Boxes that leave the picture, and crowds, are dropped.
+    Boxes that leave the picture, and crowds, are dropped.
+
+    Args:
+        size: (H, W) of the input.
+        flip: chance that the image is mirrored.
+        vertical_flip: chance that it is turned upside down; for pictures without an up and a down: cells, satellite
+            views.
+        zoom_out: chance that the image is laid on a larger canvas, which makes objects small.
+        zoom_out_to: the largest side of that canvas, in sides of the image.
+        iou_crop: chance that a part is cut out whose overlap with the objects is as SSD draws it.
+        photometric: chance that brightness, contrast and colours change.
     """
     steps: list[v2.Transform] = []
     if zoom_out:
@@ -119,7 +135,15 @@ def segmentation(
     vertical_flip: float = 0.0,
     photometric: float = 0.5,
 ) -> v2.Transform:
-    """Scaled by a random factor (1: the image just fits the input), then (H, W) cut out, padded where too small."""
+    """Scaled by a random factor, then (H, W) cut out, padded where too small.
+
+    Args:
+        size: (H, W) of the input.
+        scale: the factor, from and to; 1: the image just fits the input.
+        flip: chance that the image is mirrored.
+        vertical_flip: chance that it is turned upside down; for pictures without an up and a down.
+        photometric: chance that brightness, contrast and colours change.
+    """
     steps: list[v2.Transform] = [
         v2.ScaleJitter(size, scale_range=tuple(scale), antialias=True),
         v2.RandomCrop(size, pad_if_needed=True, fill=FILL),
@@ -138,7 +162,16 @@ def joint(
     vertical_flip: float = 0.0,
     photometric: float = 0.5,
 ) -> v2.Transform:
-    """For images that serve several kinds at once: a random part (`scale`: of the area), flipped, colours distorted."""
+    """For images that serve several kinds at once: a random part, flipped, colours distorted.
+
+    Args:
+        size: (H, W) of the input.
+        scale: the part of the image's area, from and to.
+        ratio: width over height of that part, from and to.
+        flip: chance that the image is mirrored.
+        vertical_flip: chance that it is turned upside down; for pictures without an up and a down.
+        photometric: chance that brightness, contrast and colours change.
+    """
     crop = v2.RandomResizedCrop(size, scale=tuple(scale), ratio=tuple(ratio), antialias=True)
     return v2.Compose([crop, *_flips(flip, vertical_flip), *_colours(photometric), *_tidy_boxes()])
 

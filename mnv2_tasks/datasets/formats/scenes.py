@@ -243,12 +243,18 @@ class ScenesSplit(Dataset[dict[str, Any]]):
 
 
 class Scenes:
-    """Drawn scenes: `train` and `val` images, `size` pixels square or an (H, W) pair of at least 16 pixels a side.
+    """Drawn scenes of at least 16 pixels a side.
 
     - detection: a box is the tight extent of an object's visible pixels, so that boxes and masks agree; "area"
       counts these pixels.
     - segmentation: 0 is the background, 1..3 are the shapes.
     - classification: the class of the largest object; -1, to be ignored, in the few scenes without objects.
+
+    Args:
+        size: one side, or (H, W).
+        train: how many images there are to train on.
+        val: and to validate.
+        seed: of what is drawn.
     """
 
     provides: dict[str, tuple[str, ...]] = {

@@ -84,9 +84,14 @@ def cifar10(
 ) -> Ready:
     """CIFAR-10: 50,000 and 10,000 colour images of 32x32, 10 classes, below root/cifar-10-batches-py.
 
-    The official test images are test's. Of the official training images, `val_fraction` of each class, by a hash of
-    the image's number, are val's. With 0 all are for training and the test images serve as val, as in most papers.
-    `classes` are names in the order of the class indices, images of others being left out; None: all.
+    The official test images are test's.
+
+    Args:
+        root: the folder that they lie in, or are downloaded to.
+        classes: names in the order of the class indices, images of others being left out; None: all.
+        val_fraction: of the official training images of each class, by a hash of the image's number, those of val.
+            With 0 all are for training and the test images serve as val, as in most papers.
+        download: whether to fetch what is not there.
     """
     reader = datasets.CIFAR10
     files = f"{reader.url} and put it into {root}"
