@@ -213,7 +213,7 @@ def accuracies() -> Iterator[Row]:
             yield row(
                 "grid", f"ImageNet top-1, width {width} at {size}", f"{top1:.1f}%", command, _training(width, size)
             )
-    study = "study.md of `python train.py -m study={} task=classifier data=cifar10`; a short one is in docs/results.md"
+    study = "study.md of `python train.py -m study={} task=classifier data=cifar10`; short: docs/results/blocks.md"
     for figure, what, name in (
         ("6a", "linear bottleneck above ReLU6", "bottleneck"),
         ("6b", "shortcut: bottleneck above expansion and none", "shortcut"),
