@@ -11,6 +11,7 @@ from test_export import batch, make
 
 from mnv2_tasks.export import formats
 from mnv2_tasks.export.graph import Graph
+from mnv2_tasks.export.metadata import InputForm, Metadata
 from mnv2_tasks.export.session import Exported
 
 NEW = Path(__file__).with_name("new_parts")
@@ -59,9 +60,9 @@ def test_a_file_in_the_folder_of_formats_is_a_format(monkeypatch, tmp_path):
     model.backbone.keep(["c1"])  # the first block alone, which is soon converted
     graph = Graph(model, taps=("c1",)).eval()
     images, path = batch(3, (32, 32)), tmp_path / "model.ort"
-    about = {"input": {"layout": "nchw", "dtype": "uint8", "shape": [1, 3, 32, 32]}, "size": [32, 32]}
-    about |= {"outputs": ["c1"], "dynamic": ["batch"], "license": "x"}
-    formats.need("ort").write(graph, images, path, precision="fp32", calibration=(), about=about)
+    form = InputForm("nchw", "uint8", (1, 3, 32, 32))
+    about = Metadata({"license": "x"}, (32, 32), form, ("c1",), ("batch",), "ort", "fp32")
+    about = formats.need("ort").write(graph, images, path, about, ())
     exported = Exported(path)
     assert exported.about == about
     np.testing.assert_allclose(exported(images)["c1"], graph(images)[0].detach(), atol=1e-5)
