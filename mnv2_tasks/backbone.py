@@ -1,14 +1,15 @@
 """MobileNetV2 as a trunk, and MobileNetV1 beside it: an image in, named feature taps out."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from mnv2_tasks.blocks import InvertedResidual, Padding, Separable, conv_bn
+from mnv2_tasks.blocks import InvertedResidual, Norm, Padding, Separable, conv_bn
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.freezing import Freezing
 
 # Table 2 of the paper: expansion t, channels c, repeats n, stride s of the first block.
 STAGES = (
@@ -70,7 +71,7 @@ class MobileNetV2(nn.Module):
         zero_init_residual: start blocks with a shortcut as the identity (their last norm at 0, Goyal et al., arXiv
             1706.02677, section 5.1); training from scratch then starts several times faster.
         freeze_to: a tap; the layers up to it keep their weights and norm statistics, which spares their backward pass.
-        freeze: True keeps all layers so; a number, for so many epochs (see `thaw`).
+        freeze: True keeps all layers so; a number, for so many epochs (see `freezing.Freezing`).
         freeze_norm: norms keep the statistics that they have, in training too; their scales and shifts learn. For
             pretrained weights with several data sets, whose statistics differ, or with very small batches. None: no.
 
@@ -109,13 +110,9 @@ class MobileNetV2(nn.Module):
             raise InputError(f"backbone.width is {width}, in_channels {in_channels}: both must be above 0")
         if expansion < 1 or divisor < 1:
             raise InputError(f"backbone.expansion is {expansion}, divisor {divisor}: both must be at least 1")
-        if not all(isinstance(value, (int, float)) for value in (norm_eps, norm_momentum)):
-            raise InputError(f"backbone.norm_eps is {norm_eps}, norm_momentum {norm_momentum}: both must be numbers")
         if stem_stride not in (1, 2):
             raise InputError(f"backbone.stem_stride is {stem_stride}: use 2, or 1 for small images")
-        if not isinstance(freeze, int) or freeze < 0:
-            raise InputError(f"backbone.freeze is {freeze}: use true, false or a number of epochs")
-        layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        layer = partial(conv_bn, padding=padding, norm=Norm(norm_eps, norm_momentum))
 
         rounded = partial(round_channels, divisor=divisor)
         channels = rounded(STEM_CHANNELS * width)
@@ -158,11 +155,8 @@ class MobileNetV2(nn.Module):
             residual: Any
             for residual in self.blocks:
                 residual.zero_init()
-        self.freeze, self.freeze_norm = freeze, freeze_norm
-        self._frozen_always: list[nn.Module] = self._layers_to(freeze_to) if freeze_to else []
-        self._frozen: list[nn.Module] = [self] if freeze else self._frozen_always
-        for frozen in self._frozen:
-            frozen.requires_grad_(False)
+        always = self._layers_to(freeze_to) if freeze_to else []
+        self.freezing = Freezing(self, always, whole=freeze, norms=bool(freeze_norm))
         self.train()
 
     def _add_tap(self, name: str, tap: Tap, places: dict[int, str], index: int) -> None:
@@ -177,33 +171,8 @@ class MobileNetV2(nn.Module):
 
     def train(self, mode: bool = True) -> "MobileNetV2":
         super().train(mode)
-        for frozen in self._frozen:
-            for layer in frozen.modules():
-                layer.training = False
-        for layer in self.modules():
-            if self.freeze_norm and isinstance(layer, nn.BatchNorm2d):
-                layer.training = False
+        self.freezing.hold()
         return self
-
-    def thaw(self, epoch: int) -> None:
-        """At the start of training epoch `epoch`: where `freeze` is a number that has passed, learn from now on.
-
-        What `freeze_to` keeps stays as it is.
-        """
-        if not self.freeze or self.freeze is True or epoch < self.freeze or self._frozen is self._frozen_always:
-            return
-        self._frozen = self._frozen_always
-        self.requires_grad_(True)
-        for frozen in self._frozen:
-            frozen.requires_grad_(False)
-        self.train()
-
-    def may_learn(self) -> Iterator[nn.Parameter]:
-        """The parameters that training changes, now or once `freeze` epochs have passed."""
-        if self.freeze is True:
-            return iter(())
-        kept = {id(p) for layer in self._frozen_always for p in layer.parameters()}
-        return (p for p in self.parameters() if id(p) not in kept)
 
     def keep(self, names: Iterable[str]) -> None:
         """Return only these taps from now on, and drop the layers behind the deepest of them.

@@ -6,6 +6,7 @@ which have `hidden_channels`. A block without an expansion taps its input.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -23,6 +24,18 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "hard_swish": nn.Hardswish,
     "silu": nn.SiLU,
 }
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The settings of every batch norm of a network."""
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(value, (int, float)) for value in (self.eps, self.momentum)):
+            raise InputError(f"backbone.norm_eps is {self.eps}, norm_momentum {self.momentum}: both must be numbers")
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -54,8 +67,7 @@ def conv_bn(
     groups: int = 1,
     activation: Callable[[], nn.Module] | None = lambda: nn.ReLU6(inplace=True),
     padding: Padding = "symmetric",
-    norm_eps: float = 1e-5,
-    norm_momentum: float = 0.1,
+    norm: Norm = Norm(),
 ) -> nn.Sequential:
     """Convolution without bias, batch norm, activation: (B, in, H, W) -> (B, out, ceil(H / stride), ceil(W / stride)).
 
@@ -72,7 +84,7 @@ def conv_bn(
         groups=groups,
         bias=False,
     )
-    layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)]
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_channels, eps=norm.eps, momentum=norm.momentum)]
     if activation is not None:
         layers.append(activation())
     return nn.Sequential(*layers)

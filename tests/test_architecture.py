@@ -18,7 +18,7 @@ MODULES = {
 
 GROUND = {"errors", "samples", "files", "machine", "processes"}
 SHOWN = {"metrics", "visual"}
-NETWORK = {"kinds", "blocks", "backbone", "model", "complexity", "heads", "weights"}
+NETWORK = {"kinds", "blocks", "freezing", "backbone", "model", "complexity", "heads", "weights"}
 # Commands, which may import anything, and which nobody imports.
 COMMANDS = {"__main__", "train", "evaluate", "export.__main__", "export.benchmark", "predict.__main__"}
 # The promised `python -m mnv2_tasks.<name>` of commands that lie elsewhere: two lines, which may import commands.
@@ -33,7 +33,8 @@ ALLOWED = {
     "kinds": GROUND | SHOWN,
     "datasets": GROUND | {"kinds"},
     "blocks": GROUND,
-    "backbone": GROUND | {"blocks"},
+    "freezing": GROUND,
+    "backbone": GROUND | {"blocks", "freezing"},
     "heads": GROUND | SHOWN | {"kinds", "backbone", "blocks"},
     "model": GROUND | {"backbone", "heads"},
     "complexity": GROUND | {"model"},

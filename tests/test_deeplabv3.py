@@ -10,7 +10,7 @@ from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.mask_losses import LOSSES, class_balance, losses
-from mnv2_tasks.heads.views import predict_logits
+from mnv2_tasks.heads.views import Views, predict_logits
 from mnv2_tasks.visual.mask_drawing import draw_mask, mask_colours
 
 CLASSES = ("background", "cat", "dog")
@@ -177,18 +177,18 @@ def network():
 @pytest.mark.parametrize("window", [None, (24, 40), (64, 64)])
 def test_one_view_is_the_model_itself(network, window):
     images = torch.rand(2, 3, 24, 40)
-    assert torch.equal(predict_logits(network, images, window=window), network(images))
+    assert torch.equal(predict_logits(network, images, Views(window=window)), network(images))
 
 
 def test_mirrored_views_are_averaged(network):
     images = torch.rand(2, 3, 24, 40)
-    found = predict_logits(network, images, flip=True)
-    mirrored = predict_logits(network, images.flip(-1), flip=True)
+    found = predict_logits(network, images, Views(flip=True))
+    mirrored = predict_logits(network, images.flip(-1), Views(flip=True))
     wanted = (network(images).softmax(1) + network(images.flip(-1)).flip(-1).softmax(1)) / 2
     assert torch.allclose(found.exp(), wanted, atol=1e-6)
     assert torch.allclose(found, mirrored.flip(-1), atol=1e-5)
     symmetric = (images + images.flip(-1)) / 2
-    found = predict_logits(network, symmetric, flip=True)
+    found = predict_logits(network, symmetric, Views(flip=True))
     assert torch.allclose(found, found.flip(-1), atol=1e-5)
 
 
@@ -202,7 +202,7 @@ def test_windows_see_every_pixel_and_agree_where_the_model_is_local():
         sizes.append(tuple(view.shape[-2:]))
         return local(view)
 
-    found = predict_logits(call, images, window=(32, 32), overlap=0.25)
+    found = predict_logits(call, images, Views(window=(32, 32), overlap=0.25))
     assert set(sizes) == {(32, 32)} and len(sizes) == 2 * 3
     assert torch.allclose(found.exp(), local(images).softmax(1), atol=1e-6)
 
@@ -215,7 +215,7 @@ def test_scales_average_resized_views(network):
         seen.append(tuple(view.shape[-2:]))
         return network(view.float() / 255 if view.dtype == torch.uint8 else view)
 
-    found = predict_logits(call, images, scales=(0.5, 1.0, 1.5), flip=True)
+    found = predict_logits(call, images, Views(scales=(0.5, 1.0, 1.5), flip=True))
     assert seen == [(16, 16)] * 2 + [(32, 32)] * 2 + [(48, 48)] * 2
     assert torch.allclose(found.exp().sum(1), torch.ones(1, 32, 32), atol=1e-5)
 
@@ -231,7 +231,7 @@ def test_head_infers_as_its_settings_say():
     with torch.no_grad():
         found = head.infer(model, images)
         assert head.has_views and not make()[1].has_views
-        assert torch.equal(found.logits, predict_logits(lambda x: model(x).logits, images, flip=True))
+        assert torch.equal(found.logits, predict_logits(lambda x: model(x).logits, images, Views(flip=True)))
         plain = make()[1].eval()
         plain.load_state_dict(head.state_dict())
         once = plain.infer(lambda x: plain(backbone(x), (64, 64)), images)

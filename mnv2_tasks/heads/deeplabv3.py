@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnv2_tasks.backbone import Tap
-from mnv2_tasks.blocks import conv_bn
+from mnv2_tasks.blocks import Norm, conv_bn
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Taps, Targets, segmenter
 from mnv2_tasks.heads.mask_losses import Rule
 from mnv2_tasks.heads.segmenter import MaskLoss
-from mnv2_tasks.heads.views import predict_logits
+from mnv2_tasks.heads.views import Views, predict_logits
 from mnv2_tasks.samples import resize
 
 RATES = (6, 12, 18)  # of ASPP at output stride 16; twice that at 8 (arXiv 1706.05587, section 4)
@@ -42,7 +42,7 @@ class DeepLabV3(segmenter.Segmenter):
         auxiliary: weight of the loss of a second, shallower prediction from `auxiliary_tap`; 0: none.
         merge: for a head that was trained on more classes: the trained classes that make up each class of the data,
             whose probabilities are added up.
-        scales, flip, window, overlap: views that `infer` averages in evaluation (see `views.predict_logits`).
+        scales, flip, window, overlap: views that `infer` averages in evaluation (see `views.Views`).
         align_corners: how the logits are upsampled; true for weights that were trained so (TensorFlow's).
         norm_eps, norm_momentum: as in the backbone.
     """
@@ -75,30 +75,24 @@ class DeepLabV3(segmenter.Segmenter):
         super().__init__()
         if aspp not in (None, "separable", "full"):
             raise InputError(f"head.aspp is {aspp!r}: use null, separable or full")
-        if not scales or min(scales) <= 0 or not 0 <= overlap < 1:
-            raise InputError(f"head.scales is {list(scales)}, overlap {overlap}: use scales above 0, overlap in [0, 1)")
         if window is not None and (len(window) != 2 or min(window) < 32):
             raise InputError(f"head.window is {list(window)}: give [height, width] of at least 32, or null")
         trained = num_classes if merge is None else _check_merge(merge, num_classes)
         self.merge = None if merge is None else [list(group) for group in merge]
-        self.num_classes, self.align_corners, self.auxiliary = num_classes, align_corners, auxiliary
-        self.views = partial(
-            predict_logits,
-            scales=tuple(scales),
-            flip=flip,
-            window=None if window is None else (window[0], window[1]),
-            overlap=overlap,
-        )
-        self.has_views = tuple(scales) != (1,) or flip or window is not None
-
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.auxiliary = auxiliary
+        self.views = Views(tuple(scales), flip, None if window is None else tuple(window), overlap)
+        self.has_views = self.views.several
+        norm = Norm(norm_eps, norm_momentum)
         self.mask_loss = MaskLoss(num_classes, loss, class_weights)
-        layer = partial(conv_bn, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        layer = partial(conv_bn, norm=norm)
         c5 = taps["c5"]
         if aspp is None:
             self.aspp0 = layer(c5.channels, channels, kernel_size=1)
             self.image_pooling = layer(c5.channels, channels, kernel_size=1)
             self.concat_projection = layer(2 * channels, channels, kernel_size=1)
-        self.aspp = None if aspp is None else _aspp(c5, channels, aspp == "separable", norm_eps, norm_momentum)
+        self.aspp = None if aspp is None else _aspp(c5, channels, aspp == "separable", norm)
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Conv2d(channels, trained, 1)
         if wrong := [tap for tap in skips if tap not in taps or taps[tap].stride > c5.stride]:
@@ -107,7 +101,7 @@ class DeepLabV3(segmenter.Segmenter):
         self.needs = tuple(dict.fromkeys(("c5", *skips)))
         self.skip_layers = nn.ModuleList(nn.Conv2d(taps[tap].channels, trained, 1) for tap in skips)
         self.auxiliary_layers: nn.Module | None = None
-        last = [self.logits, *self.skip_layers]
+        last: list[Any] = [self.logits, *self.skip_layers]
         if auxiliary:
             if auxiliary_tap not in taps:
                 raise InputError(f"head.auxiliary_tap is {auxiliary_tap!r}; the backbone has {', '.join(taps)}")
@@ -118,7 +112,7 @@ class DeepLabV3(segmenter.Segmenter):
             self.auxiliary_layers = nn.Sequential(layer(width, width), last[-1])
         for conv in last:  # so that all classes are about equally likely at first
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.constant_(conv.bias, 0.0)  # type: ignore[arg-type]
+            nn.init.constant_(conv.bias, 0.0)
 
     def forward(self, taps: Taps, size: tuple[int, int]) -> Outputs:
         x = taps["c5"]
@@ -148,7 +142,7 @@ class DeepLabV3(segmenter.Segmenter):
 
     def infer(self, call: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
         """The outputs of `call` (the model up to this head), averaged over the views that the settings ask for."""
-        return Outputs(self.views(lambda view: call(view).logits, images))
+        return Outputs(predict_logits(lambda view: call(view).logits, images, self.views))
 
     def loss(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """{`<name>_loss`} for each of the losses, and auxiliary_loss: float32 means over the known pixels."""
@@ -170,12 +164,13 @@ def _check_merge(merge: Sequence[Sequence[int]], num_classes: int) -> int:
     return len(given)
 
 
-def _aspp(tap: Tap, channels: int, separable: bool, norm_eps: float, norm_momentum: float) -> nn.Module:
+def _aspp(tap: Tap, channels: int, separable: bool, norm: Norm) -> nn.Module:
     """(B, C, h, w) -> (B, channels, h, w); rates follow the stride, so that they span the same part of the image."""
     from segmentation_models_pytorch.decoders.deeplabv3.decoder import ASPP
 
     module = ASPP(tap.channels, channels, [rate * 16 // tap.stride for rate in RATES], separable, dropout=0.0)
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.eps, norm.momentum = norm_eps, norm_momentum
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = norm.eps
+            layer.momentum = norm.momentum
     return module

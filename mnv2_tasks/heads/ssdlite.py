@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from mnv2_tasks.backbone import Tap, init_weights
-from mnv2_tasks.blocks import Padding, SamePadConv2d, conv_bn, separable_conv
+from mnv2_tasks.blocks import Norm, Padding, SamePadConv2d, conv_bn, separable_conv
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Prediction, Taps, Targets, detector
 from mnv2_tasks.heads.default_boxes import (
@@ -96,9 +96,13 @@ class SSDLite(detector.Detector):
             raise InputError(f"head.first_level is {first_level}: use 3 or 6")
         if loss not in ("hard_negative", "focal"):
             raise InputError(f"head.loss is {loss!r}: use hard_negative or focal")
-        layer = partial(conv_bn, padding=padding, norm_eps=norm_eps, norm_momentum=norm_momentum)
-        self.num_classes, self.is_focal, self.fits_boxes = num_classes, loss == "focal", boxes == "fit"
-        self.threshold, self.least, self.box_weight = threshold, least, box_weight
+        layer = partial(conv_bn, padding=padding, norm=Norm(norm_eps, norm_momentum))
+        self.num_classes = num_classes
+        self.is_focal = loss == "focal"
+        self.fits_boxes = boxes == "fit"
+        self.threshold = threshold
+        self.least = least
+        self.box_weight = box_weight
         self.decoding = Decoding(score_threshold, candidates, nms, detections)
 
         self.needs = tuple(sources)

@@ -1,42 +1,60 @@
 """Segmentation from several views of an image: scales, mirrored, and windows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnv2_tasks.errors import InputError
 from mnv2_tasks.samples import resize
 
 Call = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> logits (B, K, H, W)
 
 
-def predict_logits(
-    call: Call,
-    images: Tensor,
-    *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    window: tuple[int, int] | None = None,
-    overlap: float = 1 / 3,
-) -> Tensor:
-    """Logits (B, K, H, W) of images (B, C, H, W) from the mean of the class probabilities over several views.
+@dataclass(frozen=True)
+class Views:
+    """The views of an image whose class probabilities are averaged.
 
-    Every scale of the image, each also mirrored with `flip`, and each cut into windows (h, w) that overlap by at
-    least this part. One view gives the logits of `call` as they are; several give the log of the mean.
+    Every scale of it, each also mirrored with `flip`, and each cut into windows (h, w) that overlap by at least this
+    part. Raises InputError for values that are none.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: tuple[int, ...] | None = None
+    overlap: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0 or not 0 <= self.overlap < 1:
+            raise InputError(
+                f"head.scales is {list(self.scales)}, overlap {self.overlap}: use scales above 0, overlap in [0, 1)"
+            )
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than the image as it is."""
+        return self.scales != (1,) or self.flip or self.window is not None
+
+
+def predict_logits(call: Call, images: Tensor, views: Views) -> Tensor:
+    """Logits (B, K, H, W) of images (B, C, H, W) from the mean of the class probabilities over the views.
+
+    One view gives the logits of `call` as they are; several give the log of the mean.
     """
     size = (images.shape[-2], images.shape[-1])
-    views = []
-    for scale in scales:
+    logits = []
+    for scale in views.scales:
         view = _scaled(images, scale)
-        views.append(resize(_slide(call, view, window, overlap), size))
-        if flip:
-            views.append(resize(_slide(call, view.flip(-1), window, overlap).flip(-1), size))
-    if len(views) == 1:
-        return views[0]
-    return reduce(torch.logaddexp, [view.log_softmax(1) for view in views]) - math.log(len(views))
+        logits.append(resize(_slide(call, view, views), size))
+        if views.flip:
+            logits.append(resize(_slide(call, view.flip(-1), views).flip(-1), size))
+    if len(logits) == 1:
+        return logits[0]
+    return reduce(torch.logaddexp, [each.log_softmax(1) for each in logits]) - math.log(len(logits))
 
 
 def _scaled(images: Tensor, scale: float) -> Tensor:
@@ -48,17 +66,17 @@ def _scaled(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
-def _slide(call: Call, images: Tensor, window: tuple[int, int] | None, overlap: float) -> Tensor:
+def _slide(call: Call, images: Tensor, views: Views) -> Tensor:
     height, width = images.shape[-2:]
-    h, w = (height, width) if window is None else (min(window[0], height), min(window[1], width))
-    tops, lefts = _starts(height, h, overlap), _starts(width, w, overlap)
+    h, w = (height, width) if views.window is None else map(min, views.window, (height, width))
+    tops, lefts = _starts(height, h, views.overlap), _starts(width, w, views.overlap)
     if len(tops) * len(lefts) == 1:
         return call(images)
     total, count = images.new_zeros((), dtype=torch.float32), images.new_zeros((height, width), dtype=torch.float32)
     for top in tops:
         for left in lefts:
-            found = call(images[..., top : top + h, left : left + w]).softmax(1)
-            total = total + F.pad(found, (left, width - left - w, top, height - top - h))
+            scores = call(images[..., top : top + h, left : left + w]).softmax(1)
+            total = total + F.pad(scores, (left, width - left - w, top, height - top - h))
             count[top : top + h, left : left + w] += 1
     return (total / count).clamp(min=torch.finfo(total.dtype).tiny).log()
 

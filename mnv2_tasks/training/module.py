@@ -60,14 +60,15 @@ class MultiTask(pl.LightningModule):
         self._images = 0  # that this process has seen in it
 
     def setup(self, stage: str) -> None:
-        freeze = self.model.backbone.freeze
-        if self.trainer.world_size > 1 and freeze and freeze is not True:
+        freezing = self.model.backbone.freezing
+        if self.trainer.world_size > 1 and freezing.thaws:
             raise InputError(
-                f"backbone.freeze={freeze}: layers cannot join in later on several processes; use true, false, or one"
+                f"backbone.freeze={freezing.whole}: layers cannot join in later on several processes; use true, false, "
+                "or one"
             )
 
     def on_train_epoch_start(self) -> None:
-        self.model.backbone.thaw(self.current_epoch)
+        self.model.backbone.freezing.thaw(self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         """Dropout and the like depend on the step alone, so that a resumed run does as the whole one would."""
@@ -164,7 +165,7 @@ class MultiTask(pl.LightningModule):
 
     def groups(self) -> list[dict[str, Any]]:
         """The optimizer's: of the trunk, the heads and the balance, each with and without weight decay."""
-        groups = parameter_groups(self.model.backbone.may_learn(), [*self.model.heads.parameters()])
+        groups = parameter_groups(self.model.backbone.freezing.learning(), [*self.model.heads.parameters()])
         groups.append({"params": list(self.balance.parameters()), "weight_decay": 0.0})
         return [group for group in groups if group["params"]]
 
