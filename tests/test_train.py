@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from refusal import refused
 
+from mnv2_tasks.training.callbacks import Last
 from mnv2_tasks.training.run_folder import open_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,12 +61,15 @@ def spawn(*arguments: str, **settings) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A finished run of two epochs, started as a person would."""
-    runs = tmp_path_factory.mktemp("runs")
-    process = spawn("train.py", *TINY, f"runs={runs}", "name=whole", stdout=subprocess.PIPE)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "ssdlite/map_50" in out and "run folder" in out and "run ends in" in err + out
+    """A finished run of two epochs, started as a person would; one serves all processes of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    with FileLock(f"{runs}.lock"):
+        if not runs.exists():
+            process = spawn("train.py", *TINY, f"runs={runs}", "name=whole", stdout=subprocess.PIPE)
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            assert "ssdlite/map_50" in out and "run folder" in out and "run ends in" in err + out
     return runs / "ssdlite" / "whole"
 
 
@@ -162,9 +167,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, tmp_path, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_a_signal_ends_a_run_with_what_is_there(tmp_path, name):
-    number = getattr(signal, name)
-    code, err = cut(number, *TINY, f"runs={tmp_path}", "name=a")
+def test_a_signal_ends_a_run_with_what_is_there(cli, tmp_path, monkeypatch, name):
+    number, before = getattr(signal, name), [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    whole = Last.on_train_epoch_end
+
+    def stopped(*arguments):
+        whole(*arguments)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Last, "on_train_epoch_end", stopped)
+    code, err = cli("train", *TINY, f"runs={tmp_path}", "name=a", fails=True)
+    assert before == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     folder = tmp_path / "ssdlite" / "a"
     line = f"stopped by {name}: 1 epoch done; python train.py resume={folder} goes on"
     assert code == 128 + number and err.strip().splitlines()[-1] == line and "Traceback" not in err
