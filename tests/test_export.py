@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from dataclasses import replace
 from importlib.util import find_spec
@@ -163,6 +164,23 @@ def written(name, model, folder, precision="fp32", size=(96, 128), layout=None):
     return path, json.loads(about.as_json())
 
 
+@pytest.fixture(scope="module")
+def classifier_in(tmp_path_factory):
+    """classifier_in(format, folder) -> (path, about) of a classifier there; it is converted once for all tests."""
+    made = {}
+
+    def copied(name, folder, precision="fp32", spread=0.5):
+        key = (name, precision, spread)
+        if key not in made:
+            model = make("classifier", spread=spread)
+            made[key] = written(name, model, tmp_path_factory.mktemp(name), precision=precision)
+        path, about = made[key]
+        shutil.copytree(path.parent, folder, dirs_exist_ok=True)
+        return folder / path.name, about
+
+    return copied
+
+
 def tells_no_folder(path):
     """Neither the project's folder, nor the home, nor that of Python's packages stands in what was written."""
     parts = [part for part in path.parent.rglob("*") if part.is_file() and part.name != "model.json"]
@@ -179,14 +197,15 @@ def tells_no_folder(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize("kinds", [("classifier",), ("ssdlite",), ("deeplabv3",)], ids="+".join)
-def test_every_format_gives_what_pytorch_gives(name, kinds, tmp_path):
+def test_every_format_gives_what_pytorch_gives(name, kinds, classifier_in, tmp_path):
     from mnv2_tasks.export.compare import difference
     from mnv2_tasks.export.session import Exported
 
     if name in SLOW and kinds != ("classifier",) and not EVERYTHING:
         pytest.skip("minutes: MNV2_TASKS_EVERY_FORMAT=1 runs it")
     model = make(*kinds)
-    path, about = written(name, model, tmp_path)
+    plain = kinds == ("classifier",)
+    path, about = classifier_in(name, tmp_path) if plain else written(name, model, tmp_path)
     told = json.loads(get_format(name).embedded(path) or "null")
     if name in ("executorch", "mnn", "ncnn"):  # these have no place for it
         assert told is None
@@ -244,11 +263,11 @@ def test_a_head_with_several_views_is_said_to_have_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in INSTALLED if "fp16" in get_format(name).precisions])
-def test_fp16_is_half_as_large_and_close(name, tmp_path):
+def test_fp16_is_half_as_large_and_close(name, classifier_in, tmp_path):
     from mnv2_tasks.export.session import Exported
 
     model = make("classifier", spread=0.05)
-    whole = size_of(written(name, model, tmp_path)[0])
+    whole = size_of(classifier_in(name, tmp_path / "whole")[0])
     path, about = written(name, model, tmp_path, precision="fp16")
     assert size_of(path) < 0.65 * whole  # the graph itself is small, but not nothing
     if name == "coreml":
@@ -290,11 +309,11 @@ def test_an_onnx_file_that_is_not_valid_is_not_written(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in INSTALLED if "int8" in get_format(name).precisions])
-def test_int8_stays_close(name, tmp_path):
+def test_int8_stays_close(name, classifier_in, tmp_path):
     from mnv2_tasks.export.session import Exported
 
     model = make("classifier", spread=0.05)
-    path, about = written(name, model, tmp_path, precision="int8")
+    path, about = classifier_in(name, tmp_path, "int8", 0.05)
     (tmp_path / "model.json").write_text(json.dumps({"files": {path.name: about}}))
     images = torch.cat(random_images([1, 3, 96, 128], 8))
     found = apart(
@@ -324,9 +343,9 @@ def test_every_precision_is_told_what_one_conversion_found(monkeypatch):
 
 
 @pytest.mark.slow
-def test_int8_of_openvino_fits_processors_that_add_products_in_16_bits(tmp_path):
+def test_int8_of_openvino_fits_processors_that_add_products_in_16_bits(classifier_in, tmp_path):
     openvino, _ = pytest.importorskip("openvino"), pytest.importorskip("nncf")
-    path, _ = written("openvino", make("classifier", spread=0.05), tmp_path, precision="int8")
+    path, _ = classifier_in("openvino", tmp_path, "int8", 0.05)
     constants = [one for one in openvino.Core().read_model(path).get_ops() if one.get_type_name() == "Constant"]
     weights = [one.get_data() for one in constants if one.get_element_type() == openvino.Type.i8]
     weights = [one for one in weights if one.shape[1] > 1]  # (O, I, h, w), and depthwise ones (C, 1, 1, h, w)
@@ -335,9 +354,9 @@ def test_int8_of_openvino_fits_processors_that_add_products_in_16_bits(tmp_path)
 
 
 @pytest.mark.slow
-def test_int8_of_onnx_fits_processors_that_add_products_in_16_bits(tmp_path):
+def test_int8_of_onnx_fits_processors_that_add_products_in_16_bits(classifier_in, tmp_path):
     onnx = pytest.importorskip("onnx")
-    path, _ = written("onnx", make("classifier", spread=0.05), tmp_path, precision="int8")
+    path, _ = classifier_in("onnx", tmp_path, "int8", 0.05)
     graph = onnx.load(str(path)).graph
     weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer]
     weights = [one for one in weights if one.dtype == np.int8 and one.ndim > 1 and one.shape[1] > 1]
@@ -353,10 +372,10 @@ class Payload:
         return open, (str(self.path), "w")
 
 
-def test_files_that_hold_code_are_not_loaded_unasked(tmp_path):
+def test_files_that_hold_code_are_not_loaded_unasked(classifier_in, tmp_path):
     from mnv2_tasks.export.session import Exported, read_about
 
-    path, about = written("torch_export", make("classifier"), tmp_path)
+    path, about = classifier_in("torch_export", tmp_path)
     evil, ran = tmp_path / "evil.pt2", tmp_path / "ran"
     with zipfile.ZipFile(path) as held, zipfile.ZipFile(evil, "w") as made:
         for name in held.namelist():
@@ -390,12 +409,12 @@ def test_formats_are_told_by_their_names(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INSTALLED)
-def test_threads_share_one_loaded_model(name, tmp_path):
+def test_threads_share_one_loaded_model(name, classifier_in, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     from mnv2_tasks.export.session import Exported
 
-    path, _ = written(name, make("classifier"), tmp_path)
+    path, _ = classifier_in(name, tmp_path)
     network = Exported(path, trust=FORMATS)
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8, generator=generator) for _ in range(8)]
@@ -421,11 +440,11 @@ def test_threads_share_one_model_of_pytorch():
                 torch.testing.assert_close(value, wanted[i][task][0][key], rtol=1e-4, atol=1e-4)
 
 
-def test_the_metadata_inside_a_file_counts(tmp_path):
+def test_the_metadata_inside_a_file_counts(classifier_in, tmp_path):
     from mnv2_tasks.export.session import read_about
 
     pytest.importorskip("onnx")
-    path, about = written("onnx", make("classifier"), tmp_path)
+    path, about = classifier_in("onnx", tmp_path)
     stale = {**about, "classes": {"classifier": ["x", "y", "z"]}, "files": {path.name: {"sha256": "0"}}}
     (tmp_path / "model.json").write_text(json.dumps(stale))
     with pytest.warns(UserWarning, match="what is inside the file counts"):
