@@ -1,6 +1,7 @@
 """One MobileNetV2 trunk, many heads: classification, detection and segmentation with PyTorch Lightning."""
 
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -9,8 +10,34 @@ __version__ = "0.1.0"
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
-    from mnv2_tasks.backbone import MobileNetV2
+    from mnv2_tasks.backbone import MobileNetV2 as MobileNetV2
+    from mnv2_tasks.datasets.datamodule import DataModule as DataModule
     from mnv2_tasks.predict.predictor import Predictor
+    from mnv2_tasks.training.module import MultiTask as MultiTask
+    from mnv2_tasks.training.tasks import ClassifierTask as ClassifierTask
+    from mnv2_tasks.training.tasks import DeepLabV3Task as DeepLabV3Task
+    from mnv2_tasks.training.tasks import JointTask as JointTask
+    from mnv2_tasks.training.tasks import SSDLiteTask as SSDLiteTask
+
+PLACES = {  # imported when they are asked for: `import mnv2_tasks` alone loads no PyTorch
+    "ClassifierTask": "mnv2_tasks.training.tasks",
+    "DataModule": "mnv2_tasks.datasets.datamodule",
+    "DeepLabV3Task": "mnv2_tasks.training.tasks",
+    "JointTask": "mnv2_tasks.training.tasks",
+    "MobileNetV2": "mnv2_tasks.backbone",
+    "MultiTask": "mnv2_tasks.training.module",
+    "SSDLiteTask": "mnv2_tasks.training.tasks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PLACES})
 
 
 def load(path: Any, **settings: Any) -> "Predictor":

@@ -17,7 +17,7 @@ from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.heads.ssdlite import SSDLite
 from mnv2_tasks.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from mnv2_tasks.model import Model
-from mnv2_tasks.training.module import ClassifierTask, DeepLabV3Task, MultiTask, SSDLiteTask
+from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.progress import Progress
 from mnv2_tasks.training.schedules import warmup_cosine
 
@@ -110,10 +110,10 @@ def test_the_backbone_has_its_own_learning_rate_and_norms_no_decay(tmp_path):
 
 
 BOX = {"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}
-OWN = {  # the task's class, and the targets of an image in somebody's own data set
-    "classifier": (ClassifierTask, torch.tensor(1)),
-    "ssdlite": (SSDLiteTask, BOX),
-    "deeplabv3": (DeepLabV3Task, torch.ones(64, 64, dtype=torch.int64)),
+OWN = {  # the targets of an image in somebody's own data set
+    "classifier": torch.tensor(1),
+    "ssdlite": BOX,
+    "deeplabv3": torch.ones(64, 64, dtype=torch.int64),
 }
 
 
@@ -121,14 +121,15 @@ def by_hand(name: str, *, config=None) -> tuple[MultiTask, Model]:
     torch.manual_seed(0)
     trunk = MobileNetV2(0.35)
     model = Model(trunk, {name: HEADS[name](trunk.taps, len(CLASSES))}, mean=[0.5] * 3, std=[0.5] * 3)
-    return OWN[name][0](model, CLASSES, optimizer=partial(torch.optim.SGD, lr=0.01), config=config), model
+    classes = {name: CLASSES}
+    return MultiTask(model, classes, optimizer=partial(torch.optim.SGD, lr=0.01), config=config), model
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "by task"])
 @pytest.mark.parametrize("name", OWN)
 def test_own_loader_and_plain_trainer(name, wrapped, tmp_path):
     images = (torch.arange(4 * 3 * 64 * 64) % 251).to(torch.uint8).view(4, 3, 64, 64)
-    own = OWN[name][1]
+    own = OWN[name]
     loader = DataLoader([(image, {name: own} if wrapped else own) for image in images], batch_size=2)
     task, _ = by_hand(name)
     settings = {"logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path, "accelerator": "cpu"}
@@ -146,7 +147,8 @@ def test_own_loader_and_plain_trainer(name, wrapped, tmp_path):
     refused(lambda: load_model(tmp_path / "a.ckpt"), "a.ckpt", "without config", "load_from_checkpoint")
     trained = {key: value.clone() for key, value in task.model.state_dict().items()}
     again, model = by_hand(name)
-    loaded = OWN[name][0].load_from_checkpoint(tmp_path / "a.ckpt", model=model, classes=CLASSES, map_location="cpu")
+    settings = {"model": model, "classes": {name: CLASSES}, "map_location": "cpu"}
+    loaded = MultiTask.load_from_checkpoint(tmp_path / "a.ckpt", **settings)
     assert all(torch.equal(value, trained[key]) for key, value in loaded.model.state_dict().items())
     config = {
         "backbone": {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35, "mean": [0.5] * 3, "std": [0.5] * 3},
@@ -165,7 +167,7 @@ def test_own_batches_of_another_form_and_no_optimizer(tmp_path):
     refused(lambda: task.validation_step([images, {"boxes": torch.zeros(2, 1, 4)}], 0), "boxes", "labels")
     both, _ = joint()
     refused(lambda: both.validation_step([images, torch.zeros(2)], 0), "classifier, ssdlite, deeplabv3")
-    refused(SSDLiteTask(model, CLASSES).configure_optimizers, "optimizer=")
+    refused(MultiTask(model, {"ssdlite": CLASSES}).configure_optimizers, "optimizer=")
 
 
 def test_progress_goes_to_stderr_and_in_a_log_a_line_an_epoch(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """From data sources to batches: kinds for tasks, transforms, padding, one loader a source."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -10,16 +11,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from mnv2_tasks.datasets import transforms
 from mnv2_tasks.datasets.batches import Batch, Collate, Transformed
 from mnv2_tasks.datasets.reading import data_summary
 from mnv2_tasks.datasets.reading.depth import DEPTHS
 from mnv2_tasks.datasets.reading.file_split import FileSplit
 from mnv2_tasks.datasets.reading.images import find_depth
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
-from mnv2_tasks.datasets.transforms import Fit
+from mnv2_tasks.datasets.transforms import Fit, Size
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.kinds import Kind
 from mnv2_tasks.machine import cores
+
+USUAL: dict[str, Callable[[Size], Any]] = {  # transforms for training; the command line's are the same
+    "classification": transforms.classification,
+    "multilabel": partial(transforms.classification, scale=(0.5, 1.0)),  # a small part loses classes
+    "detection": transforms.detection,
+    "segmentation": transforms.segmentation,
+    "joint": transforms.joint,
+}
 
 
 class DataSource(Protocol):
@@ -79,9 +89,10 @@ class DataModule(pl.LightningDataModule):
     Args:
         sources: {name: data set}.
         tasks: {task: the kind of annotation that it learns from}.
-        sizes: {source: (H, W) of its images in a batch}.
+        sizes: {source: (H, W) of its images in a batch}; one side, or one (H, W), for all.
         assign: {task: source}, where several sources provide a kind and the first is not the one.
-        augment: {kind, or "joint" for a source with several: (size -> transform for training)}.
+        augment: {kind, or "joint" for a source with several: (size -> transform for training)}; None: the `USUAL` ones,
+            {}: images as in evaluation.
         fit: how images come to the size in evaluation: stretch, pad or crop.
         channels: of the images: 3, or 1 for grey.
         batch_size: images a process and step.
@@ -99,7 +110,7 @@ class DataModule(pl.LightningDataModule):
         sources: Mapping[str, DataSource],
         tasks: Mapping[str, Kind],
         *,
-        sizes: Mapping[str, tuple[int, int]],
+        sizes: Mapping[str, Size] | Size | int,
         assign: Mapping[str, str] | None = None,
         augment: Mapping[str, Callable[[tuple[int, int]], Any]] | None = None,
         fit: Fit = "stretch",
@@ -114,7 +125,7 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.sources, self.tasks, self.sizes = dict(sources), dict(tasks), dict(sizes)
+        self.sources, self.tasks, self.sizes = dict(sources), dict(tasks), _each_size(sizes, list(sources))
         self.assigned = assign_tasks(sources, tasks, assign or {})
         if fit not in ("stretch", "pad", "crop"):
             raise InputError(f"fit={fit}: use stretch, pad or crop")
@@ -122,7 +133,8 @@ class DataModule(pl.LightningDataModule):
             raise InputError("fit=crop cuts boxes and masks off: use stretch or pad with these tasks")
         if channels not in (1, 3):
             raise InputError(f"backbone.in_channels={channels}: images are read with 3 channels, or as grey with 1")
-        self.augment, self.fit, self.channels = dict(augment or {}), fit, channels
+        self.augment = dict(USUAL if augment is None else augment)
+        self.fit, self.channels = fit, channels
         self.batch_sizes = _shares(self.sources, batch_size, mix)
         if (mixup or cutmix) and not all(kind.mixes for kind in tasks.values()):
             raise InputError("loader.mixup and loader.cutmix mix images of classifiers alone: set both to 0")
@@ -133,7 +145,7 @@ class DataModule(pl.LightningDataModule):
             raise InputError(f"depth={depth}: the values of 16-bit files use {', '.join(map(str, DEPTHS))} bits")
         self.depth = depth
         self.balanced, self.workers, self.seed = balanced, workers, seed
-        self.tested = "test"  # the side that the test loop runs on
+        self.tested = "test"  # the side that the test and the predict loop run on
         self._splits: dict[tuple[str, str], Any] = {}
 
     @property
@@ -273,6 +285,20 @@ class DataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> CombinedLoader:
         return CombinedLoader(list(self.loaders(self.tested).values()), "max_size")
+
+    def predict_dataloader(self) -> CombinedLoader:
+        """The images of `tested`, of one source after the other, as Lightning's predict loop wants them."""
+        return CombinedLoader(list(self.loaders(self.tested).values()), "sequential")
+
+
+def _each_size(sizes: Mapping[str, Size] | Size | int, sources: Sequence[str]) -> dict[str, Size]:
+    if isinstance(sizes, int):
+        sizes = (sizes, sizes)
+    if not isinstance(sizes, Mapping):
+        sizes = dict.fromkeys(sources, sizes)
+    if set(sizes) != set(sources):
+        raise InputError(f"sizes={dict(sizes)}: give one size, or one for each of {', '.join(sources)}")
+    return {source: (sizes[source][0], sizes[source][1]) for source in sources}
 
 
 def _shares(sources: Mapping[str, Any], batch_size: int, mix: Mapping[str, float] | None) -> dict[str, int]:

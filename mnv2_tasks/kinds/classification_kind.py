@@ -1,12 +1,12 @@
 """Classification: one class an image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mnv2_tasks.kinds.kind import Prediction, Sample, Targets
+from mnv2_tasks.kinds.kind import Prediction, Sample, Targets, check_labels, check_shape
 from mnv2_tasks.kinds.label_kind import LabelKind
 
 DRAWN = 3  # classes of a prediction, on pictures
@@ -28,6 +28,14 @@ class Classification(LabelKind):
 
     def unknown(self, canvas: tuple[int, int], classes: int) -> Sample:
         return {"label": torch.tensor(-1)}
+
+    def check(self, targets: Targets, images: Tensor, classes: Sequence[str]) -> None:
+        label = targets["label"]
+        if label.is_floating_point():
+            check_shape(label, (len(images), len(classes)), field="label")
+        else:
+            check_shape(label, (len(images),), field="label")
+            check_labels(label, classes, field="label", unknown=-1)
 
     def draw(
         self,

@@ -9,7 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mnv2_tasks.kinds.kind import Apart, Arrays, Decided, Kind, Picture, Prediction, Sample, Suppress, Targets
+from mnv2_tasks.kinds.kind import (
+    Apart,
+    Arrays,
+    Decided,
+    Kind,
+    Picture,
+    Prediction,
+    Sample,
+    Suppress,
+    Targets,
+    check_labels,
+    check_shape,
+)
 
 DRAWN_SCORE = 0.4  # weaker predictions stay off the pictures
 CLOSE = 0.02  # boxes further apart than this part of the image's side are different boxes
@@ -95,6 +107,11 @@ class Detection(Kind):
         sides = targets["boxes"][..., 2:] - targets["boxes"][..., :2]
         known = torch.ones_like(targets["image_id"], dtype=torch.bool)
         return {"crowd": none, "area": sides.prod(-1), "known": known, **targets}
+
+    def check(self, targets: Targets, images: Tensor, classes: Sequence[str]) -> None:
+        check_shape(targets["boxes"], (len(images), -1, 4), field="boxes")
+        check_shape(targets["labels"], tuple(targets["boxes"].shape[:2]), field="labels")
+        check_labels(targets["labels"], classes, field="labels", unknown=-1)
 
     def restore(self, prediction: Prediction, seen: tuple[int, int], original: tuple[int, int]) -> Prediction:
         """Boxes are clipped to the image, which may end before the input does."""

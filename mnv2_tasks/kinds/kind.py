@@ -1,7 +1,7 @@
 """What every kind of annotation says of itself: its fields, batches, predictions, pictures, files and graphs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -110,6 +110,10 @@ class Kind(ABC):
         size = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
         shared = {"image_id": ids, "size": size, "seen": size}
         return self.follow({**shared, **own})
+
+    @abstractmethod
+    def check(self, targets: Targets, images: Tensor, classes: Sequence[str]) -> None:
+        """Raises InputError where completed targets have another shape than said, or a class that there is not."""
 
     def follow(self, targets: Targets) -> Targets:
         """Targets with the fields that follow from the needed and the shared ones."""
@@ -223,6 +227,26 @@ class Picture(NamedTuple):
     image: tuple[int, int]  # its (H, W)
     seen: tuple[int, int]  # the (h, w) of the input that holds it
     canvas: tuple[int, int]  # (H, W) of the picture, in whose upper left it lies
+
+
+def check_labels(labels: Tensor, classes: Sequence[str], *, field: str, unknown: int) -> None:
+    """Raises InputError for labels that are no numbers of these classes, nor `unknown`."""
+    if labels.is_floating_point() or labels.dtype is torch.bool:
+        raise InputError(f"a batch's {field} is of {labels.dtype}: give whole numbers, such as torch.int64")
+    wrong = labels[(labels != unknown) & ((labels < 0) | (labels >= len(classes)))]
+    if len(wrong):
+        last = f"{len(classes) - 1} ({classes[-1]})"
+        raise InputError(
+            f"a batch's {field} has a class {int(wrong[0])}, but the task's go from 0 ({classes[0]}) to {last}, and "
+            f"{unknown} is unknown: build the task for all classes, or correct the labels"
+        )
+
+
+def check_shape(values: Tensor, shape: tuple[int, ...], *, field: str) -> None:
+    """Raises InputError where a field of a batch is of another shape; -1 stands for any number."""
+    if values.ndim != len(shape) or any(b not in (-1, a) for a, b in zip(values.shape, shape, strict=True)):
+        wanted = ", ".join("any" if side == -1 else str(side) for side in shape)
+        raise InputError(f"a batch's {field} is of shape {tuple(values.shape)}: give ({wanted})")
 
 
 def apart(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Multi-label classification: any number of classes an image, and images of which some classes are not known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mnv2_tasks.kinds.kind import Prediction, Sample, Targets
+from mnv2_tasks.kinds.kind import Prediction, Sample, Targets, check_shape
 from mnv2_tasks.kinds.label_kind import LabelKind
 
 
@@ -22,6 +22,9 @@ class MultiLabelling(LabelKind):
 
     def unknown(self, canvas: tuple[int, int], classes: int) -> Sample:
         return {"presence": torch.full((classes,), -1.0)}
+
+    def check(self, targets: Targets, images: Tensor, classes: Sequence[str]) -> None:
+        check_shape(targets["presence"], (len(images), len(classes)), field="presence")
 
     def draw(
         self,

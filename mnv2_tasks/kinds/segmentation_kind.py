@@ -1,7 +1,7 @@
 """Segmentation: a class for every pixel."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from mnv2_tasks.kinds.kind import (
     Suppress,
     Targets,
     apart,
+    check_labels,
+    check_shape,
 )
 from mnv2_tasks.samples import IGNORED
 
@@ -56,6 +58,10 @@ class Segmentation(Kind):
 
     def follow(self, targets: Targets) -> Targets:
         return {"whole": targets["mask"], "whole_size": targets["size"], **targets}
+
+    def check(self, targets: Targets, images: Tensor, classes: Sequence[str]) -> None:
+        check_shape(targets["mask"], (len(images), *images.shape[-2:]), field="mask")
+        check_labels(targets["mask"], classes, field="mask", unknown=IGNORED)
 
     def label_counts(self, split: Any, classes: int) -> tuple[list[int] | None, str]:
         """Pixels of each class, " in 9 of 20 masks"."""

@@ -1,6 +1,6 @@
 """The LightningModule that trains any dict of heads on one backbone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mnv2_tasks import __version__
+from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.kinds import Prediction
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.training.divergence import Divergence
 from mnv2_tasks.training.loss_balance import Balance, Fixed
@@ -23,7 +25,8 @@ class MultiTask(pl.LightningModule):
 
     A batch is a list of sources, each (images, {task: targets}), or None once a source has no more: tasks that share
     images share one forward of the backbone. A plain DataLoader's batch is one source: (images, targets), with the
-    targets of a lone head as `Kind.complete` takes them. Metrics are named task/stage/name.
+    targets of a lone head as `Kind.complete` takes them; it is checked, as a `DataModule`'s needs not be. Metrics are
+    named task/stage/name.
 
     Args:
         model, classes: the network, and the class names of each task.
@@ -57,9 +60,11 @@ class MultiTask(pl.LightningModule):
         self.split = "val"  # what the test loop calls its numbers
         self.results: dict[str, float] = {}  # of the last evaluation, in float64: {"task/stage/name": value}
         self._measured: dict[str, None] = {}  # the tasks that this evaluation had batches of, in their order
+        self._is_prepared = False  # whether batches are a `DataModule`'s
         self._images = 0  # that this process has seen in it
 
     def setup(self, stage: str) -> None:
+        self._is_prepared = isinstance(getattr(self.trainer, "datamodule", None), DataModule)
         freezing = self.model.backbone.freezing
         if self.trainer.world_size > 1 and freezing.thaws:
             raise InputError(
@@ -72,12 +77,12 @@ class MultiTask(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         """Dropout and the like depend on the step alone, so that a resumed run does as the whole one would."""
-        if self.config:
+        if self.config and "seed" in self.config:
             place = [self.config["seed"], self.global_step, self.global_rank]
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def configure_callbacks(self) -> list[Any]:
-        return [Divergence()]
+        return [Divergence()] if self.trainer.state.fn == "fit" else []
 
     def training_step(self, batch: list[Source] | Source, index: int) -> Tensor:
         self.terms = {}
@@ -117,19 +122,51 @@ class MultiTask(pl.LightningModule):
                 self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return losses, outputs
 
+    def predict_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> list[dict[str, Prediction]]:
+        """{task: prediction} of each image, in its own pixels; a plain DataLoader's may come without targets."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        targets = {} if isinstance(batch, Tensor) or len(batch) < 2 else batch[1]
+        ours = isinstance(targets, Mapping) and targets.keys() and targets.keys() <= set(self.model.heads)
+        whole = torch.tensor(images.shape[-2:]).expand(len(images), 2)  # as a plain DataLoader's are
+        rows: list[dict[str, Prediction]] = [{} for _ in range(len(images))]
+        for task, predictions in self.model.predict(images, targets.keys() if ours else None).items():
+            fields = targets[task] if ours and isinstance(targets[task], Mapping) else {}
+            seen, size = (fields.get(name, whole).tolist() for name in ("seen", "size"))
+            for i, prediction in enumerate(predictions):
+                rows[i][task] = self.model.heads[task].kind.restore(prediction, tuple(seen[i]), tuple(size[i]))
+        return rows
+
+    def _named(self, batch: Any) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """The images of a batch's sources, and their targets by task. Raises InputError for those of another form."""
+        heads = self.model.heads
+        if isinstance(batch, Tensor) or len(batch) == 1 and isinstance(batch[0], Tensor):
+            raise InputError("a batch has images alone: give (images, targets)")
+        for source in [batch] if len(batch) == 2 and isinstance(batch[0], Tensor) else batch:
+            if source is None:
+                continue
+            images, targets = source
+            if not isinstance(targets, Mapping) or not set(targets) <= set(heads):
+                if len(heads) > 1:
+                    raise InputError(f"a batch is (images, {{task: targets}}), of {', '.join(heads)}")
+                targets = {next(iter(heads)): targets}
+            yield images, targets
+
     def _sources(self, batch: Any) -> list[Source]:
-        """The sources of a batch that have images. Raises InputError for targets of another form."""
-        sources = [batch] if len(batch) == 2 and isinstance(batch[0], Tensor) else batch
+        """The sources of a batch that have images, with all fields of their targets.
+
+        Raises InputError for what of a plain DataLoader's batch cannot be learned from or counted.
+        """
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         whole = []
-        for images, targets in (source for source in sources if source is not None):
-            if not isinstance(targets, Mapping) or not set(targets) <= set(self.model.heads):
-                if len(self.model.heads) > 1:
-                    raise InputError(f"a batch is (images, {{task: targets}}), of {', '.join(self.model.heads)}")
-                targets = {next(iter(self.model.heads)): targets}
+        for images, targets in self._named(batch):
             ids = (self._images + torch.arange(len(images), device=images.device)) * world + self.global_rank
             kinds = {task: self.model.heads[task].kind for task in targets}
-            whole.append((images, {t: kinds[t].complete(fields, images, ids=ids) for t, fields in targets.items()}))
+            fields = {task: kinds[task].complete(own, images, ids=ids) for task, own in targets.items()}
+            if not self._is_prepared:
+                check_images(images)
+                for task, kind in kinds.items():
+                    kind.check(fields[task], images, self.classes[task])
+            whole.append((images, fields))
             self._images += len(images)
         return whole
 
@@ -190,25 +227,16 @@ class MultiTask(pl.LightningModule):
         checkpoint["mnv2_tasks"] = {"version": __version__, "config": self.config, "classes": classes}
 
 
-class ClassifierTask(MultiTask):
-    """A classifier alone: `ClassifierTask(model, ("cat", "dog"))` over a `Model` whose one head is "classifier"."""
-
-    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
-        super().__init__(model, {"classifier": classes}, **training)
-
-
-class SSDLiteTask(MultiTask):
-    """A detector alone: `SSDLiteTask(model, ("cat", "dog"))` over a `Model` whose one head is "ssdlite"."""
-
-    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
-        super().__init__(model, {"ssdlite": classes}, **training)
-
-
-class DeepLabV3Task(MultiTask):
-    """A segmenter alone, over a `Model` whose one head is "deeplabv3"."""
-
-    def __init__(self, model: Model, classes: tuple[str, ...], **training: Any) -> None:
-        super().__init__(model, {"deeplabv3": classes}, **training)
+def check_images(images: Tensor) -> None:
+    """Raises InputError for images of another scale than the model takes, such as normalised ones."""
+    if not images.is_floating_point():
+        return
+    low, high = (float(bound) for bound in images.aminmax())
+    if not 0 <= low <= high <= 1:
+        raise InputError(
+            f"a batch's images go from {low:.3g} to {high:.3g}: give uint8, or floats in 0..1; the model normalises "
+            "them by itself"
+        )
 
 
 def parameter_groups(*parts: Any) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path} ({by}): its task was built in Python without config=..., so that it does not tell its network; "
             "build the same model and call MultiTask.load_from_checkpoint(<this file>, model=<it>, classes=<{task: "
-            "names}>), or train with config=<its backbone, heads and size as config.yaml holds them>"
+            "names}>), or build it as a mnv2_tasks.JointTask, whose checkpoints tell"
         )
     try:
         config, classes = checked_config(about)
