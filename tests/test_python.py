@@ -1,10 +1,13 @@
 """What a Python user does without Hydra: build, train with a plain Trainer, go on, predict, read back; and mistakes."""
 
+import ast
 import inspect
+import json
 import runpy
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,3 +221,27 @@ def test_example_of_a_joint_module(tmp_path, monkeypatch, capsys):
     more = ("--images", "16", "--workers", "0", "--out", str(tmp_path))
     out = run_example("joint_from_python", *SMALL, *more, monkeypatch=monkeypatch, capsys=capsys)
     assert "mask: (64, 64)" in out and "default boxes fitted" in out and (tmp_path / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.ipynb"))])
+def test_notebooks_run_as_they_stand_and_hold_no_outputs(name, tmp_path, monkeypatch):
+    """Their cells, one after the other in this process: a kernel of its own would start for as long again."""
+    book = json.loads((EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8"))
+    assert book["nbformat"] == 4 and len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {"__name__": "__main__"}
+    shown: Any = None
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"] and cell["execution_count"] is None
+            *body, last = ast.parse("".join(cell["source"])).body
+            exec(compile(ast.Module(body, type_ignores=[]), name, "exec"), space)
+            mode = "eval" if isinstance(last, ast.Expr) else "exec"  # a notebook shows the value of a last expression
+            code: Any = (
+                ast.Expression(last.value) if isinstance(last, ast.Expr) else ast.Module([last], type_ignores=[])
+            )
+            shown = eval(compile(code, name, mode), space)
+    if name == "own_detector":
+        assert isinstance(shown, Image.Image) and (tmp_path / "runs/own_detector/best.ckpt").is_file()
+    else:
+        assert tuple(shown) == (1, 1, 192, 192)
