@@ -22,10 +22,15 @@ from torch.utils.data import DataLoader
 
 import mnv2_tasks
 from mnv2_tasks import ClassifierTask, DataModule, DeepLabV3Task, JointTask, MobileNetV2, SSDLiteTask
+from mnv2_tasks.assembly.network import load_model
 from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.backbone import MobileNetV1
+from mnv2_tasks.blocks import InvertedResidual
 from mnv2_tasks.datasets.datamodule import USUAL
 from mnv2_tasks.datasets.formats.scenes import Scenes
-from mnv2_tasks.heads.classifier import Classifier
+from mnv2_tasks.heads.classifier import Classifier, MultiLabel
+from mnv2_tasks.heads.faster_rcnn import FasterRCNN
+from mnv2_tasks.heads.smp_decoders import FPN, DeepLabV3Plus, Unet
 from mnv2_tasks.training.parts import section
 from mnv2_tasks.training.schedules import warmup_cosine
 
@@ -136,6 +141,42 @@ def test_an_own_loader_tells_the_size_and_pictures_of_any_kind_are_predicted(tmp
     assert len(scores) == 4 and all(torch.equal(one, scores[0]) for one in scores)
 
 
+NONLINEAR = partial(InvertedResidual, linear=False, kernel_size=5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "settings"),
+    [
+        ({"fpn": FPN, "unet": partial(Unet, loss={"cross_entropy": 1.0, "dice": 0.5})}, {"weights": "trunk.pth"}),
+        ({"labels": MultiLabel}, {"backbone": partial(MobileNetV1, 0.35, in_channels=1), "mean": [0.5], "std": [0.5]}),
+        (
+            {"boxes": FasterRCNN},
+            {"backbone": partial(MobileNetV2, 0.35, block=partial(InvertedResidual, linear=False))},
+        ),
+    ],
+)
+def test_any_heads_trunk_and_block_are_built_again_from_the_checkpoint(heads, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(MobileNetV2(0.35).state_dict(), "trunk.pth")
+    task = JointTask(heads, dict.fromkeys(heads, NAMES), **{"backbone": partial(MobileNetV2, width=0.35), **settings})
+    images = torch.zeros(2, 1 if "labels" in heads else 3, 64, 64, dtype=torch.uint8)
+    if "fpn" in heads:  # an own loader of several tasks
+        mask = torch.zeros(64, 64, dtype=torch.uint8)
+        loader = DataLoader([(image, {"fpn": mask, "unet": mask}) for image in images], batch_size=2)
+        trainer = plain_trainer(tmp_path)
+        trainer.fit(task, loader)
+        trainer.save_checkpoint("a.ckpt")
+    else:
+        task.config |= {"size": [64, 64]}
+        checkpoint = {"state_dict": task.state_dict()}
+        task.on_save_checkpoint(checkpoint)
+        torch.save(checkpoint, "a.ckpt")
+    model, about = load_model("a.ckpt")
+    state = task.model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert about["config"]["size"] == [64, 64] and set(model.predict(images)) == set(heads)
+
+
 def test_mistakes_are_told_in_a_line(tmp_path):
     trainer = plain_trainer(tmp_path, num_sanity_val_steps=0)
     data = scenes("classifier")
@@ -154,6 +195,8 @@ def test_mistakes_are_told_in_a_line(tmp_path):
     refused(lambda: ClassifierTask("cat"), "classes='cat'", "('cat', 'dog')")
     refused(lambda: scenes_sized({"photos": 64}), "photos", "scenes")
     refused(lambda: JointTask({"a": Classifier}, {"b": NAMES}), "classes are of b", "heads a")
+    apart = {"fine": DeepLabV3Plus, "coarse": FPN}
+    refused(lambda: JointTask(apart, dict.fromkeys(apart, NAMES)), "fine works with 16", "coarse works with 32")
     refused(lambda: section(partial(MobileNetV2, block=torch.zeros(1))), "block=tensor", "partials")
 
 

@@ -12,11 +12,12 @@ Part = Callable[..., Any]  # a class, or functools.partial of one with plain set
 
 def agreed_stride(heads: Mapping[str, Part]) -> int:
     """The output stride of the trunk: the finest of those that each head likes best, and that all work with."""
-    wishes: list[tuple[int, ...]] = [class_of(head).strides for head in heads.values()]
-    common = set.intersection(*map(set, wishes))
+    wishes: dict[str, tuple[int, ...]] = {task: class_of(head).strides for task, head in heads.items()}
+    common = set.intersection(*map(set, wishes.values()))
     if not common:
-        raise InputError("the heads agree on no output stride of the trunk: train them apart")
-    return min([strides[0] for strides in wishes if strides[0] in common] or common)
+        told = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
+        raise InputError(f"the heads agree on no output stride of the trunk ({told}): train them apart")
+    return min([strides[0] for strides in wishes.values() if strides[0] in common] or common)
 
 
 def class_of(part: Part) -> Any:
