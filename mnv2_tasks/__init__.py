@@ -1,15 +1,18 @@
 """One MobileNetV2 trunk, many heads: classification, detection and segmentation with PyTorch Lightning."""
 
 import logging
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mnv2_tasks.version import __version__ as __version__
 
 # Before a library imports matplotlib: the first run of all would say that it lists fonts.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mnv2_tasks.backbone import MobileNetV2 as MobileNetV2
     from mnv2_tasks.datasets.datamodule import DataModule as DataModule
     from mnv2_tasks.predict.predictor import Predictor
@@ -40,16 +43,23 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *PLACES})
 
 
-def load(path: Any, **settings: Any) -> "Predictor":
+def load(
+    path: "str | Path",
+    *,
+    size: tuple[int, int] | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    trust: Sequence[str] = (),
+) -> "Predictor":
     """A model to predict with, from a checkpoint or an exported file.
 
     Args:
         path: best.ckpt, model.onnx, model.tflite, ...
-        settings: size, device, threads and trust of `mnv2_tasks.predict.predictor.Predictor`.
+        size, device, threads, trust: see `mnv2_tasks.predict.predictor.Predictor`.
     """
     from mnv2_tasks.predict.predictor import Predictor
 
-    return Predictor(path, **settings)
+    return Predictor(path, size=size, device=device, threads=threads, trust=trust)
 
 
 def load_backbone(where: str) -> "MobileNetV2":

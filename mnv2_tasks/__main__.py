@@ -22,7 +22,7 @@ def main() -> None:
     if verb in ("--help", "-h", "help"):
         print(usage())
     elif verb == "--version":
-        from mnv2_tasks import __version__
+        from mnv2_tasks.version import __version__
 
         print(__version__)
     elif verb not in VERBS:

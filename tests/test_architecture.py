@@ -16,7 +16,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-GROUND = {"errors", "samples", "files", "machine", "processes"}
+GROUND = {"version", "errors", "samples", "files", "machine", "processes"}
 SHOWN = {"metrics", "visual"}
 NETWORK = {"kinds", "blocks", "freezing", "backbone", "model", "complexity", "heads", "weights"}
 # Commands, which may import anything, and which nobody imports.
@@ -25,7 +25,7 @@ COMMANDS = {"__main__", "train", "evaluate", "export.__main__", "export.benchmar
 DOORS = {"analysis", "benchmark", "budget", "cost", "ledger", "study"}
 # Room, or module of a room -> the rooms and modules that it may import, besides those of its own room.
 ALLOWED = {
-    "": {"backbone", "export", "predict"},  # the front door: load, load_backbone
+    "": {"version", "backbone", "export", "predict"},  # the front door: load, load_backbone
     "errors": set(),
     **dict.fromkeys(GROUND - {"errors"}, {"errors"}),
     "files": {"errors"},

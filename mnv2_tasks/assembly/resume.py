@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from mnv2_tasks import __version__
 from mnv2_tasks.assembly.changes import compose_changes, trusted
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.files import read_text
+from mnv2_tasks.version import __version__
 from mnv2_tasks.weights.checkpoint import complete_backbone
 from mnv2_tasks.weights.moved_names import with_new_names
 from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown

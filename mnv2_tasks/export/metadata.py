@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from mnv2_tasks import __version__
 from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.version import __version__
 
 if TYPE_CHECKING:  # an exported file predicts without the network
     from mnv2_tasks.model import Classes, Model

@@ -15,11 +15,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from mnv2_tasks import __version__
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import new_folder, replacing
 from mnv2_tasks.predict.films import Named, plain_name
 from mnv2_tasks.predict.predictor import Predictor
+from mnv2_tasks.version import __version__
 
 RECORD = "predict.json"  # what was predicted with what; marks a folder as this program's
 RESULTS = "results.jsonl"

@@ -8,13 +8,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from mnv2_tasks import __version__
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.kinds import Prediction
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.training.divergence import Divergence
 from mnv2_tasks.training.loss_balance import Balance, Fixed
+from mnv2_tasks.version import __version__
 
 LOGGED = 50  # with more classes, only metrics.json tells them one by one
 Source = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: targets}

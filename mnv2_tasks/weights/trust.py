@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 
 from torch import nn, optim
 
-from mnv2_tasks import __version__
 from mnv2_tasks.errors import InputError, quote, shorten
+from mnv2_tasks.version import __version__
 from mnv2_tasks.weights.moved_names import MOST_NESTED
 
 Check = Callable[[Any], bool]
