@@ -1,9 +1,11 @@
 """Every shipped config composes, names classes that exist, and its model runs a step; mistakes are told in a line."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
@@ -57,6 +59,41 @@ def test_composes_and_runs_a_step(option):
     losses = {task: torch.stack([v.float().mean() for v in tensors]).sum() for task in out}
     balance.backward(balance(losses), losses, shared=list(model.backbone.parameters()))
     optimizer.step(), schedule.step()
+
+
+NOT_ITS_OWN = {"match", "match_to", "weights", "mean", "std"}  # of a backbone section: what assembly takes
+OTHERWISE = {  # file -> settings that it is there to give: a data set's layout, or one that another stage decides
+    "backbone/mobilenet_v2": {"output_stride"},
+    "data/camvid": {"lists", "names", "ignore"},
+    "data/voc_masks": {"images", "masks", "lists", "names"},
+    "experiment/pets3": {"annotations", "images", "lists", "classes"},
+    "task/multilabel": {"scale"},  # a small part of an image loses classes
+}
+
+
+def sections(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for child in node.values():
+            yield from sections(child)
+
+
+@pytest.mark.parametrize("name", [str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")])
+def test_the_defaults_are_those_of_the_classes(name):
+    for section in sections(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))):
+        if not section["_target_"].startswith("mnv2_tasks."):  # of others, whose settings are chosen here
+            continue
+        parameters = inspect.signature(get_object(section["_target_"])).parameters
+        for key, value in section.items():
+            if key in ("_target_", "_partial_", "defaults") or "${" in str(value) or key in OTHERWISE.get(name, ()):
+                continue
+            if name.startswith("backbone/") and key in NOT_ITS_OWN:
+                continue
+            default = parameters[key].default
+            if default is not inspect.Parameter.empty:
+                default = list(default) if isinstance(default, tuple) else default
+                assert default == value or (default is None and value == {}), f"{name}: {key}"
 
 
 @pytest.mark.parametrize(

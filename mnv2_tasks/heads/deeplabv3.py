@@ -67,7 +67,7 @@ class DeepLabV3(segmenter.Segmenter):
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         window: Sequence[int] | None = None,
-        overlap: float = 1 / 3,
+        overlap: float = 0.33,
         align_corners: bool = False,
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,

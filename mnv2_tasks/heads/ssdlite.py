@@ -52,13 +52,14 @@ class SSDLite(detector.Detector):
         taps, num_classes: what the backbone declares; classes without the background.
         sources: the taps to predict on, finest first, before the extra levels. [c3x, c4x, c5x] adds a grid of stride
             8, for objects that are small against a cell of 16 pixels.
-        boxes: "original" (the authors' default boxes) or "fit" (as many, fitted to the training boxes by `learn_from`).
-            The shapes are part of the state dict.
+        boxes: "fit" (default boxes fitted to the training boxes by `learn_from`) or "original" (as many: the authors',
+            which "fit" begins with too). The shapes are part of the state dict.
         first_level: default boxes a cell on the first level: 3 as in the original, or 6 as on all others.
         loss: "hard_negative" (softmax cross-entropy with 3 hard negatives to a positive, as in SSD) or "focal"
             (sigmoid; RetinaNet's, alpha 0.25, gamma 2). Scores are softmax or sigmoid accordingly.
         threshold: the IoU from which a default box learns an object.
-        least: default boxes that an object has at least, the closest ones, whatever the IoU; 1 in SSD.
+        least: default boxes that an object has at least, the closest ones, whatever the IoU; 1 in
+            SSD, which is worse on small objects.
         box_weight: of the smooth L1 loss against the classification loss.
         score_threshold, candidates, nms, detections: decoding keeps the `candidates` highest scores of each class
             above the threshold, suppresses per class at IoU `nms`, and returns at most `detections`.
@@ -75,11 +76,11 @@ class SSDLite(detector.Detector):
         num_classes: int,
         *,
         sources: Sequence[str] = needs,
-        boxes: Literal["original", "fit"] = "original",
+        boxes: Literal["fit", "original"] = "fit",
         first_level: int = 3,
         loss: Literal["hard_negative", "focal"] = "hard_negative",
         threshold: float = 0.5,
-        least: int = 1,
+        least: int = 4,
         box_weight: float = 1.0,
         score_threshold: float = 0.01,
         candidates: int = 400,

@@ -26,7 +26,7 @@ class Views:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     window: tuple[int, ...] | None = None
-    overlap: float = 1 / 3
+    overlap: float = 0.33
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0 or not 0 <= self.overlap < 1:

@@ -263,7 +263,7 @@ class Scenes:
         "segmentation": ("background", *SHAPES),
     }
 
-    def __init__(self, size: int | Sequence[int] = 128, *, train: int = 4096, val: int = 512, seed: int = 0) -> None:
+    def __init__(self, size: int | Sequence[int] = 128, *, train: int = 3200, val: int = 512, seed: int = 0) -> None:
         pair = (size, size) if isinstance(size, int) else tuple(size)
         if len(pair) != 2 or min(pair) < 16:
             raise InputError(f"scenes: size={size}: give an int or an (H, W) pair, 16 pixels or more a side")
