@@ -236,8 +236,9 @@ def runs(root: Path, *, export: bool = True) -> list[Format]:
 
     import mnv2_tasks
     from mnv2_tasks import train
-    from mnv2_tasks.assembly import overrides
+    from mnv2_tasks.assembly.overrides import CONFIGS
     from mnv2_tasks.assembly.resume import resumed_config
+    from mnv2_tasks.assembly.settings import settle
     from mnv2_tasks.export import benchmark
     from mnv2_tasks.training import joint_gain
 
@@ -246,8 +247,8 @@ def runs(root: Path, *, export: bool = True) -> list[Format]:
     checkpoint = folder / "checkpoints" / "best.ckpt"
     image = picture(root / "a.png")
     classes = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["classes"]
-    with initialize_config_dir(str(overrides.CONFIGS), version_base="1.3"):
-        defaults = overrides.settle(compose("train"))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        defaults = settle(compose("train"))
 
     def resume() -> None:
         train.prepare(resumed_config(folder, [], defaults))

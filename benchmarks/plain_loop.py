@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle
+from mnv2_tasks.assembly.overrides import CONFIGS, expand
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, fail, one_line
 
 Results = dict[str, dict[str, Any]]

@@ -21,7 +21,8 @@ from PIL import Image
 from scipy import ndimage
 
 from mnv2_tasks.assembly.command import in_one_line
-from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle
+from mnv2_tasks.assembly.overrides import CONFIGS, expand
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.datasets.reading.images import image_size
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.samples import IGNORED

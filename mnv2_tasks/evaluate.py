@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.assembly.command import command
-from mnv2_tasks.assembly.overrides import settle, typed_keys
+from mnv2_tasks.assembly.overrides import typed
 from mnv2_tasks.assembly.restore import assemble, need_model, take_classes, take_settings
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.machine import tune_for_cpu
 
@@ -22,7 +23,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.training.module import MultiTask
     from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
 
-    given = typed_keys()
+    given = typed().names
     if config.ckpt and Path(config.ckpt).suffix != ".ckpt":
         evaluate_exported(config, given)
         return

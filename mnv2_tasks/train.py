@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from mnv2_tasks.assembly.command import command
-from mnv2_tasks.assembly.overrides import settle, settle_training
+from mnv2_tasks.assembly.overrides import typed
+from mnv2_tasks.assembly.settings import settle, settle_training
 from mnv2_tasks.errors import InputError, one_line, reason_of
 from mnv2_tasks.machine import tune_for_cpu
 
@@ -13,7 +14,6 @@ from mnv2_tasks.machine import tune_for_cpu
 def main(config) -> None:  # type: ignore[no-untyped-def]
     began = time.monotonic()
     tune_for_cpu()
-    from omegaconf import OmegaConf
     from pytorch_lightning.utilities import rank_zero_only
 
     # A wrong setting is told before anything heavy is imported.
@@ -29,10 +29,9 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
 
     before, changed = None, {}
     if settings is None:
-        typed = list(config.get("changes") or [])
-        defaults = settle(OmegaConf.masked_copy(config, [key for key in config if key != "changes"]))
-        settings = resumed_config(config.resume, typed, defaults)
-        before = resumed_config(config.resume, [change for change in typed if "trust=" in change], defaults)
+        typed_changes, defaults = list(typed().changes), settle(config)
+        settings = resumed_config(config.resume, typed_changes, defaults)
+        before = resumed_config(config.resume, [change for change in typed_changes if "trust=" in change], defaults)
         changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(config.resume)))
     if runner.wanted(settings):
         return runner.run(settings)

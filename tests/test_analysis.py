@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from test_configs import settled
 
 from mnv2_tasks.assembly.network import build_model
-from mnv2_tasks.assembly.overrides import CONFIGS, settle
+from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.lab.budget import candidates, number
 from mnv2_tasks.lab.figures.activations import positive_channels

@@ -24,8 +24,9 @@ from torch.utils._pytree import tree_leaves
 
 from mnv2_tasks import train
 from mnv2_tasks.assembly.changes import describe, refuse_fixed
-from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle_training, training_settings
+from mnv2_tasks.assembly.overrides import CONFIGS, expand
 from mnv2_tasks.assembly.resume import resumed_config
+from mnv2_tasks.assembly.settings import settle_training, training_settings
 from mnv2_tasks.assembly.trainer import make_trainer
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import read_rows

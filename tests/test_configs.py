@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from refusal import refused
@@ -16,7 +17,8 @@ from mnv2_tasks import train
 from mnv2_tasks.assembly import build
 from mnv2_tasks.assembly.build import agree_on_stride, decide_on_norms, make_task
 from mnv2_tasks.assembly.network import build_model
-from mnv2_tasks.assembly.overrides import CONFIGS, expand, settle
+from mnv2_tasks.assembly.overrides import CONFIGS, as_typed, expand, set_aside
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError
 
 OPTIONS = [
@@ -149,6 +151,22 @@ def test_paths_may_be_quoted_null_at_home_or_swept(monkeypatch):
     assert expand(["ckpt=null", "source='a b'", "model=[a,b]"]) == ["ckpt=null", "source='a b'", "model=[a,b]"]
     assert expand(["ckpt=~/a b.ckpt", "block=plain"]) == ['ckpt="/home/me/a b.ckpt"', "block@backbone.block=plain"]
     assert expand(["-m", "weights=a,b", "seed=0,1"]) == ["-m", "weights=a,b", "seed=0,1"]
+
+
+def test_what_was_typed_is_told_as_it_was_typed():
+    settings = ["head.nms=0.5", "data.val=7", "block=plain", "study.vary={block: [plain]}", 'baselines.a="b c"', "+x=1"]
+    assert list(map(as_typed, expand(settings))) == settings
+    assert list(map(as_typed, settings)) == settings and expand(expand(settings)) == expand(settings)
+
+
+def test_of_a_run_that_goes_on_all_else_is_set_aside():
+    own = ["resume=a b", "hydra.searchpath=[x]", "-m"]
+    *remaining, changes = set_aside(expand([*own, "head.nms=0.5", "~logger", "optim.lr=1 (one)"]))
+    assert remaining == ['resume="a b"', "hydra.searchpath=[x]", "-m"]
+    assert OverridesParser.create().parse_override(changes).value() == [
+        *("hydra.searchpath=[x]", "++given.head.nms=0.5", "~logger", "optim.lr=1 (one)")
+    ]
+    assert set_aside(["resume=null", "seed=1"]) == ["resume=null", "seed=1"]
 
 
 def test_several_heads_and_data_sets():

@@ -10,7 +10,8 @@ from hydra.utils import get_class
 from torch import Tensor
 
 from mnv2_tasks.assembly.network import build_model
-from mnv2_tasks.assembly.overrides import CONFIGS, settle
+from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.model import Model
 
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))

@@ -15,8 +15,9 @@ from PIL import Image
 
 import mnv2_tasks
 from mnv2_tasks.assembly.network import build_model
-from mnv2_tasks.assembly.overrides import CONFIGS, settle
+from mnv2_tasks.assembly.overrides import CONFIGS
 from mnv2_tasks.assembly.resume import resumed_config
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.export.formats import need
 from mnv2_tasks.weights.moved_names import MOVED, new_name, with_new_names
 from mnv2_tasks.weights.trust import look_up

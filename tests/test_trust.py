@@ -240,7 +240,8 @@ def run_config(tmp_path_factory) -> dict:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from mnv2_tasks.assembly.overrides import CONFIGS, settle
+    from mnv2_tasks.assembly.overrides import CONFIGS
+    from mnv2_tasks.assembly.settings import settle
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mnv2_tasks.assembly.overrides import CONFIGS, PLACES, composing_error, setting_names, settle_training
+from mnv2_tasks.assembly.overrides import CONFIGS, PLACES, composing_error, setting_names
+from mnv2_tasks.assembly.settings import settle_training
 from mnv2_tasks.datasets.reading.classes import class_advice
 from mnv2_tasks.errors import InputError, quote
 
@@ -50,7 +51,7 @@ NETWORK = ("backbone", "heads", "balance")
 # What acts at the end of a run; not what would measure best.ckpt otherwise than it tells of itself.
 OF_ITS_END = re.compile(
     rf"examples|baselines(\..*)?|loader\.(batch_size|workers)|trainer\.(accelerator|devices|strategy)"
-    rf"|data\.(\w+\.)*({PLACES})"
+    rf"|data\.(\w+\.)*({'|'.join(PLACES)})"
 )
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 

@@ -30,15 +30,17 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
             own = Lasting(stream.buffer, stream.encoding, "backslashreplace", line_buffering=True)
             setattr(sys, name, own)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors of composing reach the lines below
-    sys.argv[1:] = expand(sys.argv[1:])
+    arguments = sys.argv[1:]
+    expanded = expand(arguments)
     if config_name == "train":
-        sys.argv[1:] = set_aside(sys.argv[1:])
+        expanded = set_aside(expanded)
     composed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
     def run(config: DictConfig) -> None:
         nonlocal composed
         composed = True
+        sys.argv[1:] = arguments  # for processes that start this command again
         logging.getLogger("hydra").setLevel(logging.INFO)  # on its own: Hydra has put every library's INFO on stdout
         logging.getLogger().setLevel(logging.WARNING)
         folder = config.get("resume") or config.runs
@@ -46,12 +48,13 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
             check_writable(folder)
             main(config)
 
+    sys.argv[1:] = expanded  # where Hydra looks for them, options and all
     try:
         run()
     except (HydraException, OmegaConfBaseException) as error:
         if composed:
             raise
-        fail(composing_error(error, lambda: known_keys(config_name)))
+        fail(composing_error(error, lambda: known_keys(config_name, expanded)))
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         raise SystemExit(130) from None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from mnv2_tasks.assembly.overrides import settle
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, one_line, reason_of, shorten
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.assembly.command import command
-from mnv2_tasks.assembly.overrides import typed_keys
+from mnv2_tasks.assembly.overrides import typed
 from mnv2_tasks.assembly.restore import assemble, need_model
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.machine import tune_for_cpu
@@ -34,7 +34,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.export.session import ABOUT
     from mnv2_tasks.files import new_folder
 
-    given = typed_keys()
+    given = typed().names
     for key, choices in CHOICES.items():
         if unknown := [value for value in _listed(config[key]) if value not in choices]:
             raise InputError(f"{key}={unknown[0]}: use {', '.join(choices[:-1])} or {choices[-1]}")

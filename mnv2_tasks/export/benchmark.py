@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.assembly.overrides import settle
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, amount
 from mnv2_tasks.export.metadata import FIX
 from mnv2_tasks.files import read_json

@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.assembly.overrides import settle
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.machine import tune_for_cpu
 
 
 def main(config: Any) -> None:
     tune_for_cpu()
-    from mnv2_tasks.assembly.overrides import typed_keys
+    from mnv2_tasks.assembly.overrides import typed
     from mnv2_tasks.assembly.restore import take_settings
     from mnv2_tasks.files import new_folder, write_json
     from mnv2_tasks.weights.checkpoint import read_trusted
@@ -26,7 +26,7 @@ def main(config: Any) -> None:
     checkpoint = None
     if config.ckpt:
         checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
-        take_settings(config, checkpoint["config"], typed_keys())
+        take_settings(config, checkpoint["config"], typed().names)
     settings = settle(config)
     folder = new_folder(Path(settings["runs"]) / "analysis", settings["name"])
     for what in wanted:

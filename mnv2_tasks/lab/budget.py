@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from mnv2_tasks.assembly.overrides import CONFIGS, settle
+from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.machine import tune_for_cpu
 

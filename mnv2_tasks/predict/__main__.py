@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.assembly.command import command
-from mnv2_tasks.assembly.overrides import settle
+from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import FULL, InputError, amount
 from mnv2_tasks.machine import tune_for_cpu
 from mnv2_tasks.processes import Stop

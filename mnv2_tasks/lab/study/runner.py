@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from mnv2_tasks import processes
-from mnv2_tasks.assembly.overrides import PACKAGE, quoted, typed
+from mnv2_tasks.assembly.overrides import PACKAGE, as_typed, quoted, typed
 from mnv2_tasks.errors import InputError, fail
 from mnv2_tasks.lab.study.plan import Run, override_value, plan
 from mnv2_tasks.machine import cores
@@ -98,9 +98,9 @@ def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devic
 
 def _given() -> list[str]:
     """The settings of the command line that hold for every run."""
-    own, (settings, of_hydra) = re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)"), typed()
-    places = [override for override in of_hydra if override.startswith("hydra.searchpath=")]
-    return [*places, *(override for override in settings if not own.match(override))]
+    command, own = typed(), re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)")
+    places = [override for override in command.of_hydra if override.startswith("hydra.searchpath=")]
+    return [*places, *(override for override in command.settings if not own.match(override))]
 
 
 def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, jobs: int) -> list[str]:
@@ -154,8 +154,9 @@ def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any], run
     """Raises InputError where the folder holds runs with other settings: they would be mixed in."""
     path, settings = folder / "study.yaml", sorted(given)
     begun = any((one.folder / "checkpoints").exists() for one in runs)
-    if begun and path.exists() and (before := yaml.safe_load(path.read_text(encoding="utf-8"))["settings"]) != settings:
-        changed = ", ".join(sorted(set(before) ^ set(settings)))
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"] if begun and path.exists() else settings
+    if sorted(map(as_typed, before)) != settings:  # those of older versions stand as Hydra composed them
+        changed = ", ".join(sorted(set(map(as_typed, before)) ^ set(settings)))
         raise InputError(
             f"{folder}: holds a study with other settings ({changed}); give this one a name=, or remove that folder"
         )
