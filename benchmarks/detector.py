@@ -161,10 +161,13 @@ def evaluate(model: nn.Module, data: Any, side: str) -> dict[str, float]:
 def run_variant(args: argparse.Namespace) -> None:
     """Train and evaluate one variant in this process; the results go to args.out."""
     from mnv2_tasks.assembly.build import make_data
+    from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.files import write_json
 
     config = composed(args.overrides)
-    data = make_data(config)
+    resolved = resolve(config, make_data, training=True)
+    config, data = resolved.settings, resolved.data
+    print(*resolved.said, sep="\n")
     if list(data.tasks.values()) != ["detection"]:
         raise InputError(f"task={'+'.join(data.tasks)}: one detector is compared; use task=ssdlite")
     sides = checked_sides(data, test=args.test)

@@ -144,12 +144,15 @@ def evaluate(network: Any, data: Any, side: str) -> dict[str, float]:
 
 def run_variant(args: argparse.Namespace) -> None:
     from mnv2_tasks.assembly.build import make_data, make_model
+    from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.files import write_json
 
     config = composed(args.overrides)
     if config["optim"]["backbone_lr"] != 1:
         raise InputError("optim.backbone_lr: the plain loop has one learning rate; leave it at 1")
-    data = make_data(config)
+    resolved = resolve(config, make_data, training=True)
+    config, data = resolved.settings, resolved.data
+    print(*resolved.said, sep="\n")
     if len(data.tasks) != 1 or set(data.tasks.values()) - {"classification", "segmentation"}:
         raise InputError(f"task={'+'.join(data.tasks)}: one classifier or segmenter is compared")
     sides = checked_sides(data, test=args.test)

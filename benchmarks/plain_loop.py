@@ -28,14 +28,11 @@ Results = dict[str, dict[str, Any]]
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """The config of train.py for these settings."""
-    from mnv2_tasks.assembly.build import agree_on_stride
-
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = settle(compose("train", expand(list(overrides))))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(" ".join(str(error).split())) from error
-    agree_on_stride(config)
     if config["trainer"]["precision"] != "32-true" or config["trainer"]["accumulate_grad_batches"] != 1:
         raise InputError("trainer: use precision=32-true and accumulate_grad_batches=1")
     return config

@@ -17,17 +17,22 @@ def main(config: Any) -> None:
     need_model(config)
     tune_for_cpu()
     from pytorch_lightning import seed_everything
+    from pytorch_lightning.utilities import rank_zero_only
 
     from mnv2_tasks.assembly.trainer import agree, make_trainer
     from mnv2_tasks.files import new_folder
     from mnv2_tasks.training.module import MultiTask
     from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
 
-    given = typed().names
+    names = typed().names
     if config.ckpt and Path(config.ckpt).suffix != ".ckpt":
-        evaluate_exported(config, given)
+        evaluate_exported(config, names)
         return
-    settings, data, model, _ = assemble(config, given)
+    resolved, model = assemble(config, names)
+    settings, data = resolved.settings, resolved.data
+    assert data is not None
+    for line in resolved.said:
+        rank_zero_only(print)(line)
     seed_everything(settings["seed"], verbose=False)
     split = settings["split"]
     data.tell([split])
@@ -44,10 +49,11 @@ def main(config: Any) -> None:
     print(f"results: {folder}")
 
 
-def evaluate_exported(config: Any, given: list[str]) -> None:
+def evaluate_exported(config: Any, names: list[str]) -> None:
     """The metrics of an exported file, through its own runtime. The data set is not in the file: it is asked for."""
-    from mnv2_tasks.assembly import build
+    from mnv2_tasks.assembly.build import make_data
     from mnv2_tasks.assembly.network import build_model, build_told
+    from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.export.compare import Proof
     from mnv2_tasks.export.report import batches
     from mnv2_tasks.files import new_folder
@@ -68,9 +74,11 @@ def evaluate_exported(config: Any, given: list[str]) -> None:
     refuse_unknown({key: made[key] for key in ("backbone", "heads")}, where)
     model = build_told(partial(build_model, made, classes), where).eval()  # for its metrics and its cost
     trained = {**made, "size": list(network.about.size), "fit": predictor.fit, "depth": predictor.depth}
-    take_settings(config, trained, [*given, "data"])
-    settings = settle(config)
-    data, split = build.make_data(settings), settings["split"]
+    take_settings(config, trained, [*names, "data"])
+    resolved = resolve(settle(config), make_data, classes=predictor.classes)
+    settings, data = resolved.settings, resolved.data
+    assert data is not None
+    split = settings["split"]
     data.tell([split])
     take_classes(config.ckpt, data, predictor.classes)
     folder = new_folder(Path(settings["runs"]) / "evaluate", settings["name"])

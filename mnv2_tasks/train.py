@@ -7,6 +7,7 @@ from pathlib import Path
 from mnv2_tasks.assembly.command import command
 from mnv2_tasks.assembly.overrides import typed
 from mnv2_tasks.assembly.settings import settle, settle_training
+from mnv2_tasks.assembly.suggestions import describe_suggestions
 from mnv2_tasks.errors import InputError, one_line, reason_of
 from mnv2_tasks.machine import tune_for_cpu
 
@@ -17,6 +18,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     from pytorch_lightning.utilities import rank_zero_only
 
     # A wrong setting is told before anything heavy is imported.
+    said = () if config.resume else describe_suggestions(config)
     settings = None if config.resume else settle_training(config)
     from mnv2_tasks.assembly import changes
     from mnv2_tasks.assembly.resume import resumed_config
@@ -35,10 +37,12 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(config.resume)))
     if runner.wanted(settings):
         return runner.run(settings)
-    data, task, last, trainer = prepare(settings, before)
+    heads = list(settings["heads"])
+    resolved, task, last, trainer = prepare(settings, before, said)
+    settings, data = resolved.settings, resolved.data
     for change in changes.describe(changed):
         rank_zero_only(print)(f"from now on: {change}")
-    folder = agree(trainer, lambda: open_folder(settings))
+    folder = agree(trainer, lambda: open_folder(settings, heads))
     with stoppable(folder) as stop, loggers.closing_wandb():
         trainer = make_trainer(settings, folder, stop)
         if trainer.is_global_zero:
@@ -50,13 +54,14 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         finish(task, data, settings, folder, began=began, make_trainer=lambda: make_trainer(settings, None, stop))
 
 
-def prepare(settings, before=None):  # type: ignore[no-untyped-def]
-    """Data, LightningModule, the checkpoint to go on from, and a Trainer as yet without a folder.
+def prepare(settings, before=None, said=()):  # type: ignore[no-untyped-def]
+    """The settings and data resolved, LightningModule, checkpoint to go on from, and Trainer as yet without a folder.
 
-    Before there is one, all that is wrong is said. `before`: the settings that a run had until now, if it goes on.
+    Before there is one, all that is wrong is said. `before`: the settings that a run had until now, if it goes on;
+    `said`: what was decided when they were composed.
     """
     try:
-        return _prepare(settings, before)
+        return _prepare(settings, before, said)
     except Exception as error:  # whatever a damaged setting leads to
         line, path = one_line(error), f"{settings['resume']}/config.yaml"
         own = settings["resume"] and before in (None, settings)  # what the run's own settings lead to
@@ -65,11 +70,12 @@ def prepare(settings, before=None):  # type: ignore[no-untyped-def]
         raise InputError(f"{path}: {line or f'it makes no run ({reason_of(error)}); correct it'}") from error
 
 
-def _prepare(settings, before):  # type: ignore[no-untyped-def]
+def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
     from mnv2_tasks.assembly import build, changes
+    from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.assembly.trainer import make_trainer
     from mnv2_tasks.training import joint_gain
     from mnv2_tasks.training.run_folder import last_checkpoint
@@ -84,16 +90,21 @@ def _prepare(settings, before):  # type: ignore[no-untyped-def]
         changes.refuse_ended(before, settings, epochs=epochs, steps=steps)
     build.check_parts(settings)
     trainer = make_trainer(settings, None)  # its settings are checked before data is read
-    build.agree_on_stride(settings)
-    for name, section in settings["data"].items():
-        place = f" in {section['root']}" if section.get("root") else ""
-        rank_zero_only(print)(f"reading {name}{place}", flush=True)
-    data = build.make_data(settings)
-    data.tell(("train", "val", "test"))
-    build.decide_on_depth(settings, data)
+
+    def read(settings):  # type: ignore[no-untyped-def]
+        for name, section in settings["data"].items():
+            place = f" in {section['root']}" if section.get("root") else ""
+            rank_zero_only(print)(f"reading {name}{place}", flush=True)
+        data = build.make_data(settings)
+        data.tell(("train", "val", "test"))
+        return data
+
+    resolved = resolve(settings, read, training=True, said=said)
+    settings, data = resolved.settings, resolved.data
+    for line in resolved.said:
+        rank_zero_only(print)(line)
     data.loaders("train", training=True)
     data.loaders("val")
-    build.match_cost(settings, data.classes, data.passes)
     if checkpoint is not None:
         changes.refuse_classes(checkpoint["classes"], data.classes)
         if before is not None:
@@ -103,7 +114,7 @@ def _prepare(settings, before):  # type: ignore[no-untyped-def]
     task = build.make_task(settings, data)
     if checkpoint is not None:
         check_fit(task.model, checkpoint["state"], str(last), hint="its run's config.yaml tells of another network")
-    return data, task, last, trainer
+    return resolved, task, last, trainer
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ class StopAfterOne(Callback):
 
 def one_epoch(*typed: str) -> Path:
     """The folder of a run of two epochs that was stopped after the first."""
-    settings = composed(*SMALL, "name=a", "trainer.accelerator=cpu", *typed)
-    data, module, _, _ = train.prepare(settings)
+    resolved, module, _, _ = train.prepare(composed(*SMALL, "name=a", "trainer.accelerator=cpu", *typed))
+    settings, data = resolved.settings, resolved.data
     folder = open_folder(settings)
     trainer = make_trainer(settings, folder)
     trainer.callbacks.append(StopAfterOne())
@@ -101,8 +101,8 @@ def go_on(folder: Path, *typed: str) -> SimpleNamespace:
     settings = resumed_config(folder, expand(list(typed)), defaults())
     before = resumed_config(folder, [], defaults())
     changed = describe(refuse_fixed(before, settings, begun=has_begun(folder)))
-    data, module, last, _ = train.prepare(settings, before)
-    return SimpleNamespace(settings=settings, data=data, module=module, last=last, changed=changed)
+    resolved, module, last, _ = train.prepare(settings, before)
+    return SimpleNamespace(settings=resolved.settings, data=resolved.data, module=module, last=last, changed=changed)
 
 
 class Enough(Exception):

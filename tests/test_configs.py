@@ -1,6 +1,7 @@
 """Every shipped config composes, names classes that exist, and its model runs a step; mistakes are told in a line."""
 
 import inspect
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,17 @@ from torch.utils._pytree import tree_leaves
 
 from mnv2_tasks import train
 from mnv2_tasks.assembly import build
-from mnv2_tasks.assembly.build import agree_on_stride, decide_on_norms, make_task
 from mnv2_tasks.assembly.network import build_model
 from mnv2_tasks.assembly.overrides import CONFIGS, as_typed, expand, set_aside
+from mnv2_tasks.assembly.resolve import resolve
 from mnv2_tasks.assembly.settings import settle
+from mnv2_tasks.assembly.suggestions import describe_suggestions
 from mnv2_tasks.errors import InputError
 
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
     for path in sorted(CONFIGS.rglob("*.yaml"))
-    if path.parent != CONFIGS and path.parent.name != "block"
+    if path.parent != CONFIGS and path.parent.name not in ("block", "augment", "preset")
 ]
 CALLBACKS = "pytorch_lightning.callbacks"
 KINDS = ("classification", "multilabel", "detection", "segmentation")
@@ -49,9 +51,8 @@ def targets(node):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_composes_and_runs_a_step(option):
     photos = ("photos=somewhere",) if option == "experiment=pets3" else ()
-    config = settled(option, "size=64", "backbone.width=0.35", *photos)
+    config = resolve(settled(option, "size=64", "backbone.width=0.35", *photos)).settings
     assert all(callable(get_object(target)) for target in targets(config))
-    agree_on_stride(config)
     model = build_model(config, {task: ("a", "b") for task in config["heads"]}).train()
     optimizer = instantiate(config["optim"]["optimizer"])(model.parameters())
     schedule = instantiate(config["optim"]["schedule"])(optimizer, steps=10)
@@ -177,29 +178,76 @@ def test_several_heads_and_data_sets():
         settled(*expand(["task=[classifier,ssdlite]", "head.nms=0.5"]))
 
 
+def suggestions(*overrides: str) -> tuple[str, ...]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return describe_suggestions(compose("train", list(overrides)))
+
+
+def test_the_order_of_tasks_changes_nothing():
+    other_strides = {"faster_rcnn", "fpn"}
+    tasks = sorted({path.stem for path in (CONFIGS / "task").glob("*.yaml")} - other_strides)
+    one, other = (
+        resolve(settled(f"task=[{','.join(order)}]", "data=coco"), training=True).settings
+        for order in (tasks, tasks[::-1])
+    )
+    assert one == other and list(one["heads"]) == list(other["heads"])
+    assert list(one["heads"])[:3] == ["classifier", "multilabel", "ssdlite"]
+    assert one["size"] == 512 and one["loader"]["batch_size"] == 8 and "AdamW" in one["optim"]["optimizer"]["_target_"]
+
+
+def test_what_is_suggested_is_said_where_suggestions_differ():
+    assert suggestions("task=[ssdlite,classifier]", "data=coco", "loader.batch_size=9") == (
+        "optim=adamw, as classifier suggests, for ssdlite too",
+        "size=320 of what is suggested: ssdlite 320, classifier 224",
+    )
+    assert suggestions("task=classifier", "data=coco") == ()
+    assert suggestions() == (
+        "size=96 of what is suggested: ssdlite 320, scenes 96",
+        "loader.batch_size=16 of what is suggested: ssdlite 32, scenes 16",
+    )
+    assert settled("size=[64,96]")["size"] == [64, 96] == settled("size=[64,96]")["data"]["scenes"]["size"]
+    plain = settled("~preset")
+    assert plain["size"] == 320 and plain["backbone"]["width"] == 1 and plain["trainer"]["max_epochs"] == 60
+
+
+def test_the_optimizer_that_a_task_suggests_is_the_one_that_it_takes():
+    for path in (CONFIGS / "task").glob("*.yaml"):
+        task = yaml.safe_load(path.read_text(encoding="utf-8"))
+        taken = [entry["override /optim"] for entry in task["defaults"] if "override /optim" in entry]
+        assert taken == [one["optim"] for one in task["suggests"]["task"].values() if "optim" in one], path
+
+
+def test_what_is_resolved_leaves_the_settings_as_they_were():
+    settings = settled("task=[deeplabv3,classifier]", "backbone.match=madds", "block@backbone.block=plain", "size=64")
+    before = deepcopy(settings)
+    resolved = resolve(settings, training=True, classes={"deeplabv3": ("a", "b"), "classifier": ("a", "b")})
+    assert settings == before and list(settings["heads"]) == ["deeplabv3", "classifier"]
+    assert resolved.settings["backbone"]["match"] is None and resolved.settings["matched"]["measure"] == "madds"
+    assert resolved.sizes == {"scenes": (64, 64)} and "as many madds as inverted_residual" in resolved.said[0]
+    again = resolve(resolved.settings, training=True, classes=resolved.classes)
+    assert again.settings == resolved.settings and again.said == ()
+
+
 def test_heads_agree_on_an_output_stride():
     for tasks, stride in (("[ssdlite]", 32), ("[deeplabv3]", 16), ("[classifier,ssdlite,deeplabv3]", 16)):
-        config = settled(f"task={tasks}")
-        agree_on_stride(config)
-        assert config["backbone"]["output_stride"] == stride
-    config = settled("task=[faster_rcnn]", "backbone.output_stride=8")
+        assert resolve(settled(f"task={tasks}")).settings["backbone"]["output_stride"] == stride
     with pytest.raises(InputError, match="faster_rcnn works with 32"):
-        agree_on_stride(config)
+        resolve(settled("task=[faster_rcnn]", "backbone.output_stride=8"), lambda _: pytest.fail("data was read"))
 
 
 def test_frozen_norms_need_weights_to_take_statistics_from():
     with pytest.raises(InputError, match="backbone.weights"):
-        make_task(settled("backbone.freeze_norm=true"), None)
+        resolve(settled("backbone.freeze_norm=true"), training=True)
 
 
-def test_several_data_sets_leave_the_norms_of_trained_weights_alone(capsys):
+def test_several_data_sets_leave_the_norms_of_trained_weights_alone():
     both, weights = "data=[coco,imagefolder]", "backbone.weights=imagenet"
     for given, frozen in (((both, weights), True), ((both,), False), ((weights,), False)):
         for asked in (None, False):
             config = settled(*expand([*given, *([] if asked is None else [f"backbone.freeze_norm={asked}"])]))
-            decide_on_norms(config)
-            assert config["backbone"]["freeze_norm"] is (frozen and asked is None)
-            assert ("backbone.freeze_norm=false" in capsys.readouterr().out) == (frozen and asked is None)
+            resolved = resolve(config, training=True)
+            assert resolved.settings["backbone"]["freeze_norm"] is (frozen and asked is None)
+            assert any("backbone.freeze_norm=false" in line for line in resolved.said) == (frozen and asked is None)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 from test_configs import settled
 
-from mnv2_tasks.assembly.build import agree_on_stride
 from mnv2_tasks.assembly.equal_cost import TOLERANCE, cost, match_width, reference_of
+from mnv2_tasks.assembly.resolve import resolve
 from mnv2_tasks.errors import InputError
 
 NETWORKS = {
@@ -32,8 +32,7 @@ CASES = [
 @pytest.mark.parametrize(("task", "width", "size"), CASES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_costs_are_equal_within_two_percent(network, task, width, size):
-    config = settled(f"task={task}", *NETWORKS[network], f"backbone.width={width}")
-    agree_on_stride(config)
+    config = resolve(settled(f"task={task}", *NETWORKS[network], f"backbone.width={width}")).settings
     reference = reference_of(config, settled()["backbone"]["block"])
     passes = [((size, size), [task])]
     found = match_width(config, reference, {task: CLASSES}, passes, "madds")
@@ -43,8 +42,7 @@ def test_costs_are_equal_within_two_percent(network, task, width, size):
 
 
 def test_parameters_can_be_matched_too_and_the_reference_stays_as_it_is():
-    config = settled("task=classifier", "backbone.width=0.5", "block@backbone.block=separable")
-    agree_on_stride(config)
+    config = resolve(settled("task=classifier", "backbone.width=0.5", "block@backbone.block=separable")).settings
     reference = reference_of(config, settled()["backbone"]["block"])
     classes, passes = {"classifier": CLASSES}, [((96, 96), ["classifier"])]
     found = match_width(config, reference, classes, passes, "parameters")

@@ -1,26 +1,21 @@
-"""From a plain config to data, model and LightningModule; what cannot go together is refused here."""
+"""From a plain config to data, model and LightningModule."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import yaml
 from hydra.utils import get_class, instantiate
 from pytorch_lightning.utilities import rank_zero_only
 
 from mnv2_tasks.assembly.network import build_model
-from mnv2_tasks.assembly.overrides import CONFIGS
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError, reason_of, suggest
-from mnv2_tasks.model import Classes, Model
+from mnv2_tasks.model import Model
 from mnv2_tasks.training.module import MultiTask, parameter_groups
 from mnv2_tasks.weights.pretrained import load_backbone
 from mnv2_tasks.weights.trust import look_up, untaken
-
-if TYPE_CHECKING:
-    from mnv2_tasks.assembly.equal_cost import Pass
 
 Config = dict[str, Any]
 
@@ -64,19 +59,19 @@ def _look_up_part(name: str, part: Any) -> None:
 
 
 def image_sizes(config: Config) -> dict[str, tuple[int, int]]:
-    """{source: (H, W)} from `size`: one side, [height, width], or {source: either}."""
-    given, sources = config["size"], list(config["data"])
-    if not isinstance(given, Mapping):
-        given = dict.fromkeys(sources, given)
-    elif set(given) != set(sources):
-        raise InputError(f"size={dict(given)}: give one size, or one for each of {', '.join(sources)}")
-    found = {}
-    for source, size in given.items():
-        pair = (size, size) if isinstance(size, int) else tuple(size)
+    """{source: (H, W)} from `size`: one side, [height, width], or {source: either}. Without data, of "images"."""
+    size, sources = config["size"], list(config.get("data") or ["images"])
+    if not isinstance(size, Mapping):
+        size = dict.fromkeys(sources, size)
+    elif set(size) != set(sources):
+        raise InputError(f"size={dict(size)}: give one size, or one for each of {', '.join(sources)}")
+    sizes = {}
+    for source, side in size.items():
+        pair = (side, side) if isinstance(side, int) else tuple(side or ())
         if len(pair) != 2 or not all(isinstance(side, int) and side >= 32 for side in pair):
-            raise InputError(f"size is {size}: give one side or [height, width], each at least 32")
-        found[source] = pair
-    return found
+            raise InputError(f"size is {side}: give one side or [height, width], each at least 32")
+        sizes[source] = pair
+    return sizes
 
 
 def make_data(config: Config) -> DataModule:
@@ -96,20 +91,9 @@ def make_data(config: Config) -> DataModule:
     )
 
 
-def decide_on_depth(config: Config, data: DataModule) -> None:
-    """Fill in `depth` where it is null: from the training images, so that all images, later ones too, count alike."""
-    if config.get("depth"):
-        return
-    depth = 16 if config["resume"] else data.find_depth() or 16  # runs from before there was a depth had 16
-    if depth < 16:
-        rank_zero_only(print)(f"16-bit files hold {depth}-bit values: scaled by {depth} bits")
-    config["depth"] = depth
-    data.scale_by(depth)
-
-
 def nameless_classes(config: Config) -> dict[str, tuple[str, ...]]:
     """As many classes of each head as `classes` says, where no data is read; null: as the paper's data sets have."""
-    counts = {t: config["classes"] or head_class(t, h).kind.published_classes for t, h in config["heads"].items()}
+    counts = {t: config.get("classes") or head_class(t, h).kind.published_classes for t, h in config["heads"].items()}
     return {task: ("",) * count for task, count in counts.items()}
 
 
@@ -124,65 +108,6 @@ def head_class(task: str, section: Mapping[str, Any]) -> Any:
 
 def _no_class(name: str, target: str) -> InputError:
     return InputError(f"{name}._target_={target}: there is no such class; correct it, or put its folder on PYTHONPATH")
-
-
-def agree_on_stride(config: Config) -> None:
-    """Fill in `backbone.output_stride` where it is not given: one that every head works with.
-
-    A head alone gets the one that it likes best. Together they get the finest of what each likes best, among those
-    that all work with. Raises InputError where there is none, or where a head cannot do with what was given.
-    """
-    wishes = {task: head_class(task, head).strides for task, head in config["heads"].items()}
-    told = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
-    given = config["backbone"]["output_stride"]
-    common = set.intersection(*(set(strides) for strides in wishes.values()))
-    if given is None:
-        if not common:
-            raise InputError(f"backbone.output_stride: the heads cannot agree on one ({told}); train them apart")
-        likes = [strides[0] for strides in wishes.values() if strides[0] in common]
-        config["backbone"]["output_stride"] = min(likes or common)
-    elif given in (8, 16, 32) and given not in common:
-        raise InputError(f"backbone.output_stride={given}: {told}; choose another, or leave it out")
-
-
-def decide_on_norms(config: Config) -> None:
-    """Fill in `backbone.freeze_norm` where it is null: true where several data sets meet trained weights.
-
-    Each source passes through the trunk by itself, normalised by its own statistics, so that running ones fit none of
-    the sources. Raises InputError for true without weights.
-    """
-    section = config["backbone"]
-    if section.get("freeze_norm", False) is None:  # configs of older runs do not have it: there norms learned
-        section["freeze_norm"] = bool(section["weights"]) and len(config["data"]) > 1
-        if section["freeze_norm"]:
-            rank_zero_only(print)(
-                "backbone: norms keep the statistics of its weights, as several data sets have none in common; "
-                "backbone.freeze_norm=false lets them learn"
-            )
-    elif section.get("freeze_norm") and not section["weights"]:
-        raise InputError("backbone.freeze_norm=true keeps the statistics of trained weights: give backbone.weights too")
-
-
-def match_cost(config: Config, classes: Classes, passes: Sequence["Pass"]) -> None:
-    """Where `backbone.match` asks for it: set the width at which this network costs what `match_to` does at its width.
-
-    What was chosen is printed and kept as `matched`; `match` is null from then on, so that it is chosen once.
-    """
-    from mnv2_tasks.assembly.equal_cost import match_width, reference_of
-
-    section = config["backbone"]
-    if not section["match"]:
-        return
-    block = CONFIGS / "block" / f"{section['match_to']}.yaml"
-    if not block.exists():
-        known = ", ".join(sorted(path.stem for path in block.parent.glob("*.yaml")))
-        raise InputError(f"backbone.match_to={section['match_to']}: no such block, of {known}")
-    reference = reference_of(config, yaml.safe_load(block.read_text(encoding="utf-8")))
-    found = match_width(config, reference, classes, passes, section["match"])
-    told = f"{section['match_to']} at width {section['width']:g}"
-    rank_zero_only(print)(f"backbone: as many {section['match']} as {told}: {found}")
-    config["matched"] = {"measure": section["match"], "to": told, **found._asdict()}
-    section |= {"match": None, "width": found.width, "divisor": found.divisor}
 
 
 def make_model(config: Config, data: DataModule) -> Model:
@@ -208,7 +133,6 @@ def make_task(config: Config, data: DataModule) -> MultiTask:
     balance = config["balance"]
     if "weights" in balance and balance["_target_"] != "mnv2_tasks.training.loss_balance.Fixed":
         raise InputError(f"balance.weights={balance['weights']}: they are of balance=fixed; leave out one of the two")
-    decide_on_norms(config)
     return MultiTask(
         make_model(config, data),
         data.classes,

@@ -246,7 +246,7 @@ def _beginning(config: Config, data: "DataModule") -> tuple[dict[str, torch.Tens
     from mnv2_tasks.assembly import build
 
     with redirect_stdout(io.StringIO()):
-        task = build.make_task(deepcopy(config), data)
+        task = build.make_task(config, data)
     return task.state_dict(), [len(group["params"]) for group in task.groups()]
 
 

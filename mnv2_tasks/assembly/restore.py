@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, one_line, reason_of, shorten
+
+if TYPE_CHECKING:
+    from mnv2_tasks.assembly.resolve import Resolved
+    from mnv2_tasks.model import Model
 
 
 def need_model(config: Any) -> None:
@@ -14,45 +18,46 @@ def need_model(config: Any) -> None:
         raise InputError("ckpt is not given: add ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings")
 
 
-def assemble(config: Any, given: list[str], *, data: bool = True) -> tuple[dict[str, Any], Any, Any, Any]:
-    """(settings, datamodule, model in eval mode, {task: class names}) of `ckpt`, or of `weights` and the settings.
+def assemble(config: Any, typed: list[str], *, data: bool = True) -> "tuple[Resolved, Model]":
+    """The resolved settings and the model in eval mode, of `ckpt`, or of `weights` and the settings.
 
-    `given` are the keys of the command line. Without `data`, a checkpoint does without its data set: it is None.
+    `typed` are the names of the settings on the command line. Without `data`, a checkpoint does without its data set.
     """
     from mnv2_tasks.assembly import build
     from mnv2_tasks.assembly.network import build_model, fill_model
+    from mnv2_tasks.assembly.resolve import resolve
+    from mnv2_tasks.assembly.suggestions import describe_suggestions
     from mnv2_tasks.weights.checkpoint import read_trusted
     from mnv2_tasks.weights.whole_models import load_model
 
     if config.ckpt:
         checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
-        take_settings(config, checkpoint["config"], given)
-        settings = settle(config)
-        found = trained_data(settings, f"{config.ckpt} ({checkpoint['writer']})") if data else None
-        if found:
-            take_classes(config.ckpt, found, checkpoint["classes"])
-        return settings, found, fill_model(settings, checkpoint, config.ckpt), checkpoint["classes"]
-    settings = settle(config)
-    build.agree_on_stride(settings)
-    found = build.make_data(settings)
-    build.match_cost(settings, found.classes, found.passes)
-    model = build.make_model(settings, found)
-    load_model(model, config.weights, classes=found.classes, build=partial(build_model, settings))
-    return settings, found, model.eval(), found.classes
+        take_settings(config, checkpoint["config"], typed)
+        resolved = resolve_trained(settle(config), checkpoint, data=data)
+        if resolved.data:
+            take_classes(config.ckpt, resolved.data, checkpoint["classes"])
+        return resolved, fill_model(resolved.settings, checkpoint, config.ckpt)
+    said = describe_suggestions(config, ("size", "width"))
+    resolved = resolve(settle(config), build.make_data, said=said)
+    assert resolved.data is not None
+    model = build.make_model(resolved.settings, resolved.data)
+    load_model(model, config.weights, classes=resolved.classes, build=partial(build_model, resolved.settings))
+    return resolved, model.eval()
 
 
-def trained_data(settings: dict[str, Any], where: str) -> Any:
-    """The datamodule of settings that the checkpoint `where` brought. Raises InputError where they make none."""
-    from mnv2_tasks.assembly import build
+def resolve_trained(settings: dict[str, Any], checkpoint: Mapping[str, Any], *, data: bool) -> "Resolved":
+    """The settings of a checkpoint, resolved, and its data. Raises InputError where they make none."""
+    from mnv2_tasks.assembly.build import make_data
+    from mnv2_tasks.assembly.resolve import resolve
 
     try:
-        return build.make_data(settings)
+        return resolve(settings, make_data if data else None, classes=checkpoint["classes"])
     except Exception as error:  # whatever a damaged setting leads to
         if one_line(error):
             raise
         raise InputError(
-            f"{where}: its settings make no data set ({reason_of(error)}); give data=<data set>, or use the version "
-            "that wrote the file"
+            f"{settings['ckpt']} ({checkpoint['writer']}): its settings make no {'data set' if data else 'network'} "
+            f"({reason_of(error)}); give data=<data set>, or use the version that wrote the file"
         ) from error
 
 

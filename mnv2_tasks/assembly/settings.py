@@ -8,9 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from mnv2_tasks.assembly.overrides import ASIDE, CONFIGS
+from mnv2_tasks.assembly.suggestions import suggested
 from mnv2_tasks.errors import InputError, suggest
 from mnv2_tasks.weights.moved_names import with_new_names
 
+OmegaConf.register_new_resolver("suggested", suggested, replace=True)  # before any of configs/ is read
 WANTED = {  # what a setting that has to be given is
     "model": "<a run's best.ckpt, or a file or folder that an export wrote>",
     "source": "<picture, folder, film or address>",
@@ -48,7 +50,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
         raise InputError(f"{lacking} is not given: add {lacking}={WANTED.get(lacking, '<value>')} to the command")
     plain = with_new_names(OmegaConf.to_container(config, resolve=True))
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in plain.items() if key != "suggests"}  # what is taken of it is in its place
 
 
 def settle_training(config: DictConfig) -> dict[str, Any]:
@@ -68,9 +70,9 @@ def training_settings() -> set[str]:
     """The settings of training at the top level."""
     train, common = (yaml.safe_load((CONFIGS / f"{n}.yaml").read_text(encoding="utf-8")) for n in ("train", "common"))
     groups = {str(group) for entry in train["defaults"] if isinstance(entry, dict) for group in entry}
-    others = {"heads", "size", "matched"}  # of configs/task, and what `backbone.match` found
+    others = {"heads", "matched"}  # of configs/task, and what `backbone.match` found
     names = {*train, *common, *others} | {group for group in groups if group.isidentifier()}
-    return names - {"defaults", "hydra", "task", "experiment"}
+    return names - {"defaults", "hydra", "task", "experiment", "suggests"}
 
 
 def _put(sections: DictConfig, key: str, value: Any, name: str) -> None:

@@ -6,13 +6,16 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.assembly.command import command
 from mnv2_tasks.assembly.overrides import typed
 from mnv2_tasks.assembly.restore import assemble, need_model
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.machine import tune_for_cpu
+
+if TYPE_CHECKING:
+    from mnv2_tasks.assembly.resolve import Resolved
 
 CHOICES = {
     "what": ("model", "taps", "backbone"),
@@ -34,7 +37,6 @@ def main(config: Any) -> None:
     from mnv2_tasks.export.session import ABOUT
     from mnv2_tasks.files import new_folder
 
-    given = typed().names
     for key, choices in CHOICES.items():
         if unknown := [value for value in _listed(config[key]) if value not in choices]:
             raise InputError(f"{key}={unknown[0]}: use {', '.join(choices[:-1])} or {choices[-1]}")
@@ -47,7 +49,10 @@ def main(config: Any) -> None:
     proof = ", then compared with PyTorch on images" if precisions and config.proof else ""
     print(f"export: {config.ckpt or config.weights} to {files}{proof}; a minute or so a file", flush=True)
     needs_data = config.what != "backbone" and (config.proof or _quantised(precisions))
-    settings, data, model, classes = assemble(config, given, data=needs_data)
+    resolved, model = assemble(config, typed().names, data=needs_data)
+    settings, data, classes = resolved.settings, resolved.data, resolved.classes
+    for line in resolved.said:
+        print(line)
     if settings["backbone"].get("padding") == "same" and {"height", "width"} & set(_listed(settings["dynamic"])):
         raise InputError(
             "dynamic: TensorFlow's padding differs between even and odd sides, so that sizes cannot vary; leave height "
@@ -62,7 +67,7 @@ def main(config: Any) -> None:
         write_backbone(model, settings, classes, folder)
         print(f"export: {folder}")
         return
-    failed = _export(model.eval(), settings, data, classes, precisions, folder)
+    failed = _export(model.eval(), resolved, precisions, folder)
     written = [
         name for name in json.loads((folder / ABOUT).read_text(encoding="utf-8"))["files"] if name.endswith(".onnx")
     ]
@@ -99,9 +104,7 @@ def _precisions(wanted: list[str], asked: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _export(
-    model: Any, settings: dict[str, Any], data: Any, classes: Any, precisions: dict[str, list[str]], folder: Path
-) -> list[str]:
+def _export(model: Any, resolved: "Resolved", precisions: dict[str, list[str]], folder: Path) -> list[str]:
     """Write every file, then prove them; returns what failed."""
     import torch
 
@@ -112,10 +115,11 @@ def _export(
     from mnv2_tasks.export.session import ABOUT, as_input, digest
     from mnv2_tasks.files import write_json
 
-    size = _size(settings)
+    settings, data, classes, size = resolved.settings, resolved.data, resolved.classes, _size(resolved)
     taps: tuple[str, ...] = ()
     if settings["what"] == "taps":
-        taps = settings["taps"] = tuple(_listed(settings["taps"])) or model.backbone.kept
+        taps = tuple(_listed(settings["taps"])) or model.backbone.kept
+        settings = {**settings, "taps": taps}
         model.backbone.keep(taps)
     calibration = _calibration(data, settings["calibration"]) if _quantised(precisions) else []
     rows: list[ExportRow] = []
@@ -178,10 +182,8 @@ def _page_runtime(config: Any) -> Path:
     return find_runtime(config.web_runtime)
 
 
-def _size(settings: dict[str, Any]) -> tuple[int, int]:
-    from mnv2_tasks.assembly import build
-
-    sizes = set(build.image_sizes(settings).values())
+def _size(resolved: "Resolved") -> tuple[int, int]:
+    sizes = set(resolved.sizes.values())
     if len(sizes) > 1:
         raise InputError(f"the data sets have images of {len(sizes)} sizes; give one size=<side> or [height,width]")
     return sizes.pop()

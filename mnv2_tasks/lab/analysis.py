@@ -4,17 +4,21 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.machine import tune_for_cpu
 
+if TYPE_CHECKING:
+    from mnv2_tasks.assembly.resolve import Resolved
+
 
 def main(config: Any) -> None:
     tune_for_cpu()
     from mnv2_tasks.assembly.overrides import typed
-    from mnv2_tasks.assembly.restore import take_settings
+    from mnv2_tasks.assembly.resolve import resolve
+    from mnv2_tasks.assembly.restore import resolve_trained, take_settings
     from mnv2_tasks.files import new_folder, write_json
     from mnv2_tasks.weights.checkpoint import read_trusted
 
@@ -27,16 +31,21 @@ def main(config: Any) -> None:
     if config.ckpt:
         checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
         take_settings(config, checkpoint["config"], typed().names)
-    settings = settle(config)
+        resolved = resolve_trained(settle(config), checkpoint, data="figure7" in wanted)
+    else:
+        resolved = resolve(settle(config))
+    settings = resolved.settings
+    for line in resolved.said:
+        print(line)
     folder = new_folder(Path(settings["runs"]) / "analysis", settings["name"])
     for what in wanted:
         print(f"analysis: {what}", flush=True)
-        found = ANALYSES[what](settings, checkpoint, folder)
+        found = ANALYSES[what](resolved, checkpoint, folder)
         write_json(folder / f"{what}.json", found)
     print(f"analyses: {folder}")
 
 
-def _figure1(settings: Mapping[str, Any], checkpoint: Any, folder: Path) -> Any:
+def _figure1(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     import torch
 
     from mnv2_tasks.lab.figures.spiral import DIMENSIONS, reconstruction, spiral, through_relu
@@ -51,18 +60,18 @@ def _figure1(settings: Mapping[str, Any], checkpoint: Any, folder: Path) -> Any:
     return found
 
 
-def _figure7(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
+def _figure7(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     import torch
 
     from mnv2_tasks.assembly.network import build_model, build_told
-    from mnv2_tasks.assembly.restore import trained_data
     from mnv2_tasks.lab.figures.activations import INVERTIBLE, positive_channels
     from mnv2_tasks.samples import spread
     from mnv2_tasks.visual.analysis_plots import plot_positive
     from mnv2_tasks.weights.tensors import load_exactly
 
+    settings, data = resolved.settings, resolved.data
+    assert data is not None, "figure 7 is of images"
     where = f"{settings['ckpt']} ({checkpoint['writer']})"
-    data = trained_data(settings, where)
     data.tell(["val"])
     (source, *_) = data.assigned
     images, _ = data.batch(source, "val", spread(data.split(source, "val"), settings["images"]))
@@ -80,7 +89,7 @@ def _figure7(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
     return found
 
 
-def _convolutions(settings: Mapping[str, Any], checkpoint: Any, folder: Path) -> Any:
+def _convolutions(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     from mnv2_tasks.lab.figures.convolutions import table
     from mnv2_tasks.visual.analysis_plots import LABELS, plot_convolutions
 
@@ -100,7 +109,7 @@ def _convolutions(settings: Mapping[str, Any], checkpoint: Any, folder: Path) ->
     return found
 
 
-def _memory(settings: Mapping[str, Any], checkpoint: Any, folder: Path) -> Any:
+def _memory(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     from mnv2_tasks.backbone import MobileNetV1, MobileNetV2
     from mnv2_tasks.lab.figures.layers import materialized
 
@@ -114,21 +123,18 @@ def _memory(settings: Mapping[str, Any], checkpoint: Any, folder: Path) -> Any:
     return {name: {str(side): list(pair) for side, pair in f.items()} for name, f in found.items()}
 
 
-def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
+def _layers(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     import torch
 
-    from mnv2_tasks.assembly.build import agree_on_stride, image_sizes, match_cost, nameless_classes
     from mnv2_tasks.assembly.network import build_model, build_told
     from mnv2_tasks.lab.figures.layers import layers
     from mnv2_tasks.visual.analysis_plots import plot_layers
 
-    agree_on_stride(settings)
-    names = checkpoint["classes"] if checkpoint else nameless_classes(settings)
-    size = next(iter(image_sizes(settings).values()))
-    match_cost(settings, names, [(size, list(settings["heads"]))])
+    settings = resolved.settings
+    (size, *_) = resolved.sizes.values()
     with torch.device("meta"):
         where = f"{settings['ckpt']} ({checkpoint['writer']})" if checkpoint else ""
-        build = partial(build_model, settings, names)
+        build = partial(build_model, settings, resolved.classes)
         found = layers(build_told(build, where) if where else build(), size)
     plot_layers(found, folder / "layers.png")
     columns = list(dict.fromkeys(name for row in found for name in row))
@@ -163,7 +169,7 @@ def _layers(settings: dict[str, Any], checkpoint: Any, folder: Path) -> Any:
     return found
 
 
-ANALYSES: dict[str, Callable[[dict[str, Any], Any, Path], Any]] = {
+ANALYSES: dict[str, Callable[["Resolved", Any, Path], Any]] = {
     "figure1": _figure1,
     "figure7": _figure7,
     "convolutions": _convolutions,

@@ -70,6 +70,7 @@ def main(config: Any) -> None:
     tune_for_cpu()
     from mnv2_tasks.assembly import build, equal_cost
     from mnv2_tasks.assembly.network import build_model
+    from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.complexity import latency
     from mnv2_tasks.files import new_folder, write_json
 
@@ -80,11 +81,11 @@ def main(config: Any) -> None:
     wishes = [set(build.head_class(task, head).strides) for task, head in settings["heads"].items()]
     given = settings["backbone"]["output_stride"]
     strides = [given] if given else sorted(set.intersection(*wishes))
-    build.agree_on_stride(settings)  # says so where there is none
     if settings["backbone"]["match"]:
         raise InputError("backbone.match: the widths are the grid's here; leave it out")
-    (size, *_) = build.image_sizes(settings).values()
-    classes = build.nameless_classes(settings)
+    resolved = resolve(settings)  # says so where there is no stride for all heads
+    settings, classes = resolved.settings, resolved.classes
+    (size, *_) = resolved.sizes.values()
     folder = new_folder(Path(settings["runs"]) / "budget", settings["name"])
     fitting: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []

@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ Config = dict[str, Any]
 LAST = "last.ckpt"
 
 
-def open_folder(config: Config) -> Path:
+def open_folder(config: Config, tasks: Iterable[str] = ()) -> Path:
     """Where the run writes: runs/<task>/<name or time>, its own folder again when it is resumed.
+
+    `tasks`: as the folder names them, where that is not the order of the heads.
 
     Called once everything that can be wrong with the input has been checked, so that nothing half-written stays. A new
     run has its config.yaml from here on, and can be resumed wherever it ends; a resumed one's is changed by `Settings`.
@@ -28,7 +30,7 @@ def open_folder(config: Config) -> Path:
     if config["resume"]:
         folder = Path(config["resume"])
     else:
-        base = Path(config["runs"]) / "+".join(config["heads"])
+        base = Path(config["runs"]) / "+".join(tasks or config["heads"])
         try:
             folder = new_folder(base, config["name"])
         except InputError as error:
