@@ -52,7 +52,8 @@ def differences(one: Any, other: Any, place: str) -> list[str]:
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         pairs = [(str(number), *pair) for number, pair in enumerate(zip(one, other, strict=True))]
     else:
-        return [] if one == other else [f"{place}: {one} -> {other}"]
+        same = one == other or (one != one and other != other)  # nan: as a mean of no objects
+        return [] if same else [f"{place}: {one} -> {other}"]
     return [text for key, before, after in pairs for text in differences(before, after, f"{place}/{key}")]
 
 
