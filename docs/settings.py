@@ -31,7 +31,7 @@ Below, a setting stands with its default. The usual ones come first, then all of
 """
 # (file of configs/, or a group; settings): the test of changes on a resumed run tries each.
 USUAL: tuple[tuple[str, list[str]], ...] = (
-    ("task/ssdlite", ["size"]),
+    ("common", ["size"]),
     ("backbone/mobilenet_v2", ["width"]),
     ("block", []),
     ("backbone", []),
@@ -43,9 +43,9 @@ USUAL: tuple[tuple[str, list[str]], ...] = (
     ("task/deeplabv3", ["loss", "aspp", "auxiliary", "skips", "scales", "flip", "window"]),
     ("task/classifier", ["class_weights", "label_smoothing"]),
     ("common", ["loader.balanced", "loader.mixup", "loader.cutmix"]),
-    ("task/classifier", ["augment.classification.flip"]),
-    ("task/ssdlite", ["augment.detection.zoom_out"]),
-    ("task/deeplabv3", ["augment.segmentation.flip"]),
+    ("augment/classification", ["flip"]),
+    ("augment/detection", ["zoom_out"]),
+    ("augment/segmentation", ["flip"]),
     ("common", ["augment.joint.flip", "fit", "loader.batch_size"]),
     ("data/imagefolder", ["classes"]),
     ("optim", []),
@@ -59,7 +59,8 @@ USUAL: tuple[tuple[str, list[str]], ...] = (
 GROUPS = ("task", "data", "backbone", "block", "optim", "balance", "trainer", "logger", "callbacks")
 RECIPES = ("study", "experiment")
 COMMANDS = ("evaluate", "predict", "export", "benchmark", "analysis", "budget")
-HIDDEN = {"defaults", "hydra", "_target_", "_partial_"}
+HIDDEN = {"defaults", "hydra", "suggests", "_target_", "_partial_"}
+TAKEN = {"augment": "how training images are changed, as tasks bring it", "preset": "what goes with a data set"}
 
 
 class Setting(NamedTuple):
@@ -74,6 +75,7 @@ class File(NamedTuple):
     opening: list[str]  # lines of the comment on its top
     target: str  # the import path of what it makes, if anything
     settings: list[Setting]
+    suggests: str  # such as "size=320, batch_size=32", which a setting on the command line overrules
 
 
 @cache
@@ -88,7 +90,9 @@ def read(name: str) -> File:
     root = yaml.compose(text)
     settings = [] if root is None else list(_settings(root, lines, package, ""))
     target = _target(root) if root is not None and "/" in name else ""
-    return File(name, comments, target, settings)
+    made = (yaml.safe_load(text) or {}).get("suggests", {})
+    suggested = [f"`{key}={value}`" for kind in made.values() for own in kind.values() for key, value in own.items()]
+    return File(name, comments, target, settings, ", ".join(suggested))
 
 
 def _package(name: str) -> str:
@@ -174,7 +178,7 @@ def _section(text: str, title: str) -> str:
 def groups() -> dict[str, str]:
     """{group: what it chooses}, of the help of `train`."""
     header = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))["hydra"]["help"]["header"]
-    return dict(re.findall(r"^  (\w+) {2,}(.+)$", header, re.MULTILINE))
+    return dict(re.findall(r"^  (\w+) {2,}(.+)$", header, re.MULTILINE)) | TAKEN
 
 
 def files_of(group: str) -> list[str]:
@@ -188,6 +192,9 @@ def _prose(text: str) -> str:
 
 def _row(setting: Setting, text: str = "") -> str:
     about = _prose(text or setting.text).replace("|", "\\|")
+    if suggested := re.fullmatch(r"\$\{suggested:\w+(?:,(.+))?\}", setting.default):
+        otherwise = f", else {suggested[1]}" if suggested[1] else ""
+        return f"| `{setting.name}=` | {about}; not given: as tasks and data sets suggest{otherwise} |"
     return f"| `{setting.name}={setting.default}` | {about} |"
 
 
@@ -228,6 +235,8 @@ def section(name: str, title: str) -> list[str]:
     page = [title, "", *_opening(file.opening)]
     if file.target:
         page += [f"Makes `{file.target}`.", ""]
+    if file.suggests:
+        page += [f"Suggests {file.suggests}.", ""]
     if changed:
         page += [f"Brings {', '.join(changed)}.", ""]
     if own:
@@ -237,16 +246,23 @@ def section(name: str, title: str) -> list[str]:
 
 @cache
 def everything() -> tuple[str, ...]:
-    return ("train", "common", *COMMANDS, *(name for group in GROUPS for name in files_of(group)))
+    return (
+        "train",
+        "common",
+        "study_runs",
+        *COMMANDS,
+        *(name for group in (*GROUPS, *TAKEN) for name in files_of(group)),
+    )
 
 
 def page() -> str:
     lines = [OPENING, "## The usual ones", "", "| setting | what it does |", "|---|---|", *usual(), ""]
     lines += section("train", "## Training") + section("common", "## Training and evaluation")
-    for group in GROUPS:
+    for group in (*GROUPS, *TAKEN):
         lines += [f"## {group}", "", f"`{group}=`: {groups()[group]}", ""]
         for name in files_of(group):
             lines += section(name, f"### `{group}={name.rpartition('/')[2]}`")
+    lines += section("study_runs", "## Every study")
     for group in RECIPES:
         lines += [f"## {group}", "", f"`{group}=`: {groups()[group]}", ""]
         for name in files_of(group):
