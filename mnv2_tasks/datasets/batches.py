@@ -19,7 +19,8 @@ Batch = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8
 class Transformed(Dataset):
     """A split whose samples have the fields of the kinds in use, transformed, seeded by (seed, pass, index).
 
-    What a sample does not tell is filled with what is ignored, so that transforms and collation see one form.
+    A field that a sample lacks is filled with a value that losses and metrics ignore, so that transforms and
+    collation see one form.
     """
 
     def __init__(
@@ -34,7 +35,11 @@ class Transformed(Dataset):
         channels: int,
         seed: int,
     ) -> None:
-        self.split, self.size, self.transform, self.fit, self.seed = split, size, transform, fit, seed
+        self.split = split
+        self.size = size
+        self.transform = transform
+        self.fit = fit
+        self.seed = seed
         self.kinds = {kind: len(classes[task]) for task, kind in tasks.items()}
         self.grey = v2.Grayscale() if channels == 1 else None
 
@@ -75,7 +80,9 @@ class Collate:
         mixing: v2.Transform | None = None,
         whole: bool = True,
     ) -> None:
-        self.tasks, self.mixing, self.whole = dict(tasks), mixing, whole
+        self.tasks = dict(tasks)
+        self.mixing = mixing
+        self.whole = whole
         self.class_counts = {task: len(names) for task, names in classes.items()}
 
     def __call__(self, samples: list[Sample]) -> Batch:

@@ -46,26 +46,26 @@ class DataSource(Protocol):
 
 
 def assign_tasks(
-    sources: Mapping[str, DataSource], tasks: Mapping[str, Kind], given: Mapping[str, str]
+    sources: Mapping[str, DataSource], tasks: Mapping[str, Kind], assign: Mapping[str, str]
 ) -> dict[str, dict[str, Kind]]:
     """{source: {task: kind}}: a task learns from the source that it was given, or the first that provides its kind.
 
     Raises InputError where no source provides it (and says who provides what), or a source is left over.
     """
     offers = "; ".join(f"{name} provides {', '.join(source.provides)}" for name, source in sources.items())
-    found: dict[str, dict[str, Kind]] = {name: {} for name in sources}
+    assigned: dict[str, dict[str, Kind]] = {name: {} for name in sources}
     for task, kind in tasks.items():
         able = [name for name, source in sources.items() if kind.name in source.provides]
-        chosen = given.get(task) or next(iter(able), None)
+        chosen = assign.get(task) or next(iter(able), None)
         if chosen not in able:
             asked = f"assign.{task}={chosen}: " if chosen else ""
             raise InputError(
                 f"{asked}task={task} learns {kind.name}, but {offers}; choose another data=..., or another task"
             )
-        found[chosen][task] = kind
-    if idle := [name for name, its in found.items() if not its]:
+        assigned[chosen][task] = kind
+    if idle := [name for name, kinds in assigned.items() if not kinds]:
         raise InputError(f"no task learns from data={idle[0]} ({offers}); leave it out, or set assign.<task>={idle[0]}")
-    return found
+    return assigned
 
 
 class LateLoader(DataLoader):
@@ -75,7 +75,7 @@ class LateLoader(DataLoader):
     would by then have read images of epoch 0.
     """
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Any:  # of batches; torch names a private class here
         yield from super().__iter__()
 
 
@@ -125,7 +125,9 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.sources, self.tasks, self.sizes = dict(sources), dict(tasks), _each_size(sizes, list(sources))
+        self.sources = dict(sources)
+        self.tasks = dict(tasks)
+        self.sizes = _each_size(sizes, list(sources))
         self.assigned = assign_tasks(sources, tasks, assign or {})
         if fit not in ("stretch", "pad", "crop"):
             raise InputError(f"fit={fit}: use stretch, pad or crop")
@@ -134,7 +136,8 @@ class DataModule(pl.LightningDataModule):
         if channels not in (1, 3):
             raise InputError(f"backbone.in_channels={channels}: images are read with 3 channels, or as grey with 1")
         self.augment = dict(USUAL if augment is None else augment)
-        self.fit, self.channels = fit, channels
+        self.fit = fit
+        self.channels = channels
         self.batch_sizes = _shares(self.sources, batch_size, mix)
         if (mixup or cutmix) and not all(kind.mixes for kind in tasks.values()):
             raise InputError("loader.mixup and loader.cutmix mix images of classifiers alone: set both to 0")
@@ -144,7 +147,9 @@ class DataModule(pl.LightningDataModule):
         if depth not in DEPTHS:
             raise InputError(f"depth={depth}: the values of 16-bit files use {', '.join(map(str, DEPTHS))} bits")
         self.depth = depth
-        self.balanced, self.workers, self.seed = balanced, workers, seed
+        self.balanced = balanced
+        self.workers = workers
+        self.seed = seed
         self.tested = "test"  # the side that the test and the predict loop run on
         self._splits: dict[tuple[str, str], Any] = {}
 
@@ -194,8 +199,8 @@ class DataModule(pl.LightningDataModule):
         for (source, side), split in splits.items():
             rank_zero_only(print)(data_summary.describe(source, side, split))
         kinds = {
-            source: {kind: self.sources[source].provides[kind.name] for kind in its.values()}
-            for source, its in self.assigned.items()
+            source: {kind: self.sources[source].provides[kind.name] for kind in tasks.values()}
+            for source, tasks in self.assigned.items()
         }
         warnings = data_summary.check_sides(splits) + data_summary.check_labels(splits, kinds)
         for line in warnings + data_summary.check_samples(splits, kinds):
@@ -238,7 +243,7 @@ class DataModule(pl.LightningDataModule):
     def _loader(self, source: str, side: str, *, training: bool, batch_size: int, steps: int) -> DataLoader:
         split = self.split(source, side)
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        own, mixing = self.assigned[source], None
+        tasks, mixing = self.assigned[source], None
         order: Any = EvaluationOrder(len(split), processes=processes, rank=rank)
         transform = None
         if training:
@@ -254,7 +259,7 @@ class DataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=order,
             drop_last=training,
-            collate_fn=Collate(own, self.classes, mixing=mixing, whole=not training),
+            collate_fn=Collate(tasks, self.classes, mixing=mixing, whole=not training),
             num_workers=workers,
             persistent_workers=workers > 0 and training,
             pin_memory=torch.cuda.is_available(),

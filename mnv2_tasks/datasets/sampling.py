@@ -31,8 +31,12 @@ class TrainingOrder(Sampler[Key]):
         seed: int = 0,
         weights: Tensor | None = None,
     ) -> None:
-        self.length, self.draws, self.processes, self.rank = length, draws, processes, rank
-        self.seed, self.weights = seed, weights
+        self.length = length
+        self.draws = draws
+        self.processes = processes
+        self.rank = rank
+        self.seed = seed
+        self.weights = weights
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -60,7 +64,9 @@ class EvaluationOrder(Sampler[Key]):
     """Every image once, in order; processes get equally many, so that none waits, and what fills up is marked."""
 
     def __init__(self, length: int, *, processes: int = 1, rank: int = 0) -> None:
-        self.length, self.processes, self.rank = length, processes, rank
+        self.length = length
+        self.processes = processes
+        self.rank = rank
 
     def __len__(self) -> int:
         return -(-self.length // self.processes)

@@ -179,7 +179,8 @@ def joint(
 class _Sanitize(v2.SanitizeBoundingBoxes):
     """Leaves samples without boxes as they are."""
 
-    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def forward(self, *inputs: Any) -> Any:
+        (sample,) = inputs
         return super().forward(sample) if "boxes" in sample else sample
 
 

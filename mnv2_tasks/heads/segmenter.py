@@ -54,7 +54,7 @@ class MaskLoss(nn.Module):
     def balance(self, counts: Tensor) -> str:
         """Fill in the class weights from (K,) training pixels of each class by the rule; returns what it did."""
         assert self.rule is not None and self.class_weights is not None, "head.class_weights is no rule"
-        self.class_weights.copy_(mask_losses.class_balance(counts, self.rule))  # type: ignore[arg-type]
+        self.class_weights.copy_(mask_losses.class_balance(counts, self.rule))
         return f"class weights ({self.rule}): " + " ".join(f"{weight:.2f}" for weight in self.class_weights.tolist())
 
     def forward(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:

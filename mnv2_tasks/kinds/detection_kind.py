@@ -22,6 +22,7 @@ from mnv2_tasks.kinds.kind import (
     check_labels,
     check_shape,
 )
+from mnv2_tasks.samples import as_boxes
 
 DRAWN_SCORE = 0.4  # weaker predictions stay off the pictures
 CLOSE = 0.02  # boxes further apart than this part of the image's side are different boxes
@@ -82,10 +83,9 @@ class Detection(Kind):
     gathered = "detections.json"
 
     def unknown(self, canvas: tuple[int, int], classes: int) -> Sample:
-        from torchvision import tv_tensors
 
         return {
-            "boxes": tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
+            "boxes": as_boxes(torch.zeros(0, 4), canvas),
             "labels": torch.zeros(0, dtype=torch.int64),
             "crowd": torch.zeros(0, dtype=torch.bool),
             "area": torch.zeros(0),

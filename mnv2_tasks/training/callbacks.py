@@ -26,6 +26,11 @@ from mnv2_tasks.training.module import MultiTask
 DRAFT = ".part"  # at the end of a checkpoint's name while it is written
 
 
+def callbacks_of(trainer: Any) -> list[Callback]:
+    """The callbacks of a trainer, an attribute that Lightning's types do not have."""
+    return list(trainer.callbacks)
+
+
 def warmed_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
     """For `AveragedModel(multi_avg_fn=...)`: decays by min(decay, (1 + n) / (10 + n)) after n steps."""
 
@@ -186,10 +191,10 @@ class Settings(Callback):
         self._steps = state_dict.get("steps")
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, EarlyStopping) and (state := checkpoint["callbacks"].get(callback.state_key)):
                 state["patience"] = callback.patience
-        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        averages = any(isinstance(callback, WeightAveraging) for callback in callbacks_of(trainer))
         if "current_model_state" in checkpoint and not averages:  # ema=null from now on: state_dict is the average
             module.load_state_dict(checkpoint["current_model_state"])
 
@@ -227,8 +232,8 @@ class Examples(Callback):
     def __init__(self, *, count: int = 8) -> None:
         self.count = count
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        data: DataModule | None = trainer.datamodule  # type: ignore[attr-defined]
+    def on_validation_epoch_end(self, trainer: Any, module: pl.LightningModule) -> None:
+        data: DataModule | None = trainer.datamodule
         if trainer.sanity_checking or not trainer.is_global_zero or not self.count or data is None:
             return
         assert isinstance(module, MultiTask)

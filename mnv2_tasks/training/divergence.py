@@ -61,7 +61,8 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        self._unread.append((trainer.global_step, _rate(trainer), module.terms))  # type: ignore[arg-type]
+        terms: Any = module.terms
+        self._unread.append((trainer.global_step, _rate(trainer), terms))
         # Not on_train_epoch_end, where the first process alone reads metrics, which are reduced over all.
         last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
         if last or len(self._unread) >= EVERY:
@@ -97,7 +98,7 @@ class Divergence(Callback):
         none = torch.zeros_like(next(iter(self._unread[-1][2].values())))
         values = torch.stack([v.get(term, none).float() for _, _, v in self._unread for term in terms])
         values = values.abs().nan_to_num(nan=math.inf, posinf=math.inf)
-        values = trainer.strategy.reduce(values, reduce_op="max").view(len(self._unread), -1)  # type: ignore[union-attr]
+        values = trainer.strategy.reduce(values, reduce_op="max").view(len(self._unread), -1)
         for (step, rate, _), row in zip(self._unread, values.tolist(), strict=True):
             for term, value in zip(terms, row, strict=True):
                 self._courses.setdefault(term, Course()).add(step, rate, value)
@@ -130,10 +131,10 @@ def _rate(trainer: pl.Trainer) -> float:
 
 def _not_finite(trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
     """A weight that is no finite number in some process, or a norm's statistic: a skipped step changes those, too."""
-    tensors = dict(module.named_parameters())
-    tensors |= {n: b for n, b in module.named_buffers() if n.endswith(("running_mean", "running_var"))}  # type: ignore[misc]
+    tensors: dict[str, Tensor] = dict(module.named_parameters())
+    tensors |= {n: b for n, b in module.named_buffers() if n.endswith(("running_mean", "running_var"))}
     bad = torch.stack([~tensor.isfinite().all() for tensor in tensors.values()]).float()
-    bad = trainer.strategy.reduce(bad, reduce_op="max")  # type: ignore[assignment]
+    bad = trainer.strategy.reduce(bad, reduce_op="max")
     return next((name for name, one in zip(tensors, bad.tolist(), strict=True) if one), None)
 
 

@@ -8,7 +8,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError, one_line, reason_of
-from mnv2_tasks.training.callbacks import EpochLog
+from mnv2_tasks.training.callbacks import EpochLog, callbacks_of
 from mnv2_tasks.training.module import MultiTask
 
 Config = dict[str, Any]
@@ -34,4 +34,4 @@ def fit(trainer: pl.Trainer, task: MultiTask, data: DataModule, last: Path | Non
 
 
 def _started(trainer: pl.Trainer) -> bool:
-    return any(isinstance(callback, EpochLog) and callback.started for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(callback, EpochLog) and callback.started for callback in callbacks_of(trainer))

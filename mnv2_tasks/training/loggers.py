@@ -54,10 +54,13 @@ def wandb(
     """
     if mode not in ("auto", "online", "offline", "disabled"):
         raise InputError(f"logger.wandb.mode is {mode!r}: use auto, online, offline or disabled")
+    setting: Any = mode
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")  # type: ignore[assignment]
-    if mode not in ("offline", "disabled", "dryrun") and not logged_in():  # W&B would ask
-        raise InputError(f"logger.wandb.mode={mode}, but no one is logged in: run `wandb login`, or use mode=offline")
+        setting = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    if setting not in ("offline", "disabled", "dryrun") and not logged_in():  # W&B would ask
+        raise InputError(
+            f"logger.wandb.mode={setting}, but no one is logged in: run `wandb login`, or use mode=offline"
+        )
     path = Path(folder) / "wandb_id.txt"
     run_id = path.read_text(encoding="utf-8").strip() if path.exists() else secrets.token_hex(4)
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -69,7 +72,7 @@ def wandb(
         name=name,
         id=run_id,
         resume="allow",
-        mode=mode,
+        mode=setting,
         save_dir=folder,
         log_model=log_model,
     )

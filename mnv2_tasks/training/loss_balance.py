@@ -228,7 +228,7 @@ class TorchJD(Balance):
         for weight, grad, *parts in zip(shared, before, *rows, strict=True):
             weight.grad = grad
             if finite:
-                weight.jac = torch.stack(parts)  # type: ignore[attr-defined]  # (known tasks, *weight.shape)
+                weight.jac = torch.stack(parts)  # (known tasks, *weight.shape)
             else:  # for the loss scaler to see
                 weight.grad = torch.stack(parts).sum(0)
         if finite:

@@ -1,12 +1,13 @@
 """The LightningModule that trains any dict of heads on one backbone."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
@@ -89,7 +90,7 @@ class MultiTask(pl.LightningModule):
         self._step_losses, _ = self._losses(batch, "train")
         return self.balance(self._step_losses)
 
-    def backward(self, loss: Tensor) -> None:  # type: ignore[override]
+    def backward(self, loss: Tensor) -> None:
         shared = [p for p in self.model.backbone.parameters() if p.requires_grad]
         self.balance.backward(loss, self._step_losses, shared=shared)
         self._step_losses = {}
@@ -179,14 +180,14 @@ class MultiTask(pl.LightningModule):
     def _start_metrics(self) -> None:
         self.results, self._measured, self._images = {}, {}, 0
         for metric in self.metrics.values():
-            metric.reset()  # type: ignore[operator]
+            cast(Metric, metric).reset()
 
     on_validation_epoch_start = on_test_epoch_start = _start_metrics
 
     def _log_metrics(self, stage: str) -> None:
         scores = []
         for task in self._measured:
-            values = self.metrics[task].compute()  # type: ignore[operator]
+            values = cast(Metric, self.metrics[task]).compute()
             few = len(self.classes[task]) <= LOGGED  # "iou/cat" and the like: a curve a class
             logged = {name: value.float() for name, value in values.items() if few or "/" not in name}
             self.log_dict({f"{task}/{stage}/{name}": value for name, value in logged.items()})

@@ -17,30 +17,30 @@ from mnv2_tasks.errors import InputError, amount, quote
 DEEPEST = 3  # folders that archives put around their contents
 
 
-def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
+def read_folders(root: Path, choice: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
     """The class names and the images of each side, of <side>/<class>/ or, as train's alone, of <class>/.
 
     Sides are found in any spelling. Either may lie in a folder more, as archives are unpacked. Raises InputError for
     folders that could be sides as well as classes, and for whatever else does not fit.
     """
-    place, sides, levels = _find(root, given or ())
+    place, sides, levels = _find(root, choice or ())
     first = "train" if "train" in sides else next(iter(sides))  # it names the classes
-    train, notes = _unpacked(sides[first], given or ())
-    there = class_folders(train)
-    if not there:
+    train, notes = _unpacked(sides[first], choice or ())
+    folders = class_folders(train)
+    if not folders:
         raise InputError(f"{train}: no class folders; {_advice(root)}")
-    if odd := [name for name in there if side_of(name) and name not in (given or ())]:
-        raise InputError(_two_ways(train, odd[0], there))
+    if odd := [name for name in folders if side_of(name) and name not in (choice or ())]:
+        raise InputError(_two_ways(train, odd[0], folders))
     # A side that is evaluated alone may lack a class that the model knows.
-    classes = choose_classes(train, list(there) if first == "train" else [*there, *(given or ())], given)
-    found = {first: _read(train, there, classes, root=root)}
+    classes = choose_classes(train, list(folders) if first == "train" else [*folders, *(choice or ())], choice)
+    contents = {first: _read(train, folders, classes, root=root)}
     if len(sides) == 1 and not any(map(side_of, classes)):
         fix = "sort all images into train/<class>/ and val/<class>/, or name a table as data.labels=<file>.csv"
-        inside = [os.path.relpath(root / name, train) for name in found[first].files]
+        inside = [os.path.relpath(root / name, train) for name in contents[first].files]
         check_untold(inside, train, fix=fix)
         if sides[first] == place:  # else a folder tells that it is train's
             check_no_lists(root, walk(root, TABLES)[0], fix=fix)
-    inner = [subfolders(train / there[name]) for name in classes if name in there]
+    inner = [subfolders(train / folders[name]) for name in classes if name in folders]
     if len(inner) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner):
         notes.append(f"every class has the folders {', '.join(inner[0][:3])}: all in them is of that class")
     if place != root:
@@ -48,36 +48,36 @@ def read_folders(root: Path, given: Sequence[str] | None) -> tuple[tuple[str, ..
     for side, folder in sides.items():
         if side == first:
             continue
-        own, its_notes = _unpacked(folder, classes)
-        there = class_folders(own)
-        alike = set(map(alike_form, classes)) & set(map(alike_form, there))
-        if side == "test" and len(there) < 2 and not alike:
+        top, its_notes = _unpacked(folder, classes)
+        folders = class_folders(top)
+        alike = set(map(alike_form, classes)) & set(map(alike_form, folders))
+        if side == "test" and len(folders) < 2 and not alike:
             number = len(walk(folder, SUFFIXES)[0])
             notes.append(f"{folder.name}/ is no side: no class folder has its {amount(number, 'image')}")
             continue
-        if not there:
+        if not folders:
             raise InputError(
-                f"{own}: no class folders are here, as in {train.name}; sort the images into some, or remove the folder"
+                f"{top}: no class folders are here, as in {train.name}; sort the images into some, or remove the folder"
             )
-        if given is None:
-            _check_known(own, there, train, classes)
-        found[side] = _read(own, there, classes, root=root)
-        found[side].notes = its_notes
+        if choice is None:
+            _check_known(top, folders, train, classes)
+        contents[side] = _read(top, folders, classes, root=root)
+        contents[side].notes = its_notes
     for folder, used in levels.items():
-        notes += _others(folder, used, found[first].left_out)
-    found[first].notes = notes
-    return classes, found
+        notes += _others(folder, used, contents[first].left_out)
+    contents[first].notes = notes
+    return classes, contents
 
 
 def class_folders(folder: Path) -> dict[str, str]:
     """{name of a class, Unicode composed: its folder}, which systems may have written decomposed."""
-    there: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for name in subfolders(folder):
         form = composed(name)
-        if form in there:
+        if form in folders:
             raise InputError(f"{folder}: two folders are called {quote(form)}, in two forms of Unicode; make them one")
-        there[form] = name
-    return there
+        folders[form] = name
+    return folders
 
 
 def _find(root: Path, chosen: Collection[str]) -> tuple[Path, dict[str, Path], dict[Path, Collection[str]]]:
@@ -143,17 +143,17 @@ def _unpacked(folder: Path, classes: Collection[str]) -> tuple[Path, list[str]]:
     return place, [f"in {place.relative_to(folder.parent)}/"] if place != folder else []
 
 
-def _read(folder: Path, there: Mapping[str, str], classes: Sequence[str], *, root: Path) -> LabelledFiles:
+def _read(folder: Path, folders: Mapping[str, str], classes: Sequence[str], *, root: Path) -> LabelledFiles:
     files, left = walk(folder, SUFFIXES)
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-    inside: dict[str, list[str]] = {name: [] for name in there.values()}
+    inside: dict[str, list[str]] = {name: [] for name in folders.values()}
     for file in files:
         name, slash, _ = file.partition("/")
         if not slash:
             left["beside the class folders"] += 1
         elif name in inside:
             inside[name].append(prefix + file)
-    for name, entry in there.items():
+    for name, entry in folders.items():
         if name not in classes and inside[entry]:
             left["of other classes"] += len(inside[entry])
         elif name in classes and not inside[entry]:
@@ -161,11 +161,11 @@ def _read(folder: Path, there: Mapping[str, str], classes: Sequence[str], *, roo
             raise InputError(
                 f"{folder / entry}: this class folder holds no images{aside}; put some there, or remove it"
             )
-    if not any(inside[there[name]] for name in classes if name in there):
+    if not any(inside[folders[name]] for name in classes if name in folders):
         raise InputError(f"{folder}: no images of data.classes={list(classes)} are here; add some, or remove it")
-    images = [inside[there[name]] if name in there else [] for name in classes]
-    targets = np.repeat(np.arange(len(classes)), [len(own) for own in images])
-    return LabelledFiles([file for own in images for file in own], targets, left)
+    images = [inside[folders[name]] if name in folders else [] for name in classes]
+    targets = np.repeat(np.arange(len(classes)), [len(class_images) for class_images in images])
+    return LabelledFiles([file for class_images in images for file in class_images], targets, left)
 
 
 def _others(folder: Path, used: Collection[str], left_out: LeftOut) -> list[str]:
@@ -178,10 +178,10 @@ def _others(folder: Path, used: Collection[str], left_out: LeftOut) -> list[str]
     return [f"not used: {', '.join(f'{name}/' for name in others)}"] if others else []
 
 
-def _check_known(folder: Path, there: Collection[str], train: Path, classes: Sequence[str]) -> None:
+def _check_known(folder: Path, names: Collection[str], train: Path, classes: Sequence[str]) -> None:
     """Every class of another side is one of train's."""
     forms = {alike_form(name): name for name in classes}
-    for name in sorted(set(there) - set(classes)):
+    for name in sorted(set(names) - set(classes)):
         if alike := forms.get(alike_form(name)):
             raise InputError(f"{folder / name}: in {train.name} this class is {quote(alike)}; give both one name")
         raise InputError(
@@ -190,8 +190,8 @@ def _check_known(folder: Path, there: Collection[str], train: Path, classes: Seq
         )
 
 
-def _two_ways(place: Path, name: str, there: Collection[str]) -> str:
-    names = quote(",".join(sorted(there)), 80).strip("'")
+def _two_ways(place: Path, name: str, folders: Collection[str]) -> str:
+    names = quote(",".join(sorted(folders)), 80).strip("'")
     return (
         f"{place}: {name} is called as a side is, but lies beside other folders; move it away, sort all images into "
         f"train/<class>/ and val/<class>/, or say which folders are classes, of data.classes=[{names}]"

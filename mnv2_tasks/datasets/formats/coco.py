@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv2_tasks.datasets.formats.coco_layout import Layout
 from mnv2_tasks.datasets.reading import boxed_split
-from mnv2_tasks.datasets.reading.boxed_split import DetectionSplit, Objects, Parsed
+from mnv2_tasks.datasets.reading.boxed_split import Annotations, DetectionSplit, Objects
 from mnv2_tasks.datasets.reading.classes import alike_form, check_choice, choose_classes
 from mnv2_tasks.datasets.reading.legend import MOST_CLASSES
 from mnv2_tasks.datasets.reading.outlines import Shapes, bad_outline, outline_box, pack
@@ -60,7 +60,8 @@ class Coco:
     ) -> None:
         self.root = boxed_split.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
         self.val_fraction = val_fraction
-        self.bad_boxes, self.max_side = bad_boxes, max_side
+        self.bad_boxes = bad_boxes
+        self.max_side = max_side
         self.layout = Layout(self.root, annotations=annotations, images=images, outside=outside)
         self.files = self.layout.sides
         self._first = "train" if "train" in self.files else next(iter(self.files))  # it names the classes
@@ -69,7 +70,7 @@ class Coco:
         self._names = _class_names(self.files, self._first, contents)
         self._classes = choose_classes(self.files[self._first], self._names, choice)
         self.provides = {"detection": self._classes, "multilabel": self._classes}
-        self._parsed: Parsed | None = self._parse(self._first, contents)
+        self._parsed: Annotations | None = self._parse(self._first, contents)
         self.outlines = self._parsed.shapes is not None
         if self.outlines:
             self.provides["segmentation"] = ("background", *self._classes)
@@ -79,8 +80,8 @@ class Coco:
         """The images of "train", "val" or "test", checked, with their boxes; None where there are none."""
         if name not in self._splits:
             if name == "train" and "train" not in self.files:
-                there = [os.path.relpath(file, self.root) for file in self.files.values()]
-                raise self.layout.no_train(others=there)
+                files = [os.path.relpath(file, self.root) for file in self.files.values()]
+                raise self.layout.no_train(others=files)
             held_out = name == "val" and "val" not in self.files and "train" in self.files
             if name == self._first or held_out:
                 self._make_first()
@@ -90,7 +91,7 @@ class Coco:
                 self._splits[name] = self._make(name, self._parse(name, contents))
         return self._splits.get(name)
 
-    def _parse(self, side: str, contents: dict[str, Any]) -> Parsed:
+    def _parse(self, side: str, contents: dict[str, Any]) -> Annotations:
         return _parse(self.files[side], contents, self._names, masks=len(self._classes) < MOST_CLASSES)
 
     def _make_first(self) -> None:
@@ -100,9 +101,10 @@ class Coco:
         first.notes = [*self.layout.notes, *first.notes]
         if self._first == "train" and "val" not in self.files:
             first, self._splits["val"] = boxed_split.hold_out(first, self.val_fraction)
-        self._splits[self._first], self._parsed = first, None
+        self._splits[self._first] = first
+        self._parsed = None
 
-    def _make(self, side: str, parsed: Parsed) -> DetectionSplit:
+    def _make(self, side: str, parsed: Annotations) -> DetectionSplit:
         folder, names, notes = self.layout.find_images(side, parsed.names, parsed.where)
         split = boxed_split.make_split(
             replace(parsed, names=names),
@@ -225,7 +227,7 @@ def _class_names(files: dict[str, Path], first: str, contents: dict[str, Any]) -
     named, dummy = _categories(train, contents)
     if dummy and dummy not in named.values():
         others = [_categories(file, _read(file, outlines=False))[0] for side, file in files.items() if side != first]
-        if any(dummy in its.values() for its in others):
+        if any(dummy in categories.values() for categories in others):
             named, dummy = {0: dummy, **named}, None
     if dummy:
         contents["notes"].append(f"category 0, {quote(dummy)}, has no object and is left out")
@@ -251,7 +253,7 @@ def _check_classes(file: Path, contents: dict[str, Any], train: Path, classes: t
             )
 
 
-def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...], *, masks: bool) -> Parsed:
+def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...], *, masks: bool) -> Annotations:
     ids = _unique(file, "images have the id", _column(file, contents, "images", "id", int, str))
     names = _unique(file, "images have the file_name", _column(file, contents, "images", "file_name", str))
     if not names:
@@ -305,6 +307,6 @@ def _parse(file: Path, contents: dict[str, Any], classes: tuple[str, ...], *, ma
         shape=np.arange(len(image)) if has_outlines else None,
     )
     shapes = Shapes.of(str(file), numbers, outlines) if has_outlines else None
-    return Parsed(
+    return Annotations(
         str(file), names, np.array(sizes).T.astype(np.int64), objects, describe, shapes, order="corner", notes=notes
     )

@@ -114,20 +114,20 @@ class Layout:
         both = sides.pop(BOTH, None)
         if both is not None:
             sides = {"train": both} | sides
-        own = [file for file in tables if not Path(file).name.lower().startswith(OTHER_KINDS)]
-        if not sides and len(own) == 1:
-            self.notes.append(f"{own[0]} is for all sides")
-            self._untold = own[0]
-            sides = {"train": own[0]}
+        annotations = [file for file in tables if not Path(file).name.lower().startswith(OTHER_KINDS)]
+        if not sides and len(annotations) == 1:
+            self.notes.append(f"{annotations[0]} is for all sides")
+            self._untold = annotations[0]
+            sides = {"train": annotations[0]}
         if not sides:
             raise self.no_train(others=tables)
         return {side: self.root / file for side, file in sides.items()}
 
     def no_train(self, names: str = USUAL_NAMES, others: Sequence[str] = ()) -> InputError:
         """What to raise where train is asked for and not there; `others` are the files that are."""
-        there = f", but {', '.join(others[:5])}" if others else ""
+        rest = f", but {', '.join(others[:5])}" if others else ""
         return InputError(
-            f"{self.root}: no training annotations: there is no {names}{there}; name the file, below this folder, as "
+            f"{self.root}: no training annotations: there is no {names}{rest}; name the file, below this folder, as "
             'data.annotations=<file>, with "{split}" where train, val or test stands'
         )
 
@@ -140,7 +140,9 @@ class Layout:
         folders = self._folders(side, Path(where).parent)
         folder = self._first(folders, names)
         # Where its own folder is, images of other sides' folders are not meant, though they may have their names.
-        own = side if len(self.sides) > 1 and side in map(side_of, folder.parts[len(self.root.parts) :]) else None
+        wanted_side = (
+            side if len(self.sides) > 1 and side in map(side_of, folder.parts[len(self.root.parts) :]) else None
+        )
         listing = FileNames(folder)
         start = os.path.relpath(folder, self.top)
         start = "" if start == "." else f"{start}/"
@@ -153,7 +155,7 @@ class Layout:
             out = not self.outside and leads_out(name, folder, root=self.root)
             if not out and (file := listing.find(name)) is not None:
                 files[row] = file
-            elif (file := self._by_end(name, own, where)) is not None:
+            elif (file := self._by_end(name, wanted_side, where)) is not None:
                 files[row] = os.path.relpath(self.top / file, folder)
                 moved.append(row)
             else:

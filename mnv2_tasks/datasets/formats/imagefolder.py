@@ -49,22 +49,23 @@ class ImageFolder:
         if separator is not None and (labels is None or not separator):
             raise InputError(f"data.separator={separator!r} parts the labels in a table: name it as data.labels=<file>")
         if labels is None:
-            names, found = read_folders(self.root, classes)
+            names, sides = read_folders(self.root, classes)
         else:
-            names, found = read_table(self.root / labels, separator, classes, root=self.root, outside=outside)
+            names, sides = read_table(self.root / labels, separator, classes, root=self.root, outside=outside)
         if separator is None and len(names) < 2:
             table = next(iter(label_tables(self.root) if labels is None else ()), None)
             fix = f"; or name the labels' table as data.labels={table}" if table else ""
             raise InputError(f"{self.root}: {names[0]} is the only class: give two or more to tell apart{fix}")
         self.provides = {"classification" if separator is None else "multilabel": names}
         self._sides: dict[str, LabelledImages] = {}
-        for side, one in found.items():
+        for side, one in sides.items():
             split = LabelledImages(self.root, one.files, targets=one.targets, class_names=names, max_side=max_side)
             split.left_out, split.notes = one.left_out, one.notes
             self._sides[side] = split
         if "train" in self._sides and "val" not in self._sides:
             self._hold_out(val_fraction)
-        self._labels, self._checked = labels, set[str]()
+        self._labels = labels
+        self._checked = set[str]()
 
     def split(self, name: str) -> LabelledImages | None:
         """The images of "train", "val" or "test", checked; None where there are none."""

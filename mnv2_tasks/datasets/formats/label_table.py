@@ -23,7 +23,7 @@ from mnv2_tasks.files import read_text
 
 @dataclass
 class LabelledFiles:
-    """One side."""
+    """The images of one side and their classes."""
 
     files: list[str]  # below the root
     targets: NDArray[Any]  # (I,) int64 class indices, or (I, K) bool
@@ -32,12 +32,12 @@ class LabelledFiles:
 
 
 def read_table(
-    file: Path, separator: str | None, given: Sequence[str] | None, *, root: Path, outside: bool = False
+    file: Path, separator: str | None, choice: Sequence[str] | None, *, root: Path, outside: bool = False
 ) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
     """Class names, and the images and targets of each side, of a table that `ImageFolder` describes.
 
-    Targets are (I,) int64 class indices or, with a separator, (I, K) bool. With `given`, rows of other classes are left
-    out. Raises InputError for what is wrong, with the line.
+    Targets are (I,) int64 class indices or, with a separator, (I, K) bool. With `choice`, rows of other classes are
+    left out. Raises InputError for what is wrong, with the line.
     """
     rows, unread = _read_rows(file, separator)
     if not outside:
@@ -50,25 +50,29 @@ def read_table(
             raise InputError(f"{file}: line {line}: {shorten(name, 150)} is in line {first}, too; keep one of the two")
     sides = sorted({side for _, _, side, _ in rows})
     naming = ["train"] if "train" in sides else sides
-    there = {label for _, _, side, labels in rows if side in naming for label in labels}
-    if not there:
-        told = f", but {amount(len(rows), 'image')} of {' and '.join(sides)}" if rows else ""
-        raise InputError(f"{file}: no training images with a label are listed{told}; list some: they name the classes")
+    label_names = {label for _, _, side, labels in rows if side in naming for label in labels}
+    if not label_names:
+        others = f", but {amount(len(rows), 'image')} of {' and '.join(sides)}" if rows else ""
+        raise InputError(
+            f"{file}: no training images with a label are listed{others}; list some: they name the classes"
+        )
     # A side that is evaluated alone may lack a class that the model knows.
-    classes = choose_classes(file, sorted(there) if "train" in sides else sorted({*there, *(given or ())}), given)
+    classes = choose_classes(
+        file, sorted(label_names) if "train" in sides else sorted({*label_names, *(choice or ())}), choice
+    )
     number = {name: index for index, name in enumerate(classes)}
     files: dict[str, list[str]] = {}
-    shown: dict[str, list[list[int]]] = {}
+    class_numbers: dict[str, list[list[int]]] = {}
     left = LeftOut()
     for line, name, side, labels in rows:
-        if given is None and (odd := [label for label in labels if label not in number]):
+        if choice is None and (odd := [label for label in labels if label not in number]):
             alike = next((one for one in classes if alike_form(one) == alike_form(odd[0])), None)
             fix = f"on train it is {quote(alike)}; give both one name" if alike else "correct it, or list some"
             raise InputError(f"{file}: line {line}: no training image is labelled {quote(odd[0])}; {fix}")
         known = [number[label] for label in labels if label in number]
         if known or separator is not None:
             files.setdefault(side, []).append(name)
-            shown.setdefault(side, []).append(known)
+            class_numbers.setdefault(side, []).append(known)
         else:
             left["of other classes"] += 1
     paths, hidden = walk(root, (*TABLES, *SUFFIXES), beside=(".md",))
@@ -78,7 +82,7 @@ def read_table(
     if unlisted := len(set(images) - {os.path.normpath(name) for _, name, _, _ in rows}):
         left["in no row of the table"] = unlisted
     chosen: dict[str, LabelledFiles] = {}
-    for side, lists in shown.items():
+    for side, lists in class_numbers.items():
         if separator is None:
             targets = np.array(lists, np.int64)[:, 0]
         else:
@@ -107,8 +111,8 @@ def _find_files(rows: Sequence[Row], root: Path) -> tuple[list[Row], list[str]]:
                 names = [name and f"{folder}/{name}" for name in inside]
                 notes = [f"files are in {folder}/"]
                 break
-    found = [(line, name or old, side, labels) for (line, old, side, labels), name in zip(rows, names, strict=True)]
-    return found, notes
+    disk_rows = [(line, name or old, side, labels) for (line, old, side, labels), name in zip(rows, names, strict=True)]
+    return disk_rows, notes
 
 
 def _read_rows(file: Path, separator: str | None) -> tuple[list[Row], list[str]]:
@@ -143,8 +147,8 @@ def _read_rows(file: Path, separator: str | None) -> tuple[list[Row], list[str]]
             f"{file}: line {reader.line_num}: cannot be read as a CSV table: {error}; correct data.labels, or the file"
         ) from error
     if "split" not in columns:
-        if told := [name for name, words in values.items() if len(words) > 1 and all(map(side_of, words))]:
-            raise InputError(f"{file}: its column {quote(told[0])} tells sides; call it split, or remove it")
+        if side_columns := [name for name, words in values.items() if len(words) > 1 and all(map(side_of, words))]:
+            raise InputError(f"{file}: its column {quote(side_columns[0])} tells sides; call it split, or remove it")
         names = [name.replace("\\", "/") for _, name, _, _ in rows]
         check_untold(names, file, fix="add a column split, of train, val and test")
     return rows, [f"columns that are not read: {shorten(', '.join(values), 80)}"] if values else []

@@ -59,7 +59,8 @@ class Masks:
         max_side: int | None = None,
     ) -> None:
         self.root = check_root(root, val_fraction=val_fraction)
-        self.val_fraction, self.max_side = val_fraction, max_side
+        self.val_fraction = val_fraction
+        self.max_side = max_side
         self._sides = read_layout(self.root, images, masks, suffix=mask_suffix, lists=lists, outside=outside)
         choice = check_choice(classes)
         table = class_table(self.root, names, colours)
@@ -106,8 +107,8 @@ class Masks:
         return split
 
     def _hold_out(self, train: MaskSplit) -> None:
-        held = held_out([self._name(train.path(i)) for i in range(len(train))], self.val_fraction)
-        self._splits["train"], self._splits["val"] = part(train, held)
+        mask = held_out([self._name(train.path(i)) for i in range(len(train))], self.val_fraction)
+        self._splits["train"], self._splits["val"] = part(train, mask)
 
     def _name(self, image: Path) -> str:
         """What its side is chosen by, where val is held out."""

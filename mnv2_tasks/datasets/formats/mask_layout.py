@@ -22,7 +22,7 @@ Folders = tuple[Path, Path]  # of images, of masks
 
 @dataclass
 class MaskFiles:
-    """One side."""
+    """The pairs of image and mask of one side."""
 
     pairs: list[tuple[Path, Path]]  # image, mask
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -59,30 +59,34 @@ def read_layout(
         place /= inner[0]
         notes = [f"all in {place.relative_to(root).as_posix()}/", *unread]
     if patterns:
-        own, theirs = _spelt(place, images, "images"), _spelt(place, masks, "masks")
-        folders = {s: (own[s], theirs.get(s, place / masks.replace("{split}", s))) for s in SPELLINGS if s in own}
+        image_folders, mask_folders = _spelt(place, images, "images"), _spelt(place, masks, "masks")
+        folders = {
+            s: (image_folders[s], mask_folders.get(s, place / masks.replace("{split}", s)))
+            for s in SPELLINGS
+            if s in image_folders
+        }
     elif (place / images).is_dir():
         folders = _inner_sides(place / images, place / masks) or {"train": (place / images, place / masks)}
     else:
         folders = {"train": (root / images, root / masks)}
-    found = _pair_all(folders, suffix=suffix, notes=notes)
+    sides = _pair_all(folders, suffix=suffix, notes=notes)
     if len(folders) == 1:
-        names = [image.relative_to(place).as_posix() for image, _ in next(iter(found.values())).pairs]
+        names = [image.relative_to(place).as_posix() for image, _ in next(iter(sides.values())).pairs]
         check_untold(names, place, fix="put them into images/train and so on, or list those of each side in train.txt")
-    if not patterns and len({its for its, _ in folders.values()} | {place / images}) > len(folders):
-        used = [its.name for its, _ in folders.values()]
-        there, _ = walk(place / images, SUFFIXES)
-        if rest := sum(name.partition("/")[0] not in used for name in there):
-            next(iter(found.values())).left_out["on no side"] += rest
-    return found
+    if not patterns and len({folder for folder, _ in folders.values()} | {place / images}) > len(folders):
+        used = [folder.name for folder, _ in folders.values()]
+        listing, _ = walk(place / images, SUFFIXES)
+        if rest := sum(name.partition("/")[0] not in used for name in listing):
+            next(iter(sides.values())).left_out["on no side"] += rest
+    return sides
 
 
 def _inner_sides(images: Path, masks: Path) -> dict[str, Folders]:
     """images/train and masks/train, in any spelling; a folder of masks may serve all sides."""
-    own = by_side(subfolders(images), images)
-    theirs = by_side(subfolders(masks), masks) if masks.is_dir() else {}
-    flat = masks if not theirs else None
-    return {side: (images / name, flat or masks / theirs.get(side, name)) for side, name in own.items()}
+    image_names = by_side(subfolders(images), images)
+    mask_names = by_side(subfolders(masks), masks) if masks.is_dir() else {}
+    flat = masks if not mask_names else None
+    return {side: (images / name, flat or masks / mask_names.get(side, name)) for side, name in image_names.items()}
 
 
 def _spelt(root: Path, pattern: str, what: str) -> dict[str, Path]:
@@ -97,21 +101,21 @@ def _spelt(root: Path, pattern: str, what: str) -> dict[str, Path]:
 
 
 def _pair_all(folders: Mapping[str, Folders], *, suffix: str, notes: list[str]) -> dict[str, MaskFiles]:
-    found: dict[str, MaskFiles] = {}
+    sides: dict[str, MaskFiles] = {}
     shared = len({masks for _, masks in folders.values()}) < len(folders)
     for side, (images, masks) in folders.items():
         for place, what in ((images, "images"), (masks, "masks")):
             if not place.is_dir() and not (side == "test" and what == "masks" and len(folders) > 1):
                 raise InputError(f"{place}: there is no such folder of {what}; name it as data.{what}")
         names = Names(images, masks, suffix=suffix)
-        if side == "test" and found and names.images and not any(map(names.mask_of, names.images)):
+        if side == "test" and sides and names.images and not any(map(names.mask_of, names.images)):
             notes = [*notes, f"there is no test side: no mask for its {amount(len(names.images), 'image')}"]
             continue
-        found[side] = names.pairs()
+        sides[side] = names.pairs()
         if shared:
-            del found[side].left_out[UNUSED]
-    next(iter(found.values())).notes = notes
-    return found
+            del sides[side].left_out[UNUSED]
+    next(iter(sides.values())).notes = notes
+    return sides
 
 
 UNUSED = "mask without an image"
@@ -126,7 +130,8 @@ class Names:
     def __init__(self, images: Path, masks: Path, *, suffix: str) -> None:
         if images == masks and not suffix:
             raise InputError(f"{images}: images and masks in one folder are told apart by data.mask_suffix; give that")
-        self.folders, self.suffix = (images, masks), suffix
+        self.folders = (images, masks)
+        self.suffix = suffix
         files, self.left_out = walk(images, SUFFIXES)
         if images == masks:
             others = [file for file in files if file.lower().endswith(MASK_SUFFIXES)]
@@ -184,14 +189,14 @@ class Names:
         stem = masks / (_stem(image, images) + self.suffix)
         beside = sorted(os.listdir(stem.parent)) if stem.parent.is_dir() else []
         for name in beside:
-            its, suffix = os.path.splitext(name)
-            if its == stem.name and suffix.lower() in LOSSY:
+            base, suffix = os.path.splitext(name)
+            if base == stem.name and suffix.lower() in LOSSY:
                 kind = "a JPEG" if suffix.lower().startswith((".jp", ".jf")) else suffix
                 return f"its mask {name} is {kind}, which may not keep values: save the masks anew as PNG"
-            if its == stem.name and suffix.lower() not in MASK_SUFFIXES and images != masks:
+            if base == stem.name and suffix.lower() not in MASK_SUFFIXES and images != masks:
                 return f"its mask {name} is of a kind that is not read: save the masks as PNG"
-            if re.match(rf"{re.escape(stem.name)}[^0-9A-Za-z].*", its) and suffix.lower() in MASK_SUFFIXES:
-                perhaps = f"perhaps data.mask_suffix={self.suffix}{its[len(stem.name) :]}"
+            if re.match(rf"{re.escape(stem.name)}[^0-9A-Za-z].*", base) and suffix.lower() in MASK_SUFFIXES:
+                perhaps = f"perhaps data.mask_suffix={self.suffix}{base[len(stem.name) :]}"
                 return f"it has no mask {stem}.png, but {name} is there: {perhaps}"
         return f"it has no mask {stem}.png"
 
@@ -221,7 +226,7 @@ def _read_lists(
 ) -> dict[str, MaskFiles]:
     below = FileNames(root)
     names: Names | None = None
-    found: dict[str, MaskFiles] = {}
+    sides: dict[str, MaskFiles] = {}
     for side, file in files.items():
         pairs = []
         for number, line in enumerate(read_text(file, fix="give a list of image names, one a line").splitlines(), 1):
@@ -245,14 +250,14 @@ def _read_lists(
         path, count = Counter(path for path, _ in pairs).most_common(1)[0]
         if count > 1:
             raise InputError(f"{file}: {path} is listed {count} times; keep one line of it")
-        found[side] = MaskFiles(pairs)
+        sides[side] = MaskFiles(pairs)
     if names is not None:
-        listed = {path for side in found.values() for path, _ in side.pairs}
+        listed = {path for side in sides.values() for path, _ in side.pairs}
         if unlisted := len(set(names.images.values()) - listed):
             names.left_out["on no list"] += unlisted
-        next(iter(found.values())).left_out = names.left_out
-    next(iter(found.values())).notes = notes
-    return found
+        next(iter(sides.values())).left_out = names.left_out
+    next(iter(sides.values())).notes = notes
+    return sides
 
 
 def _named(line: str, names: Names, prefix: str, *, where: str) -> tuple[Path, Path]:

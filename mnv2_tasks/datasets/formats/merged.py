@@ -37,7 +37,9 @@ class MergedSplit(FileSplit):
     ) -> None:
         limits = [part.max_side for part in parts.values() if part.max_side]
         super().__init__(max_side=min(limits, default=None))
-        self.parts, self.rows, self.tellers = dict(parts), dict(rows), dict(tellers)
+        self.parts = dict(parts)
+        self.rows = dict(rows)
+        self.tellers = dict(tellers)
         for name, one in self.parts.items():
             self.left_out.update(one.left_out)
             self.notes += [f"{name}: {note}" for note in one.notes]
@@ -59,19 +61,19 @@ class MergedSplit(FileSplit):
 
     def declared(self, index: int) -> tuple[int, int] | None:
         sizes = {name: self.parts[name].declared(row) for name, row in self._having(index).items()}
-        told = {name: size for name, size in sizes.items() if size is not None}
-        if len(set(told.values())) > 1:
-            texts = [f"{name} declares {width}x{height}" for name, (height, width) in told.items()]
+        known_sizes = {name: size for name, size in sizes.items() if size is not None}
+        if len(set(known_sizes.values())) > 1:
+            texts = [f"{name} declares {width}x{height}" for name, (height, width) in known_sizes.items()]
             raise InputError(f"{self.path(index)}: {', '.join(texts)} (width x height); correct what is wrong")
-        return next(iter(told.values()), None)
+        return next(iter(known_sizes.values()), None)
 
     def labels(self, index: int, *, size: tuple[int, int], canvas: tuple[int, int]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for name, row in self._having(index).items():
-            told = self.parts[name].labels(row, size=size, canvas=canvas)
+            part_labels = self.parts[name].labels(row, size=size, canvas=canvas)
             fields = {field for kind, teller in self.tellers.items() if teller == name for field in KINDS[kind].fields}
-            found |= {field: value for field, value in told.items() if field in fields}
-        return found
+            merged |= {field: value for field, value in part_labels.items() if field in fields}
+        return merged
 
     def contents(self) -> str:
         tellers = [name for name in dict.fromkeys(self.tellers.values()) if name in self.parts]
@@ -121,7 +123,8 @@ class Merged:
     def __init__(self, parts: Mapping[str, Source], *, take: Mapping[str, str] | None = None) -> None:
         if len(parts) < 2:
             raise InputError(f"data.parts: merging takes two data sets or more, but {len(parts)} given")
-        self.parts, self._tellers = dict(parts), _choose(parts, take or {})
+        self.parts = dict(parts)
+        self._tellers = _choose(parts, take or {})
         self.provides = {kind: self.parts[name].provides[kind] for kind, name in self._tellers.items()}
         self._splits: dict[str, MergedSplit | None] | None = None
 
@@ -132,34 +135,34 @@ class Merged:
         return self._splits.get(name)
 
     def _merge(self) -> dict[str, MergedSplit | None]:
-        found = {side: self._read(side) for side in ("train", "val", "test")}
-        held = {key for side in ("val", "test") for _, keys in found[side].values() for key in keys}
-        for name, (split, keys) in found["train"].items():
-            kept = np.array([key not in held for key in keys])
-            if not kept.any():
+        sides = {side: self._read(side) for side in ("train", "val", "test")}
+        evaluation_keys = {key for side in ("val", "test") for _, keys in sides[side].values() for key in keys}
+        for name, (split, keys) in sides["train"].items():
+            mask = np.array([key not in evaluation_keys for key in keys])
+            if not mask.any():
                 raise InputError(
-                    f"data.parts.{name}: all of its {len(kept)} training images are on another part's val or test "
+                    f"data.parts.{name}: all of its {len(mask)} training images are on another part's val or test "
                     "side; give the parts sides that agree"
                 )
-            if not kept.all():
-                rest = [key for key, keep in zip(keys, kept.tolist(), strict=True) if keep]
-                less = split.subset(kept)
+            if not mask.all():
+                rest = [key for key, keep in zip(keys, mask.tolist(), strict=True) if keep]
+                less = split.subset(mask)
                 less.left_out = split.left_out
-                less.notes = [*split.notes, f"{sum(~kept):,} of {len(kept):,} are on another part's val or test"]
-                found["train"][name] = less, rest
-        _check_overlap(self.parts, found)
-        return {side: join(splits, self._tellers) if splits else None for side, splits in found.items()}
+                less.notes = [*split.notes, f"{sum(~mask):,} of {len(mask):,} are on another part's val or test"]
+                sides["train"][name] = less, rest
+        _check_overlap(self.parts, sides)
+        return {side: join(splits, self._tellers) if splits else None for side, splits in sides.items()}
 
     def _read(self, side: str) -> dict[str, tuple[Any, list[str]]]:
         """{part: (split, the resolved path of each image)} of the parts that have this side."""
-        found = {}
+        splits = {}
         for name, part in self.parts.items():
             split = part.split(side)
             if split is not None:
                 if not isinstance(split, FileSplit) or not hasattr(split, "subset"):
                     raise InputError(f"data.parts.{name}: {type(part).__name__} has no image files; leave it out")
-                found[name] = split, [os.path.realpath(split.path(i)) for i in range(len(split))]
-        return found
+                splits[name] = split, [os.path.realpath(split.path(i)) for i in range(len(split))]
+        return splits
 
 
 def _choose(parts: Mapping[str, Source], take: Mapping[str, str]) -> dict[str, str]:
@@ -179,17 +182,17 @@ def _choose(parts: Mapping[str, Source], take: Mapping[str, str]) -> dict[str, s
     return {kind: take.get(kind, names[0]) for kind, names in able.items()}
 
 
-def _check_overlap(parts: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_overlap(parts: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]]) -> None:
     """Parts that share no image at all are most likely given with a wrong root."""
     keys: dict[str, set[str]] = {name: set() for name in parts}
-    for splits in found.values():
+    for splits in sides.values():
         for name, (_, paths) in splits.items():
             keys[name].update(paths)
-    for name, own in keys.items():
-        if not any(own & other for another, other in keys.items() if another != name):
+    for name, part_keys in keys.items():
+        if not any(part_keys & other for another, other in keys.items() if another != name):
             raise InputError(
-                f"data.parts.{name}: no other part labels any of its images, such as {min(own)}; correct the roots, or "
-                "train on different images as data=[...]"
+                f"data.parts.{name}: no other part labels any of its images, such as {min(part_keys)}; correct the "
+                "roots, or train on different images as data=[...]"
             )
 
 

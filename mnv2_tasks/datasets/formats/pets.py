@@ -72,8 +72,8 @@ class Pets:
             "detection": tuple(choice) if of_heads and choice else HEADS,
             "segmentation": MASKS,
         }
-        held = held_out_by_class(list(trainval), np.array(list(trainval.values())), val_fraction).tolist()
-        val = {name: number for (name, number), out in zip(trainval.items(), held, strict=True) if out}
+        mask = held_out_by_class(list(trainval), np.array(list(trainval.values())), val_fraction).tolist()
+        val = {name: number for (name, number), out in zip(trainval.items(), mask, strict=True) if out}
         train = {name: number for name, number in trainval.items() if name not in val}
         self._listed = {"train": train, "val": val, "test": test} if val else {"train": train, "val": test}
         self._heads: DetectionSplit | None = None
@@ -88,8 +88,8 @@ class Pets:
                 split.notes.append(f"{amount(others, 'image')} of other classes left out")
             if name == "val":
                 official = len(self._listed["val"]) + len(self._listed["train"])
-                held = f"held out of trainval, {len(self._listed[name]):,} of {official:,} by name"
-                split.notes.append(held if "test" in self._listed else "the test images serve as val")
+                note = f"held out of trainval, {len(self._listed[name]):,} of {official:,} by name"
+                split.notes.append(note if "test" in self._listed else "the test images serve as val")
         return self._splits.get(name)
 
     def _make(self, listed: dict[str, int]) -> MergedSplit:
@@ -104,13 +104,13 @@ class Pets:
         parts: dict[str, tuple[Any, list[str]]] = {"lists": (lists, list(listed))}
 
         heads = self._all_heads()
-        kept = [Path(heads.file_name(i)).stem for i in range(len(heads))]
-        mask = np.array([name in listed for name in kept], np.bool_)
+        stems = [Path(heads.file_name(i)).stem for i in range(len(heads))]
+        mask = np.array([name in listed for name in stems], np.bool_)
         if mask.any():
-            parts["xmls"] = heads.subset(mask), [name for name in kept if name in listed]
+            parts["xmls"] = heads.subset(mask), [name for name in stems if name in listed]
 
-        there = set(os.listdir(trimaps)) if trimaps.is_dir() else set()
-        if traced := [name for name in listed if f"{name}.png" in there]:
+        files = set(os.listdir(trimaps)) if trimaps.is_dir() else set()
+        if traced := [name for name in listed if f"{name}.png" in files]:
             split = make_split(
                 [folder / f"{name}.jpg" for name in traced],
                 [trimaps / f"{name}.png" for name in traced],
@@ -156,7 +156,7 @@ def _find(root: Path, *, download: bool) -> Path:
 
 def _read_list(file: Path) -> dict[str, int]:
     """{image name without suffix: number of its breed} of lines such as "Abyssinian_100 1 1 1"."""
-    found: dict[str, int] = {}
+    breeds: dict[str, int] = {}
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -164,9 +164,9 @@ def _read_list(file: Path) -> dict[str, int]:
     for number, line in enumerate(lines, 1):
         words = line.split()
         if words and not line.startswith("#"):
-            if len(words) < 2 or not words[1].isdecimal() or words[0] in found:
+            if len(words) < 2 or not words[1].isdecimal() or words[0] in breeds:
                 raise InputError(f"{file}: line {number}: {line!r:.60}; correct it: a name, once, and a class number")
-            found[words[0]] = int(words[1])
-    if not found:
+            breeds[words[0]] = int(words[1])
+    if not breeds:
         raise InputError(f"{file}: no images are listed; unpack the annotations again")
-    return found
+    return breeds

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.samples import as_boxes
 
 Array = NDArray[Any]  # float32, unless said otherwise
 Size = tuple[int, int]  # (H, W)
@@ -38,7 +39,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-class Placed(NamedTuple):
+class SceneObject(NamedTuple):
     """An object laid out: arrays are (h, w), over its window of the image."""
 
     kind: int
@@ -61,7 +62,7 @@ def _direction(rng: np.random.Generator, *, most: float = math.pi) -> tuple[floa
     return round(math.cos(angle), 6), round(math.sin(angle), 6)
 
 
-def _propose(rng: np.random.Generator, size: Size, *, number: int) -> tuple[Placed, int]:
+def _propose(rng: np.random.Generator, size: Size, *, number: int) -> tuple[SceneObject, int]:
     """A random object, and its whole area in pixels, in or out of the image."""
     scale = _between(rng, 0.45, 0.75) if number == 1 else _between(rng, 0.3, 0.56)
     kind, radius = int(rng.integers(len(SHAPES))), scale * min(size) / 2
@@ -79,15 +80,15 @@ def _propose(rng: np.random.Generator, size: Size, *, number: int) -> tuple[Plac
     inside = slice(max(-top, 0), size[0] - top), slice(max(-left, 0), size[1] - left)
     window = slice(max(top, 0), top + len(y)), slice(max(left, 0), left + len(x))
     cover = np.clip(0.5 - distance[inside] * radius, 0, 1)
-    return Placed(kind, number, window, u[inside], v[inside], cover), int(np.count_nonzero(distance < 0))
+    return SceneObject(kind, number, window, u[inside], v[inside], cover), int(np.count_nonzero(distance < 0))
 
 
-def arrange(rng: np.random.Generator, size: Size) -> tuple[list[Placed], Array]:
+def arrange(rng: np.random.Generator, size: Size) -> tuple[list[SceneObject], Array]:
     """Lay a scene out: its objects from back to front, and the owner map (H, W) uint8, which holds the number of
     the object that each pixel shows, or 0."""
     chance = rng.random()
     wanted = sum(chance >= below for below in accumulate(OBJECT_COUNTS[:-1]))
-    layers: list[Placed] = []
+    layers: list[SceneObject] = []
     areas: list[int] = []
     owner = np.zeros(size, np.uint8)
     for _ in range(3 * wanted):  # an object that does not fit is dropped, so that crowded scenes end, too
@@ -95,9 +96,9 @@ def arrange(rng: np.random.Generator, size: Size) -> tuple[list[Placed], Array]:
         on_top, trial, wholes = rng.random() < 0.5, owner.copy(), [*areas, area]
         region = trial[item.window]
         region[(item.cover > 0.5) & (on_top | (region == 0))] = item.number
-        shown = [int(np.count_nonzero(trial == number)) for number in range(1, item.number + 1)]
-        fits = all(part and part >= MIN_VISIBLE * whole for part, whole in zip(shown, wholes, strict=True))
-        if fits and shown[0] >= LARGEST_RATIO * max(shown[1:], default=0):
+        visible = [int(np.count_nonzero(trial == number)) for number in range(1, item.number + 1)]
+        fits = all(part and part >= MIN_VISIBLE * whole for part, whole in zip(visible, wholes, strict=True))
+        if fits and visible[0] >= LARGEST_RATIO * max(visible[1:], default=0):
             owner, areas = trial, wholes
             layers.insert(len(layers) if on_top else 0, item)
         if len(layers) == wanted:
@@ -147,7 +148,7 @@ def _vivid(rng: np.random.Generator, others: list[Array]) -> Array:
     return picks[distance.argmax(), 0]
 
 
-def paint(rng: np.random.Generator, size: Size, layers: list[Placed]) -> Array:
+def paint(rng: np.random.Generator, size: Size, layers: list[SceneObject]) -> Array:
     """Draw a laid out scene: RGB (3, H, W) uint8."""
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in size)
     y = y[:, None]
@@ -186,7 +187,7 @@ def paint(rng: np.random.Generator, size: Size, layers: list[Placed]) -> Array:
     return image.astype(np.uint8)
 
 
-def _boxes(layers: list[Placed], owner: Array) -> list[tuple[int, int, int, int]]:
+def _boxes(layers: list[SceneObject], owner: Array) -> list[tuple[int, int, int, int]]:
     """The tight XYXY box of each object's visible pixels, in pixel edges."""
     boxes = []
     for item in layers:
@@ -200,7 +201,10 @@ class ScenesSplit(Dataset[dict[str, Any]]):
     """One split, with random access; `Scenes` says what its samples hold."""
 
     def __init__(self, size: Size, length: int, *, seed: int, split: int) -> None:
-        self.size, self.length, self.seed, self.split = size, length, seed, split
+        self.size = size
+        self.length = length
+        self.seed = seed
+        self.split = split
 
     def __len__(self) -> int:
         return self.length
@@ -226,7 +230,7 @@ class ScenesSplit(Dataset[dict[str, Any]]):
             "image": tv_tensors.Image(torch.from_numpy(image)),
             "image_id": index,
             "size": self.size,
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.size),  # type: ignore[call-overload]
+            "boxes": as_boxes(boxes, self.size),
             "labels": torch.tensor(kinds, dtype=torch.int64),
             "crowd": torch.zeros(len(kinds), dtype=torch.bool),
             "area": torch.from_numpy(area.astype(np.float32)),

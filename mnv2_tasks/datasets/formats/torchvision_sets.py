@@ -28,7 +28,9 @@ class ArraySplit(Dataset[dict[str, Any]]):
     """Small images that are kept in memory: (I, H, W, 3) or, grey, (I, H, W) uint8; targets (I,) int64."""
 
     def __init__(self, images: NDArray[np.uint8], targets: NDArray[np.int64], *, class_names: tuple[str, ...]) -> None:
-        self.images, self.targets, self.class_names = images, targets, class_names
+        self.images = images
+        self.targets = targets
+        self.class_names = class_names
         self.left_out = LeftOut()
         self.notes: list[str] = []
 
@@ -67,8 +69,8 @@ class ArraySplit(Dataset[dict[str, Any]]):
         return only_classes(self, classes)
 
 
-class Ready:
-    """A classification source whose sides are at hand."""
+class LoadedSource:
+    """A classification source whose splits are already loaded."""
 
     def __init__(self, classes: tuple[str, ...], sides: Mapping[str, Dataset[dict[str, Any]]]) -> None:
         self.provides = {"classification": classes}
@@ -81,7 +83,7 @@ class Ready:
 
 def cifar10(
     root: str | Path, *, classes: Sequence[str] | None = None, val_fraction: float = 0.1, download: bool = True
-) -> Ready:
+) -> LoadedSource:
     """CIFAR-10: 50,000 and 10,000 colour images of 32x32, 10 classes, below root/cifar-10-batches-py.
 
     The official test images are test's.
@@ -100,7 +102,7 @@ def cifar10(
 
 def mnist(
     root: str | Path, *, classes: Sequence[str] | None = None, val_fraction: float = 0.1, download: bool = True
-) -> Ready:
+) -> LoadedSource:
     """MNIST: 60,000 and 10,000 grey images of 28x28, 10 digits, below root/MNIST/raw; the rest as in `cifar10`."""
     choice = check_choice(classes)
     return _from_idx(datasets.MNIST, root, choice=choice, val_fraction=val_fraction, download=download)
@@ -108,7 +110,7 @@ def mnist(
 
 def fashion_mnist(
     root: str | Path, *, classes: Sequence[str] | None = None, val_fraction: float = 0.1, download: bool = True
-) -> Ready:
+) -> LoadedSource:
     """Fashion-MNIST: as MNIST, with 10 kinds of clothes, below root/FashionMNIST/raw; the rest as in `cifar10`."""
     choice = check_choice(classes)
     return _from_idx(datasets.FashionMNIST, root, choice=choice, val_fraction=val_fraction, download=download)
@@ -120,13 +122,13 @@ def flowers102(
     classes: Sequence[str] | None = None,
     download: bool = True,
     max_side: int | None = MAX_SIDE,
-) -> Ready:
+) -> LoadedSource:
     """Oxford 102 Flowers below root/flowers-102: the official 1,020 training, 1,020 val and 6,149 test images.
 
     `classes` are names in the order of the class indices, images of others being left out; None: all.
     """
-    there = tuple(datasets.Flowers102.classes)
-    chosen = choose_two("Oxford 102 Flowers", there, check_choice(classes))
+    all_names = tuple(datasets.Flowers102.classes)
+    chosen = choose_two("Oxford 102 Flowers", all_names, check_choice(classes))
     page = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
     files = f"102flowers.tgz, imagelabels.mat and setid.mat from {page} and put them into {root}/flowers-102"
     sides = {}
@@ -138,9 +140,9 @@ def flowers102(
         check_images(paths)
         names = [path.name for path in paths]
         folder, targets = paths[0].parent, np.array(labels, np.int64)
-        split = LabelledImages(folder, names, targets=targets, class_names=there, max_side=max_side)
+        split = LabelledImages(folder, names, targets=targets, class_names=all_names, max_side=max_side)
         sides[side] = split.only(chosen)
-    return Ready(chosen, sides)
+    return LoadedSource(chosen, sides)
 
 
 def imagenet(
@@ -197,7 +199,7 @@ def read(make: Callable[..., Any], root: str | Path, files: str, *, download: bo
 
 def _from_idx(
     reader: type[datasets.MNIST], root: str | Path, *, choice: list[str] | None, val_fraction: float, download: bool
-) -> Ready:
+) -> LoadedSource:
     """A set in MNIST's format. Archives that lie there are unpacked, however they were compressed: torchvision takes
     only those of its own mirror."""
     raw, names = Path(root).expanduser() / reader.__name__ / "raw", [name for name, _ in reader.resources]
@@ -221,21 +223,21 @@ def _in_memory(
     choice: list[str] | None,
     val_fraction: float,
     download: bool,
-) -> Ready:
+) -> LoadedSource:
     if not isinstance(val_fraction, (int, float)) or not 0 <= val_fraction < 1:
         raise InputError(f"data.val_fraction={val_fraction}: give the part to hold out, from 0 to below 1")
     splits = []
     for train in (True, False):
-        found = read(partial(reader, Path(root).expanduser(), train=train), root, files, download=download)
+        data_set = read(partial(reader, Path(root).expanduser(), train=train), root, files, download=download)
         # "0 - zero" and "T-shirt/top" would be odd in the names of metrics.
-        there = tuple(name.split(" - ")[0].replace("/", " or ") for name in found.classes)
-        classes = choose_two(reader.__name__, there, choice)
-        split = ArraySplit(np.asarray(found.data), np.asarray(found.targets, np.int64), class_names=there)
+        names = tuple(name.split(" - ")[0].replace("/", " or ") for name in data_set.classes)
+        classes = choose_two(reader.__name__, names, choice)
+        split = ArraySplit(np.asarray(data_set.data), np.asarray(data_set.targets, np.int64), class_names=names)
         splits.append(split)
     train_split, test = splits
-    held = held_out_by_class([str(i) for i in range(len(train_split))], train_split.targets, val_fraction)
-    rest, val = part(train_split, held)
+    mask = held_out_by_class([str(i) for i in range(len(train_split))], train_split.targets, val_fraction)
+    rest, val = part(train_split, mask)
     if val is None:
         test.notes = ["the test images serve as val"]
     sides = {"train": rest, "val": test} if val is None else {"train": rest, "val": val, "test": test}
-    return Ready(classes, {side: split.only(classes) for side, split in sides.items()})
+    return LoadedSource(classes, {side: split.only(classes) for side, split in sides.items()})

@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv2_tasks.datasets.formats.voc_layout import Layout
 from mnv2_tasks.datasets.reading import boxed_split
-from mnv2_tasks.datasets.reading.boxed_split import DetectionSplit, Objects, Parsed
+from mnv2_tasks.datasets.reading.boxed_split import Annotations, DetectionSplit, Objects
 from mnv2_tasks.datasets.reading.classes import check_choice, choose_classes
 from mnv2_tasks.datasets.reading.sides import no_train
 from mnv2_tasks.errors import InputError, quote
@@ -23,21 +23,21 @@ _DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class Thing(NamedTuple):
-    """One <object>."""
+class VocObject(NamedTuple):
+    """One <object> of an XML file."""
 
     name: str
     box: tuple[float, ...]  # in the order of CORNERS
     difficult: bool
 
 
-class Page(NamedTuple):
-    """One XML file."""
+class VocAnnotation(NamedTuple):
+    """What one XML file says of its image."""
 
     file: Path
     names: tuple[str, ...]  # of its image: <filename> and <path>
     size: tuple[int, int]  # (H, W), 0 where not told
-    things: list[Thing]
+    objects: list[VocObject]
 
 
 class Voc:
@@ -75,25 +75,27 @@ class Voc:
         max_side: int | None = boxed_split.MAX_SIDE,
     ) -> None:
         self.root = boxed_split.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
-        self.val_fraction, self.bad_boxes = val_fraction, bad_boxes
-        self.one_based, self.max_side = one_based, max_side
+        self.val_fraction = val_fraction
+        self.bad_boxes = bad_boxes
+        self.one_based = one_based
+        self.max_side = max_side
         self.layout = Layout(self.root, annotations=annotations, images=images, lists=lists)
         self._sides = self.layout.sides
         choice = check_choice(classes)
-        self._pages: dict[str, list[Page]] = {}
+        self._pages: dict[str, list[VocAnnotation]] = {}
         self._first = "train" if "train" in self._sides else next(iter(self._sides))
-        there = _names(self._read(self._first))
-        if choice is None or not there.issuperset(choice):
-            there = there.union(*(_names(self._read(side)) for side in self._sides))
-        if not there:
+        names = _names(self._read(self._first))
+        if choice is None or not names.issuperset(choice):
+            names = names.union(*(_names(self._read(side)) for side in self._sides))
+        if not names:
             raise InputError(
                 f"{self.layout.folder}: its XML files hold no <object>: there is nothing to learn; add some, or export "
                 "them as Pascal VOC"
             )
-        choose_classes(self.layout.folder, sorted(there), None)
+        choose_classes(self.layout.folder, sorted(names), None)
         if choice and self._first != "train":  # a side that is evaluated alone may lack a class that the model knows
-            there |= set(choice)
-        self._classes = choose_classes(self.layout.folder, sorted(there), choice)
+            names |= set(choice)
+        self._classes = choose_classes(self.layout.folder, sorted(names), choice)
         self.provides = {"detection": self._classes, "multilabel": self._classes}
         self._splits: dict[str, DetectionSplit | None] = {}
 
@@ -111,11 +113,11 @@ class Voc:
                 self._splits["train"], self._splits["val"] = boxed_split.hold_out(train, self.val_fraction)
         return self._splits.get(name)
 
-    def _read(self, side: str) -> list[Page]:
+    def _read(self, side: str) -> list[VocAnnotation]:
         if side not in self._pages:
-            pages = [_read_page(self.layout.folder / file) for file in self._sides[side]]
-            self._pages[side] = [page for page in pages if page is not None]
-            if others := len(pages) - len(self._pages[side]):
+            annotations = [_read_page(self.layout.folder / file) for file in self._sides[side]]
+            self._pages[side] = [annotation for annotation in annotations if annotation is not None]
+            if others := len(annotations) - len(self._pages[side]):
                 self.layout.left_out["XML of another kind"] += others
             if not self._pages[side]:
                 raise InputError(
@@ -125,12 +127,12 @@ class Voc:
         return self._pages[side]
 
     def _make(self, side: str) -> DetectionSplit:
-        pages = self._read(side)
+        annotations = self._read(side)
         del self._pages[side]
-        present = choose_classes(self.layout.folder, sorted(_names(pages).union(self._classes)), None)
-        folder, names, notes = self.layout.find_images(side, pages)
+        present = choose_classes(self.layout.folder, sorted(_names(annotations).union(self._classes)), None)
+        folder, names, notes = self.layout.find_images(side, annotations)
         split = boxed_split.make_split(
-            _parsed(pages, names, present, one_based=self.one_based),
+            _parsed(annotations, names, present, one_based=self.one_based),
             folder,
             class_names=present,
             bad_boxes=self.bad_boxes,
@@ -143,7 +145,7 @@ class Voc:
         return split
 
 
-def _read_page(file: Path) -> Page | None:
+def _read_page(file: Path) -> VocAnnotation | None:
     """What an XML file says; None for one of another kind, such as a program's settings."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
@@ -162,7 +164,7 @@ def _read_page(file: Path) -> Page | None:
             element.tag = element.tag.rpartition("}")[2]
     if top.tag.lower() != "annotation":
         return None
-    things = []
+    objects = []
     for number, entry in enumerate(top.findall("object"), 1):
         name = unicodedata.normalize("NFC", (entry.findtext("name") or "").strip())
         if not name:
@@ -171,17 +173,17 @@ def _read_page(file: Path) -> Page | None:
         if texts == [None] * 4:
             texts = _around(entry.find("polygon"))
         try:
-            box = tuple(float(text) for text in texts)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            told = ", ".join(f"{corner}={quote(text, 30)}" for corner, text in zip(CORNERS, texts, strict=True))
+            box = tuple(float(text or "") for text in texts)
+        except ValueError:
+            values = ", ".join(f"{corner}={quote(text, 30)}" for corner, text in zip(CORNERS, texts, strict=True))
             raise InputError(
-                f"{file}: object {number}: <bndbox> needs 4 numbers, but has {told}; correct or remove the object"
+                f"{file}: object {number}: <bndbox> needs 4 numbers, but has {values}; correct or remove the object"
             ) from None
-        things.append(Thing(name, box, _is_difficult(file, number, entry.findtext("difficult"))))
+        objects.append(VocObject(name, box, _is_difficult(file, number, entry.findtext("difficult"))))
     height, width = (_pixels(file, side, top.findtext(f"size/{side}")) for side in ("height", "width"))
     size = (height, width) if height and width else (0, 0)
     names = tuple(text for key in ("filename", "path") if (text := (top.findtext(key) or "").strip()))
-    return Page(file, names, size, things)
+    return VocAnnotation(file, names, size, objects)
 
 
 def _around(polygon: Element | None) -> list[str | None]:
@@ -213,27 +215,29 @@ def _is_difficult(file: Path, number: int, text: str | None) -> bool:
     return _DIFFICULT[word]
 
 
-def _names(pages: Sequence[Page]) -> set[str]:
-    return {thing.name for page in pages for thing in page.things}
+def _names(annotations: Sequence[VocAnnotation]) -> set[str]:
+    return {item.name for annotation in annotations for item in annotation.objects}
 
 
-def _parsed(pages: Sequence[Page], names: list[str], classes: tuple[str, ...], *, one_based: bool) -> Parsed:
-    origins = [(i, number) for i, page in enumerate(pages) for number in range(len(page.things))]
-    things = [thing for page in pages for thing in page.things]
+def _parsed(
+    annotations: Sequence[VocAnnotation], names: list[str], classes: tuple[str, ...], *, one_based: bool
+) -> Annotations:
+    origins = [(i, number) for i, annotation in enumerate(annotations) for number in range(len(annotation.objects))]
+    items = [item for annotation in annotations for item in annotation.objects]
     labels = {name: label for label, name in enumerate(classes)}
-    boxes = np.array([thing.box for thing in things], np.float64).reshape(-1, 4)
+    boxes = np.array([item.box for item in items], np.float64).reshape(-1, 4)
     boxes[:, :2] -= one_based
     objects = Objects(
         image=np.array([i for i, _ in origins], np.int64),
         boxes=boxes,
-        labels=np.array([labels[thing.name] for thing in things], np.int64),
-        crowd=np.array([thing.difficult for thing in things], np.bool_),
-        area=np.full(len(things), np.nan),
+        labels=np.array([labels[item.name] for item in items], np.int64),
+        crowd=np.array([item.difficult for item in items], np.bool_),
+        area=np.full(len(items), np.nan),
     )
-    return Parsed(
-        where=str(pages[0].file.parent),
+    return Annotations(
+        where=str(annotations[0].file.parent),
         names=names,
-        sizes=np.array([page.size for page in pages], np.int64),
+        sizes=np.array([annotation.size for annotation in annotations], np.int64),
         objects=objects,
-        describe=lambda row: f"{pages[origins[row][0]].file}: object {origins[row][1] + 1}",
+        describe=lambda row: f"{annotations[origins[row][0]].file}: object {origins[row][1] + 1}",
     )

@@ -74,7 +74,7 @@ class Layout:
             sides[side] = _checked(file, rows)
         return sides
 
-    def find_images(self, side: str, pages: Sequence[Source]) -> tuple[Path, list[str], list[str]]:
+    def find_images(self, side: str, annotations: Sequence[Source]) -> tuple[Path, list[str], list[str]]:
         """The folder of images, the name in it of each XML file's image, and notes.
 
         An image has the XML file's stem, and lies below its folder as the XML file does below its own, or is the only
@@ -84,50 +84,50 @@ class Layout:
         places: Sequence[str | Path] = [self.images] if self.images else [*IMAGES, self.folder]
         folders = list(dict.fromkeys(self.root / place for place in places))
         for folder in filter(Path.is_dir, folders):
-            there, _ = walk(folder, SUFFIXES)
-            ends = ByEnds(there, stems=True)
+            images, _ = walk(folder, SUFFIXES)
+            ends = ByEnds(images, stems=True)
             files: dict[str, Path] = {}  # image -> its XML file
             missing: list[Path] = []
             by_name = 0
-            for page in pages:
-                own = page.file.relative_to(self.folder).as_posix()
-                choices = [_choose(ends.find(text), side, page.names) for text in (own, *page.names)]
+            for annotation in annotations:
+                path = annotation.file.relative_to(self.folder).as_posix()
+                choices = [_choose(ends.find(text), side, annotation.names) for text in (path, *annotation.names)]
                 name = next(filter(None, choices), None)
                 if name is None:
-                    missing.append(page.file)
+                    missing.append(annotation.file)
                     continue
                 by_name += not choices[0]
-                if (other := files.setdefault(name, page.file)) != page.file:
+                if (other := files.setdefault(name, annotation.file)) != annotation.file:
                     raise InputError(
-                        f"{page.file}: its image is {folder / name}, as that of {other}; remove one of them"
+                        f"{annotation.file}: its image is {folder / name}, as that of {other}; remove one of them"
                     )
             if missing and files:
                 raise InputError(
                     f"{missing[0]}: there is no image {missing[0].stem}.* in {folder}, or there are several "
-                    f"({len(missing)} of {len(pages)} images are missing){self.left_out.aside}; put it there, or "
+                    f"({len(missing)} of {len(annotations)} images are missing){self.left_out.aside}; put it there, or "
                     "remove the XML file"
                 )
             if files and self._untold:
                 fix = "sort the XML files into such folders, too, or list the images of each side in ImageSets/Main"
                 check_untold(files, folder, fix=fix)
             if files:
-                self._count(side, folder, there, files)
+                self._count(side, folder, images, files)
                 note = f"{by_name:,} {'image has' if by_name == 1 else 'images have'} the name that the XML file says"
                 return folder, list(files), [note] if by_name else []
         raise InputError(
-            f"{pages[0].file}: its image is missing, and so are all {len(pages)}: there is no {pages[0].file.stem}.* "
-            f"in {' or '.join(map(str, folders))}{self.left_out.aside}; put them there, or name their "
-            "folder below data.root as data.images"
+            f"{annotations[0].file}: its image is missing, and so are all {len(annotations)}: there is no "
+            f"{annotations[0].file.stem}.* in {' or '.join(map(str, folders))}{self.left_out.aside}; put them there, "
+            "or name their folder below data.root as data.images"
         )
 
-    def _count(self, side: str, folder: Path, there: Sequence[str], files: Mapping[str, Path]) -> None:
+    def _count(self, side: str, folder: Path, images: Sequence[str], files: Mapping[str, Path]) -> None:
         """With the last side, count the images beside the used ones that have no XML file."""
         self._used[side] = set(files)
         if len(self._used) < len(self.sides):
             return
         used = set().union(*self._used.values())
         stems = {plain_form(Path(file).stem) for file in self._unlisted}
-        rest = [name for name in there if name not in used and plain_form(Path(name).stem) not in stems]
+        rest = [name for name in images if name not in used and plain_form(Path(name).stem) not in stems]
         if rest:
             self.left_out[f"{'images' if len(rest) > 1 else 'image'} without XML"] = len(rest)
 
@@ -156,7 +156,7 @@ def _by_folders(top: Path, files: Sequence[str]) -> dict[str, list[str]]:
     if not names:
         return {"train": list(files)}
     sides = {side: [f for f in files if folder in Path(f).parts[:-1]] for side, folder in names.items()}
-    if rest := [file for file in files if not any(file in its for its in sides.values())]:
+    if rest := [file for file in files if not any(file in side_files for side_files in sides.values())]:
         raise InputError(
             f"{top / rest[0]}: it lies beside the folders {', '.join(names.values())}, on no side ({len(rest)} such); "
             "move it into one of them"

@@ -17,7 +17,7 @@ from mnv2_tasks.datasets.formats.yolo_labels import (
 )
 from mnv2_tasks.datasets.formats.yolo_layout import read_layout
 from mnv2_tasks.datasets.reading import boxed_split
-from mnv2_tasks.datasets.reading.boxed_split import DetectionSplit, Objects, Parsed
+from mnv2_tasks.datasets.reading.boxed_split import Annotations, DetectionSplit, Objects
 from mnv2_tasks.datasets.reading.classes import check_choice, choose_classes
 from mnv2_tasks.datasets.reading.images import check_images, image_size
 from mnv2_tasks.datasets.reading.legend import MOST_CLASSES
@@ -27,8 +27,8 @@ from mnv2_tasks.errors import InputError, amount
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One side, as its files have it."""
+class SideLabels:
+    """The images of one side and the lines of their label files."""
 
     images: list[str]  # relative to the root
     files: list[str | None]  # their label files
@@ -73,8 +73,10 @@ class Yolo:
         max_side: int | None = boxed_split.MAX_SIDE,
     ) -> None:
         self.root = boxed_split.check_settings(root, val_fraction=val_fraction, bad_boxes=bad_boxes)
-        self.val_fraction, self.bad_boxes = val_fraction, bad_boxes
-        self.background, self.max_side = background, max_side
+        self.val_fraction = val_fraction
+        self.bad_boxes = bad_boxes
+        self.background = background
+        self.max_side = max_side
         choice = check_choice(classes)
         self.layout = read_layout(self.root, file, outside=outside)
         self._files = {side: label_files(names, self.layout.names) for side, names in self.layout.sides.items()}
@@ -87,7 +89,7 @@ class Yolo:
         self._names = self._names or self._numbers()
         self._classes = names = choose_classes(self.layout.where, self._names, choice)
         self.provides = {"detection": names, "multilabel": names}
-        self._labelled: Labelled | None = self._read(self._first)
+        self._labelled: SideLabels | None = self._read(self._first)
         drawn = any(line.outline for lines in self._labelled.lines for line in lines)
         self.outlines = outlines and drawn and len(names) < MOST_CLASSES
         if self.outlines:
@@ -107,7 +109,8 @@ class Yolo:
                 first.notes = [*self.layout.notes, *first.notes]
                 if self._first == "train" and "val" not in self.layout.sides:
                     first, self._splits["val"] = boxed_split.hold_out(first, self.val_fraction)
-                self._splits[self._first], self._labelled = first, None
+                self._splits[self._first] = first
+                self._labelled = None
             elif name in self.layout.sides:
                 self._splits[name] = self._make(self._read(name))
         return self._splits.get(name)
@@ -131,9 +134,9 @@ class Yolo:
 
     def _numbers(self) -> tuple[str, ...]:
         """Numbers as class names: as many as data.yaml says, or as the labels of all sides use."""
-        told = self.layout.description
-        if told and told.count is not None:
-            count, who = told.count, f"{told.file.name} says how many"
+        description = self.layout.description
+        if description and description.count is not None:
+            count, who = description.count, f"{description.file.name} says how many"
         else:
             sides = [self._read(side) for side in self.layout.sides]
             count = 1 + max((line.label for side in sides for lines in side.lines for line in lines), default=-1)
@@ -143,29 +146,29 @@ class Yolo:
         self.layout.notes.append(f"no file names the classes: they are 0 to {count - 1}, {who}")
         return tuple(map(str, range(count)))
 
-    def _read(self, side: str) -> Labelled:
-        told = self.layout.description
+    def _read(self, side: str) -> SideLabels:
+        description = self.layout.description
         images, files = self.layout.sides[side], self._files[side]
         lines: list[list[Line]] = []
         repeats = 0
         for image in images:
-            its: list[Line] = []
+            image_lines: list[Line] = []
             again = 0
             if image in files:
-                its, again = read_labels(
-                    self.root / files[image], names=self._names, keypoints=told.keypoints if told else 0
+                image_lines, again = read_labels(
+                    self.root / files[image], names=self._names, keypoints=description.keypoints if description else 0
                 )
-            lines.append(its)
+            lines.append(image_lines)
             repeats += again
         notes = [f"{repeats:,} lines that repeat another are left out"] if repeats > 1 else []
         notes += ["1 line that repeats another is left out"] if repeats == 1 else []
         if without := len(images) - len(files):
             notes.append(f"no label file for {amount(without, 'image')}")
-        if side == self._first and told and told.keypoints:
+        if side == self._first and description and description.keypoints:
             notes.append("keypoints are left alone")
-        return Labelled(images, [files.get(image) for image in images], lines, notes)
+        return SideLabels(images, [files.get(image) for image in images], lines, notes)
 
-    def _make(self, side: Labelled) -> DetectionSplit:
+    def _make(self, side: SideLabels) -> DetectionSplit:
         paths = [self.root / name for name in side.images]
         check_images(paths)
         with ThreadPoolExecutor(8) as pool:
@@ -181,7 +184,7 @@ class Yolo:
         split.notes = side.notes
         return split
 
-    def _parsed(self, side: Labelled, sizes: np.ndarray) -> Parsed:
+    def _parsed(self, side: SideLabels, sizes: np.ndarray) -> Annotations:
         rows = [(i, line) for i, lines in enumerate(side.lines) for line in lines]
         image = np.array([i for i, _ in rows], np.int64)
         scale = np.tile(sizes[image][:, ::-1], 2)  # (N, 4): W, H, W, H
@@ -207,7 +210,7 @@ class Yolo:
             shape=np.arange(len(rows)) if self.outlines else None,
         )
         shapes = Shapes.of(str(self.root), [line.number for _, line in rows], outlines) if self.outlines else None
-        return Parsed(str(self.layout.where), side.images, sizes, objects, describe, shapes, order="centre")
+        return Annotations(str(self.layout.where), side.images, sizes, objects, describe, shapes, order="centre")
 
 
 def _check_meaning(where: Path, boxes: np.ndarray, edges: np.ndarray) -> None:

@@ -35,11 +35,11 @@ def label_files(images: Sequence[str], names: FileNames) -> dict[str, str]:
     for image in images:
         by_folder.setdefault(os.path.dirname(image), []).append(image)
     files: dict[str, str] = {}
-    for folder, its in by_folder.items():
+    for folder, folder_images in by_folder.items():
         for labels in label_folders(folder, names):
-            stems = [os.path.splitext(os.path.basename(image))[0] for image in its]
+            stems = [os.path.splitext(os.path.basename(image))[0] for image in folder_images]
             texts = names.find_all([os.path.join(labels, f"{stem}.txt") for stem in stems])
-            pairs = [(image, text) for image, text in zip(its, texts, strict=True) if text is not None]
+            pairs = [(image, text) for image, text in zip(folder_images, texts, strict=True) if text is not None]
             if pairs:
                 files.update(pairs)
                 break
@@ -92,18 +92,21 @@ def class_names(layout: Layout, labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _told_names(layout: Layout, labels: Iterable[str]) -> tuple[Path, tuple[str, ...]]:
-    told, root = layout.description, layout.names.folder
-    if told and told.names:
-        if told.count is not None and told.count != len(told.names):
+    description, root = layout.description, layout.names.folder
+    if description and description.names:
+        if description.count is not None and description.count != len(description.names):
             raise InputError(
-                f"{told.file}: nc is {told.count}, but names are {len(told.names)}; correct one of the two"
+                f"{description.file}: nc is {description.count}, but names are {len(description.names)}; correct one "
+                "of the two"
             )
-        return told.file, told.names
-    if told and told.names_file:
-        places = Places(root, [told.file.parent.absolute(), ""], outside=layout.outside)
-        name = places.find(told.names_file, layout.names.find)
+        return description.file, description.names
+    if description and description.names_file:
+        places = Places(root, [description.file.parent.absolute(), ""], outside=layout.outside)
+        name = places.find(description.names_file, layout.names.find)
         if name is None:
-            raise InputError(f"{told.file}: names: there is no {told.names_file} below {root}; put it there")
+            raise InputError(
+                f"{description.file}: names: there is no {description.names_file} below {root}; put it there"
+            )
         files = [root / name]
     else:
         folders = dict.fromkeys(["", *sorted({os.path.dirname(file) for file in labels})])
@@ -116,9 +119,10 @@ def _told_names(layout: Layout, labels: Iterable[str]) -> tuple[Path, tuple[str,
             raise InputError(f"{file}: its class names are not those of {files[0]}; make them one, in one order")
     if not tables:
         return root, ()
-    if told and told.count is not None and told.count != len(tables[files[0]]):
+    if description and description.count is not None and description.count != len(tables[files[0]]):
         raise InputError(
-            f"{told.file}: classes is {told.count}, but {files[0]} names {len(tables[files[0]])}; correct one"
+            f"{description.file}: classes is {description.count}, but {files[0]} names {len(tables[files[0]])}; "
+            "correct one"
         )
     return files[0], tables[files[0]]
 

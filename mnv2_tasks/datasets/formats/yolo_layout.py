@@ -83,8 +83,8 @@ def _find_description(root: Path, file: str | None, texts: Sequence[str]) -> Des
             errors.append(error)
     data = [one for one in descriptions if one.is_data] or [one for one in descriptions if one.count is not None]
     if len(data) > 1:
-        found = " and ".join(os.path.relpath(one.file, root) for one in data[:4])
-        raise InputError(f"{root}: {found} describe data sets; name the one to read as data.file=<file>")
+        names = " and ".join(os.path.relpath(one.file, root) for one in data[:4])
+        raise InputError(f"{root}: {names} describe data sets; name the one to read as data.file=<file>")
     if errors and not data:
         raise errors[0]
     return data[0] if data else None
@@ -139,25 +139,27 @@ class Places:
         return name
 
 
-def _described(layout: Layout, told: Description, images: Sequence[str]) -> dict[str, list[str]]:
+def _described(layout: Layout, description: Description, images: Sequence[str]) -> dict[str, list[str]]:
     """The sides of a description: each is a folder, a list of images, or several of these."""
-    root, file, names = layout.names.folder, told.file, layout.names
+    root, file, names = layout.names.folder, description.file, layout.names
     folder = file.parent.absolute()
-    bases: list[str | Path] = [folder / told.path, told.path, folder, ""] if told.path else [folder, ""]
+    bases: list[str | Path] = (
+        [folder / description.path, description.path, folder, ""] if description.path else [folder, ""]
+    )
     sides: dict[str, list[str]] = {}
-    for side, entries in told.sides.items():
+    for side, entries in description.sides.items():
         for entry in entries:
             places = Places(root, bases, outside=layout.outside)
             place = places.find(entry, names.find_folder, side=side)
             if place is not None:
-                there = _images_in(place, root, images)
+                entry_images = _images_in(place, root, images)
             elif entry.lower().endswith(".txt") and (place := places.find(entry, names.find)) is not None:
-                there = _images_of(layout, root / place, bases, images)
+                entry_images = _images_of(layout, root / place, bases, images)
             else:
-                there = []
+                entry_images = []
             if place is not None and (places.moved or os.path.normpath(entry) != os.path.normpath(place or ".")):
                 layout.notes.append(f"{side}: {entry} is read as {place or '.'}")
-            if not there:
+            if not entry_images:
                 problem = "holds no images" if place is not None else f"is no folder or list of images below {root}"
                 if side == "test":  # exports name one that they have not
                     layout.notes.append(f"there is no test side: {entry} {problem}")
@@ -168,7 +170,7 @@ def _described(layout: Layout, told: Description, images: Sequence[str]) -> dict
                     raise error
                 layout.no_train = error  # the other sides may be evaluated
                 continue
-            sides.setdefault(side, []).extend(there)
+            sides.setdefault(side, []).extend(entry_images)
     if layout.no_train:
         sides.pop("train", None)
     if not sides:

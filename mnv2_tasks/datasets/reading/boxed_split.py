@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.reading.box_checks import Order, check_boxes
 from mnv2_tasks.datasets.reading.classes import new_numbers
@@ -19,7 +18,7 @@ from mnv2_tasks.datasets.reading.images import check_images, image_size
 from mnv2_tasks.datasets.reading.masked_split import count_pixels, to_canvas
 from mnv2_tasks.datasets.reading.outlines import Shapes
 from mnv2_tasks.errors import InputError, amount, without_any
-from mnv2_tasks.samples import IGNORED
+from mnv2_tasks.samples import IGNORED, as_boxes
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,10 @@ class DetectionSplit(FileSplit):
         max_side: int | None = MAX_SIDE,
     ) -> None:
         super().__init__(max_side=max_side)
-        self.folder, self.class_names, self.shapes, self.background = folder, class_names, shapes, background
+        self.folder = folder
+        self.class_names = class_names
+        self.shapes = shapes
+        self.background = background
         # Bytes in one array: a list of strings would be copied page by page into every loader process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
         self._sizes = sizes
@@ -103,7 +105,7 @@ class DetectionSplit(FileSplit):
         scale = np.array([canvas[1] / size[1], canvas[0] / size[0]] * 2, np.float32)
         boxes = torch.from_numpy(here.boxes * scale)  # (N, 4)
         return {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
+            "boxes": as_boxes(boxes, canvas),
             "labels": torch.from_numpy(here.labels),
             "crowd": torch.from_numpy(here.crowd),
             "area": torch.from_numpy(here.area),
@@ -177,9 +179,9 @@ class DetectionSplit(FileSplit):
 
     def subset(self, mask: NDArray[np.bool_]) -> "DetectionSplit":
         """The images where `mask` (I,) is true, in the same order."""
-        kept = self._painted.take(mask[self._painted.image])
+        objects = self._painted.take(mask[self._painted.image])
         position = np.cumsum(mask) - 1
-        return self._with(replace(kept, image=position[kept.image]), self.class_names, mask)
+        return self._with(replace(objects, image=position[objects.image]), self.class_names, mask)
 
     def only(self, classes: tuple[str, ...]) -> "DetectionSplit":
         """All images, with the objects of these classes alone, in their numbers."""
@@ -202,7 +204,7 @@ class DetectionSplit(FileSplit):
 
 
 @dataclass(frozen=True)
-class Parsed:
+class Annotations:
     """What annotations say, before anything is checked against the images."""
 
     where: str  # the annotation file or folder
@@ -216,7 +218,7 @@ class Parsed:
 
 
 def make_split(
-    parsed: Parsed,
+    parsed: Annotations,
     folder: Path,
     *,
     class_names: tuple[str, ...],

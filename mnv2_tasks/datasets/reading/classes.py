@@ -24,27 +24,27 @@ def alike_form(name: str) -> str:
     return " ".join(composed(name).casefold().split())
 
 
-def check_choice(given: Any) -> list[str] | None:
+def check_choice(choice: Any) -> list[str] | None:
     """`data.classes` as names; numbers are names, too. Raises InputError for what is no list of different ones."""
-    if given is None:
+    if choice is None:
         return None
-    names = [given] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+    names = [choice] if isinstance(choice, str) or not isinstance(choice, Sequence) else list(choice)
     names = [composed(str(name)) for name in names]
-    if isinstance(given, str) or not names or len(set(names)) < len(names):
+    if isinstance(choice, str) or not names or len(set(names)) < len(names):
         example = ",".join(dict.fromkeys(names)) or "cat,dog"
-        raise InputError(f"data.classes={given}: give a list of different names, as in data.classes=[{example}]")
+        raise InputError(f"data.classes={choice}: give a list of different names, as in data.classes=[{example}]")
     return names
 
 
-def choose_classes(where: Path | str, there: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
-    """The class names: `given`, which must be there, or all that are; no two may be alike but for case and blanks."""
-    if given is not None and (missing := [name for name in given if name not in set(there)]):
+def choose_classes(where: Path | str, names: Sequence[str], choice: Sequence[str] | None) -> tuple[str, ...]:
+    """The class names: `choice`, which must be among `names`, or all of these; no two may be alike but for case."""
+    if choice is not None and (missing := [name for name in choice if name not in set(names)]):
         raise InputError(
-            f"{where}: data.classes: no class is called {quote(missing[0])}{_nearest(missing[0], there)}; the classes "
-            f"are {shorten(', '.join(there), 200) or 'none'}"
+            f"{where}: data.classes: no class is called {quote(missing[0])}{_nearest(missing[0], names)}; the classes "
+            f"are {shorten(', '.join(names), 200) or 'none'}"
         )
     alike: dict[str, str] = {}
-    for name in given if given is not None else there:
+    for name in choice if choice is not None else names:
         other = alike.setdefault(alike_form(name), name)
         if other != name:
             raise InputError(
@@ -53,30 +53,30 @@ def choose_classes(where: Path | str, there: Sequence[str], given: Sequence[str]
     return tuple(alike.values())
 
 
-def choose_two(where: Path | str, there: Sequence[str], given: Sequence[str] | None) -> tuple[str, ...]:
+def choose_two(where: Path | str, names: Sequence[str], choice: Sequence[str] | None) -> tuple[str, ...]:
     """`choose_classes` of images that have one class each: of two or more."""
-    chosen = choose_classes(where, there, given)
+    chosen = choose_classes(where, names, choice)
     if len(chosen) < 2:
         raise InputError(f"{where}: {chosen[0]} is the only class: give two or more to tell apart")
     return chosen
 
 
-def _nearest(name: str, there: Sequence[str]) -> str:
-    forms = {alike_form(one): one for one in there}
+def _nearest(name: str, names: Sequence[str]) -> str:
+    forms = {alike_form(one): one for one in names}
     close = difflib.get_close_matches(alike_form(name), list(forms), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(forms[form] for form in close)}?)" if close else ""
 
 
-def new_numbers(there: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
-    """(len(there),) the number that each class of the files has among `classes`; -1 for one that is left out."""
+def new_numbers(names: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+    """(len(names),) the number that each class of the files has among `classes`; -1 for one that is left out."""
     numbers = {name: number for number, name in enumerate(classes)}
-    return np.array([numbers.get(name, -1) for name in there], np.int64)
+    return np.array([numbers.get(name, -1) for name in names], np.int64)
 
 
-def class_advice(known: Sequence[str], there: Sequence[str]) -> str:
+def class_advice(known: Sequence[str], names: Sequence[str]) -> str:
     """What to do where a network knows other classes than the data has; "" where no choice of them helps."""
     chosen = [name for name in known if name != BACKGROUND]
-    if not set(chosen) <= set(there):
+    if not set(chosen) <= set(names):
         return ""
     listed = ",".join(map(_as_typed, chosen))
     return f"data.classes=[{listed if len(listed) < 200 else '...'}] takes those that it knows, in its order"

@@ -24,7 +24,7 @@ Splits = Mapping[tuple[str, str], Any]  # (source, side) -> its samples
 def describe(source: str, side: str, split: Any) -> str:
     """One line: "coco train: 160 images, 3 classes, 1,203 boxes (12 images without any); 2 files left out: 2 hidden".
 
-    A split may tell its `contents()`, as text; what it `left_out`; and other `notes` of how it came to be.
+    A split may have `contents()`, a text; `left_out`, the files that it does not use; and `notes` on how it was made.
     """
     contents = split.contents() if hasattr(split, "contents") else ""
     parts = [f"{source} {side}: {amount(len(split), 'image')}{contents and ', '}{contents}"]
@@ -76,9 +76,9 @@ def check_labels(splits: Splits, kinds: Mapping[str, Mapping[Kind, Sequence[str]
             if len(lacking) == len(names):
                 warnings.append(f"{where}: no {kind.label} at all{among}{EMPTY[side]}")
             elif lacking:
-                shown = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
+                examples = ", ".join(map(repr, lacking[:5])) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
                 share = f"{len(lacking)} of {len(names)} classes"
-                warnings.append(f"{where}: no {kind.label} of {shown} ({share}){among}")
+                warnings.append(f"{where}: no {kind.label} of {examples} ({share}){among}")
     return warnings
 
 
@@ -132,8 +132,10 @@ def _identities(split: FileSplit) -> NDArray[np.int64]:
     return np.fromiter((identity(os.fspath(split.path(i))) for i in range(len(split))), np.int64, len(split))
 
 
-def _shared(first: FileSplit, its: NDArray[np.int64], second: FileSplit, others: NDArray[np.int64]) -> list[Any]:
+def _shared(
+    first: FileSplit, first_identities: NDArray[np.int64], second: FileSplit, second_identities: NDArray[np.int64]
+) -> list[Any]:
     """The pairs of paths that are one file."""
-    _, here, there = np.intersect1d(its, others, return_indices=True)
-    pairs = [(first.path(i), second.path(j)) for i, j in zip(here.tolist(), there.tolist(), strict=True)]
+    _, first_rows, second_rows = np.intersect1d(first_identities, second_identities, return_indices=True)
+    pairs = [(first.path(i), second.path(j)) for i, j in zip(first_rows.tolist(), second_rows.tolist(), strict=True)]
     return sorted((a, b) for a, b in pairs if a == b or os.path.samefile(a, b))

@@ -33,14 +33,16 @@ def wide_values(image: Image.Image) -> NDArray[np.integer]:
     raw_mode = _raw_mode(image)
     if raw_mode is None:  # grey: I;16 and its byte orders, or 32-bit integers that hold 16-bit values
         return np.clip(np.asarray(image), 0, 65535)
-    file = image.fp  # type: ignore[attr-defined]
+    opened: Any = image  # of a file, which PIL's types do not tell
+    file = opened.fp
     image.load()
     # PIL has no colours of 16 bits: read in the other byte order, it takes the lower bytes for the upper ones.
     swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[raw_mode[-1]]
     file.seek(0)
+    low: Any
     with Image.open(file) as low:
         low.seek(image.tell())
-        low.tile = [tile._replace(args=_with_order(tile.args, swapped)) for tile in low.tile]  # type: ignore[attr-defined]
+        low.tile = [tile._replace(args=_with_order(tile.args, swapped)) for tile in low.tile]
         low.load()
         upper, lower = (np.asarray(one)[..., :3].astype(np.uint16) for one in (image, low))
     return (upper << 8) | lower

@@ -98,11 +98,11 @@ def held_out(names: Sequence[str], fraction: float) -> NDArray[np.bool_]:
     return mask
 
 
-def part(train: Any, held: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """Train without the images `held` (I,) out, and these as val (None for none)."""
-    if not held.any():
+def part(train: Any, mask: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """Train without the images where `mask` (I,) is true, and these as val (None for none)."""
+    if not mask.any():
         return train, None
-    rest, val = train.subset(~held), train.subset(held)
+    rest, val = train.subset(~mask), train.subset(mask)
     rest.left_out, rest.notes = train.left_out, train.notes
-    val.notes = [f"held out of train, {held.sum():,} of {len(held):,} by name"]
+    val.notes = [f"held out of train, {mask.sum():,} of {len(mask):,} by name"]
     return rest, val

@@ -34,7 +34,9 @@ class LabelledImages(FileSplit):
         max_side: int | None = MAX_SIDE,
     ) -> None:
         super().__init__(max_side=max_side)
-        self.folder, self.class_names, self.targets = folder, class_names, targets
+        self.folder = folder
+        self.class_names = class_names
+        self.targets = targets
         # Bytes in one array: a list of strings would be copied page by page into every loader process.
         self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 

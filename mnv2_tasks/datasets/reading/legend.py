@@ -54,7 +54,7 @@ def index_legend(classes: int, *, ignore: Sequence[int] = (), advice: str = "cor
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes as they were told, those to be ignored included."""
+    """The classes as a setting or a file names them, those to be ignored included."""
 
     where: str  # who told: a setting or a file
     names: list[str] = field(default_factory=list)  # in the order of the values; empty where nothing tells
@@ -96,8 +96,8 @@ def make_legend(table: ClassTable, ignore: Sequence[int | str | Sequence[int]]) 
         raise InputError(f"{table.where}: {count} classes have the colour {list(colour)}; give each its own")
     if unknown := [name for name in left_out if name not in names] + [v for v in values if not 0 <= v <= 255]:
         raise InputError(f"data.ignore: {unknown[0]} is neither a value from 0 to 255 nor among {', '.join(names)}")
-    kept = tuple(name for name in names if name not in left_out)
-    numbers = [kept.index(name) if name in kept else IGNORED for name in names]
+    classes = tuple(name for name in names if name not in left_out)
+    numbers = [classes.index(name) if name in classes else IGNORED for name in names]
     indices = np.full(256, -1, np.int16)
     indices[: len(names)] = numbers
     indices[[IGNORED, *values]] = IGNORED
@@ -105,7 +105,7 @@ def make_legend(table: ClassTable, ignore: Sequence[int | str | Sequence[int]]) 
     meaning |= dict.fromkeys(colours, IGNORED)
     place = "data.colours" if palette else "data.classes" if table.where == "data.classes" else "data.names"
     advice = f"the classes are {', '.join(names)}: add it in {place}, or leave it out with data.ignore=[{{}}]"
-    return kept, Legend(indices, meaning, by_colour=table.by_colour, advice=advice)
+    return classes, Legend(indices, meaning, by_colour=table.by_colour, advice=advice)
 
 
 def choose(
@@ -126,10 +126,10 @@ def choose(
     return chosen, legend.renumbered(numbers), notes
 
 
-def _colour(told: Any, where: str) -> Colour:
-    values = list(told) if isinstance(told, Sequence) and not isinstance(told, str) else []
+def _colour(colour: Any, where: str) -> Colour:
+    values = list(colour) if isinstance(colour, Sequence) and not isinstance(colour, str) else []
     if [type(value) is int and 0 <= value <= 255 for value in values] != [True] * 3:
-        raise InputError(f"{where}: {quote(told, 40)} is no colour; give 3 numbers from 0 to 255, as in [128,64,0]")
+        raise InputError(f"{where}: {quote(colour, 40)} is no colour; give 3 numbers from 0 to 255, as in [128,64,0]")
     return tuple(values)
 
 
@@ -148,8 +148,8 @@ def _read_csv(file: Path) -> dict[str, Colour]:
 def _read_json(file: Path) -> ClassTable:
     """A list of names; or {"names": [...]} with perhaps "palette" {index: [r, g, b]} and "ignore_index"."""
     fix = "correct it, or give data.classes"
-    told = read_json(file, fix=fix)
-    table = told if isinstance(told, dict) else {"names": told}
+    content = read_json(file, fix=fix)
+    table = content if isinstance(content, dict) else {"names": content}
     names, palette = table.get("names"), table.get("palette") or {}
     if not isinstance(names, list) or not isinstance(palette, dict):
         form = '{"names": [...], "palette": {"0": [r, g, b], ...}}'

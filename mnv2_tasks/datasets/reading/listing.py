@@ -38,8 +38,8 @@ def is_hidden(name: str) -> bool:
 def subfolders(folder: Path) -> list[str]:
     """The names of the folders in a folder, sorted, without the hidden ones and links back to it or its parents."""
     entries = _entries(folder)
-    own = os.path.realpath(folder)
-    return [e.name for e in entries if e.is_dir() and not is_hidden(e.name) and not _leads_back(e, own)]
+    top = os.path.realpath(folder)
+    return [e.name for e in entries if e.is_dir() and not is_hidden(e.name) and not _leads_back(e, top)]
 
 
 def walk(

@@ -45,17 +45,17 @@ def read_mask(path: Path, legend: Legend) -> Mask:
         bad = known[place] != values
     else:
         small = values.dtype.itemsize == 1
-        found = legend.indices[values if small else values.clip(0, 255)]
-        classes, bad = found.astype(np.uint8), found < 0
+        indices = legend.indices[values if small else values.clip(0, 255)]
+        classes, bad = indices.astype(np.uint8), indices < 0
         if not small:
             bad |= (values < 0) | (values > 255)
     if bad.any():
         first = int(values[bad][0])
-        told: Any = [first >> 16, first >> 8 & 255, first & 255] if coloured else first
+        example: Any = [first >> 16, first >> 8 & 255, first & 255] if coloured else first
         what = "colour" if coloured else "value"
         raise InputError(
-            f"{path}: {np.count_nonzero(values == first)} pixels have the {what} {told}, which stands for no class; "
-            + legend.advice.replace("{}", str(told))
+            f"{path}: {np.count_nonzero(values == first)} pixels have the {what} {example}, which stands for no class; "
+            + legend.advice.replace("{}", str(example))
         )
     return classes
 
@@ -105,9 +105,11 @@ class MaskSplit(FileSplit):
         max_side: int | None = None,
     ) -> None:
         super().__init__(max_side=max_side)
-        self.class_names, self.legend = class_names, legend
+        self.class_names = class_names
+        self.legend = legend
         # Bytes in one array: a list of paths would be copied page by page into every loader process.
-        self._images, self._masks = (np.array([os.fsencode(p) for p in side], np.bytes_) for side in (images, masks))
+        self._images = np.array([os.fsencode(path) for path in images], np.bytes_)
+        self._masks = np.array([os.fsencode(path) for path in masks], np.bytes_)
         self._sizes = sizes
         self._pixels: Pixels | None = None
 
@@ -154,18 +156,18 @@ class MaskSplit(FileSplit):
 
     def subset(self, mask: NDArray[np.bool_]) -> "MaskSplit":
         """The pairs where `mask` (I,) is true, in the same order."""
-        kept = np.flatnonzero(mask).tolist()
+        indices = np.flatnonzero(mask).tolist()
         split = MaskSplit(
-            [self.path(i) for i in kept],
-            [self.mask_path(i) for i in kept],
+            [self.path(i) for i in indices],
+            [self.mask_path(i) for i in indices],
             sizes=self._sizes[mask],
             legend=self.legend,
             class_names=self.class_names,
             max_side=self.max_side,
         )
-        if self._pixels is not None and (there := mask[self._pixels[0]]).any():
+        if self._pixels is not None and (counted := mask[self._pixels[0]]).any():
             chosen, rows = self._pixels
-            split._pixels = (np.cumsum(mask) - 1)[chosen[there]], rows[there]
+            split._pixels = (np.cumsum(mask) - 1)[chosen[counted]], rows[counted]
         return split
 
     def only(self, classes: tuple[str, ...]) -> "MaskSplit":

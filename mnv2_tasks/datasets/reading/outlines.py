@@ -134,9 +134,9 @@ class Shapes:
         for row, size in zip(rows.tolist(), sizes.tolist(), strict=True):
             start = self.starts[row]
             if start < self.starts[row + 1] and self.data[start] == ord("R"):
-                told = self.data[start + 1 : start + 9].view(np.int32).tolist()
-                if told != size:
-                    sizes_told = f"{told[1]}x{told[0]}, but its image is {size[1]}x{size[0]} (width x height)"
+                declared = self.data[start + 1 : start + 9].view(np.int32).tolist()
+                if declared != size:
+                    sizes_told = f"{declared[1]}x{declared[0]}, but its image is {size[1]}x{size[0]} (width x height)"
                     raise self._error(row, f"has run lengths of {sizes_told}")
 
     def check_pixels(self, most: int = 1000) -> None:

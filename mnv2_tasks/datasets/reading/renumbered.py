@@ -17,7 +17,8 @@ class Renumbered:
     """
 
     def __init__(self, source: Any, kind: str, classes: tuple[str, ...]) -> None:
-        self.source, self.classes = source, classes
+        self.source = source
+        self.classes = classes
         objects = set(OF_OBJECTS) & set(source.provides)
         if objects and kind == "segmentation" and classes[0] == BACKGROUND == source.provides[kind][0]:
             self.classes = classes[1:]  # painted from objects, on a background
