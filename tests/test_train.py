@@ -128,7 +128,7 @@ runpy.run_path("train.py", run_name="__main__")
 """
 
 
-def cut(number: int, *settings: str, at: tuple[str, str] = ("Last", "on_train_epoch_end")) -> tuple[int, str]:
+def cut(number: int, *settings: str, at: tuple[str, str] = ("LastCheckpoint", "on_train_epoch_end")) -> tuple[int, str]:
     """(exit code, errors) of a run that gets a signal after its first epoch, or where `at` says."""
     process = spawn("-c", KILLED, *at, str(int(number)), *settings, stdout=subprocess.DEVNULL)
     _, err = process.communicate()

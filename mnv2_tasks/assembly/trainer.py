@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 
 from mnv2_tasks.errors import InputError, quote, reason_of, suggest
 from mnv2_tasks.processes import Stop
-from mnv2_tasks.training.callbacks import EMA, AtStop, Best, EpochLog, Examples, Last, Settings, WholeFiles
+from mnv2_tasks.training.callbacks import EMA, AtStop, Best, EpochLog, Examples, LastCheckpoint, Settings, WholeFiles
 from mnv2_tasks.training.progress import Progress
 from mnv2_tasks.training.run_folder import LAST
 
@@ -79,7 +79,7 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
     if folder is not None:
         callbacks += [
             Best(folder / "checkpoints"),
-            Last(folder / "checkpoints" / LAST),
+            LastCheckpoint(folder / "checkpoints" / LAST),
             EpochLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),
             Settings(config, folder / "config.yaml"),

@@ -45,7 +45,7 @@ def main(config: Any) -> None:
         raise InputError(f"to=[]: name formats, of {', '.join((*formats.FORMATS, 'web'))}")
     precisions = _precisions(wanted, _listed(config.precision))  # before anything takes time
     runtime = _page_runtime(config) if "web" in wanted else None
-    files = ", ".join(f"{name} {'+'.join(its)}" for name, its in precisions.items()) or "the backbone"
+    files = ", ".join(f"{name} {'+'.join(names)}" for name, names in precisions.items()) or "the backbone"
     proof = ", then compared with PyTorch on images" if precisions and config.proof else ""
     print(f"export: {config.ckpt or config.weights} to {files}{proof}; a minute or so a file", flush=True)
     needs_data = config.what != "backbone" and (config.proof or _quantised(precisions))
@@ -80,28 +80,28 @@ def main(config: Any) -> None:
         raise InputError(f"{'; '.join(failed)}; the report is {folder / 'export.md'}")
 
 
-def _listed(given: Any) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
 def _quantised(precisions: dict[str, list[str]]) -> bool:
-    return any("int8" in its for its in precisions.values())
+    return any("int8" in names for names in precisions.values())
 
 
 def _precisions(wanted: list[str], asked: list[str]) -> dict[str, list[str]]:
     """{format: its part of what is asked for}. Raises InputError where there is none, or what it needs is missing."""
     from mnv2_tasks.export import formats
 
-    found: dict[str, list[str]] = {}
+    precisions: dict[str, list[str]] = {}
     for name in dict.fromkeys("onnx" if name == "web" else name for name in wanted):
         target = formats.need(name)
-        found[name] = [precision for precision in asked if precision in target.precisions]
-        if not found[name]:
+        precisions[name] = [precision for precision in asked if precision in target.precisions]
+        if not precisions[name]:
             raise InputError(f"precision={','.join(asked)}: to={name} makes {', '.join(target.precisions)} alone")
         for precision in asked:
             if precision not in target.precisions:
                 print(f"{name}: no {precision}, which it does not make")
-    return found
+    return precisions
 
 
 def _export(model: Any, resolved: "Resolved", precisions: dict[str, list[str]], folder: Path) -> list[str]:
@@ -127,7 +127,7 @@ def _export(model: Any, resolved: "Resolved", precisions: dict[str, list[str]], 
     common = {**describe(model, settings, classes), "size": list(size)}
     write_json(folder / ABOUT, {**common, "files": files})
     detects = any(head.kind.scored for head in model.heads.values()) and not taps
-    for name, its in precisions.items():
+    for name, own_precisions in precisions.items():
         target = formats.get_format(name)
         graph = Graph(
             model,
@@ -145,7 +145,7 @@ def _export(model: Any, resolved: "Resolved", precisions: dict[str, list[str]], 
         traced = torch.zeros((max(2, batch) if "batch" in dynamic else batch, channels, *size), dtype=torch.uint8)
         groups = [calibration[i : i + batch] for i in range(0, len(calibration), batch)]
         images = [as_input(torch.cat((group * batch)[:batch]), form) for group in groups]  # the last one filled up
-        for precision in its:
+        for precision in own_precisions:
             about = Metadata(
                 common, size, form, tuple(graph.outputs), dynamic, name, precision, graph.candidates, graph.nms
             )
@@ -193,12 +193,12 @@ def _calibration(data: Any, count: int) -> list[Any]:
     """`count` training images, spread over the sources, as evaluation sees them; one a batch."""
     from mnv2_tasks.samples import spread
 
-    found = []
+    images = []
     for source in data.sources:
         split = data.split(source, "train")
         for index in spread(split, max(1, count // len(data.sources))):
-            found.append(data.batch(source, "train", [index])[0])
-    return found
+            images.append(data.batch(source, "train", [index])[0])
+    return images
 
 
 if __name__ == "__main__":

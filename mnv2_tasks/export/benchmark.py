@@ -19,11 +19,11 @@ def main(config: Any) -> None:
     from mnv2_tasks.files import new_folder, write_json
     from mnv2_tasks.visual.export_plot import plot_formats
 
-    given = Path(settings["model"])
-    if not given.exists():
-        raise InputError(f"model={given}: no such file or folder; give the folder that an export wrote")
-    home = given if given.is_dir() else given.parent
-    names = _files(home) if given.is_dir() else [given.name]
+    place = Path(settings["model"])
+    if not place.exists():
+        raise InputError(f"model={place}: no such file or folder; give the folder that an export wrote")
+    home = place if place.is_dir() else place.parent
+    names = _files(home) if place.is_dir() else [place.name]
     metrics = proved(home)
     folder = new_folder(Path(settings["runs"]) / "benchmark", settings["name"])
     print(f"benchmark: {amount(len(names), 'file')}, some seconds each", flush=True)

@@ -39,18 +39,19 @@ class Proof:
     """One network's outputs beside the reference's, and its metrics, over any number of batches."""
 
     def __init__(self, call: Call, model: Model, classes: Classes) -> None:
-        self.call, self.heads = call, dict(model.heads.items())
+        self.call = call
+        self.heads = dict(model.heads.items())
         self.metrics: dict[str, Any] = {task: head.metrics(classes[task]) for task, head in self.heads.items()}
         self.apart: dict[str, dict[str, float]] = {}
 
     def compare(self, reference: decode.Arrays, images: Tensor) -> decode.Arrays:
         """Keep the largest difference from what the reference gave for these images, and count what is unlike."""
-        found = self.call(images)
+        outputs = self.call(images)
         for task, head in self.heads.items():
-            kept = self.apart.setdefault(task, dict.fromkeys(("largest", "relative", "unlike", "total"), 0.0))
-            for key, value in difference(head, task, reference, found).items():
-                kept[key] = kept[key] + value if key in ("unlike", "total") else max(kept[key], value)
-        return found
+            totals = self.apart.setdefault(task, dict.fromkeys(("largest", "relative", "unlike", "total"), 0.0))
+            for key, value in difference(head, task, reference, outputs).items():
+                totals[key] = totals[key] + value if key in ("unlike", "total") else max(totals[key], value)
+        return outputs
 
     def differences(self) -> dict[str, dict[str, float]]:
         """{task: {"largest", "relative", "unlike"}}: see `difference`; unlike is a share of the total."""
@@ -59,10 +60,10 @@ class Proof:
             for task, d in self.apart.items()
         }
 
-    def count(self, found: decode.Arrays, targets: Mapping[str, dict[str, Tensor]]) -> None:
+    def count(self, outputs: decode.Arrays, targets: Mapping[str, dict[str, Tensor]]) -> None:
         for task, wanted in targets.items():
             head = self.heads[task]
-            rows = decode.predictions(task, head.kind, found, head.decoding)
+            rows = decode.predictions(task, head.kind, outputs, head.decoding)
             head.kind.count(self.metrics[task], rows, wanted)
 
     def scores(self, tasks: Sequence[str]) -> dict[str, float]:

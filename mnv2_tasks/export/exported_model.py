@@ -78,12 +78,12 @@ def _kinds(tasks: Any) -> dict[str, Kind]:
 
 def _decoding(thresholds: Any, config: Mapping[str, Any], task: str) -> Decoding:
     """Of a detector: as the file tells, then as its head was made, for files that do not tell all."""
-    told = thresholds.get(task) if isinstance(thresholds, Mapping) else None
+    file_settings = thresholds.get(task) if isinstance(thresholds, Mapping) else None
     heads = config.get("heads")
-    made = heads.get(task) if isinstance(heads, Mapping) else None
+    head_settings = heads.get(task) if isinstance(heads, Mapping) else None
     values: dict[str, Any] = {}
     for field in fields(Decoding):
-        for source in (told, made):
+        for source in (file_settings, head_settings):
             if isinstance(source, Mapping) and field.name in source:
                 values.setdefault(field.name, source[field.name])
     for name, value in values.items():

@@ -51,7 +51,11 @@ class Graph(nn.Module):
         taps: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.network, self.layout, self.masks, self.nms, self.taps = _Raw(model, taps), layout, masks, nms, taps
+        self.network = RawOutputs(model, taps)
+        self.layout = layout
+        self.masks = masks
+        self.nms = nms
+        self.taps = taps
         self.native = _native  # a format with an operator of its own puts another in its place
         self.candidates: dict[str, int] = {}
         self.converted: dict[Any, Any] = {}  # what a format keeps of it for its other precisions
@@ -75,12 +79,12 @@ class Graph(nn.Module):
         raw = self.network(images)
         if self.taps:
             return raw
-        found: list[Tensor] = []
+        results: list[Tensor] = []
         size = (images.shape[-2], images.shape[-1])
         for (task, head), tensors in zip(self.network.model.heads.items(), raw, strict=True):
             how = Decided(self.masks, self.nms, self.candidates.get(task, 0), self._keep)
-            found += head.kind.decide(head, tensors, size, how)
-        return tuple(found)
+            results += head.kind.decide(head, tensors, size, how)
+        return tuple(results)
 
     def _keep(self, boxes: Tensor, score: Tensor, shape: tuple[int, int], decoding: Decoding) -> Tensor:
         """(B, K k, 4) and (B, K, k) of `shape` (K, k) -> (B, K, k) float, 1 for the boxes kept."""
@@ -90,12 +94,13 @@ class Graph(nn.Module):
         return suppress(boxes.reshape(-1, k, 4), decoding.nms).view(-1, classes, k)  # rank 3: LiteRT
 
 
-class _Raw(nn.Module):
+class RawOutputs(nn.Module):
     """The network up to its plain outputs, which a quantiser may touch: one tuple of tensors a head, or the taps."""
 
     def __init__(self, model: Model, taps: tuple[str, ...]) -> None:
         super().__init__()
-        self.model, self.taps = model, taps
+        self.model = model
+        self.taps = taps
 
     def forward(self, images: Tensor) -> tuple[Any, ...]:
         model = self.model
@@ -104,10 +109,10 @@ class _Raw(nn.Module):
                 images = images.to(torch.float32) / 255
             taps = model.backbone((images - model.mean) / model.std)
             return tuple(taps[name] for name in self.taps)
-        found: list[tuple[Tensor, ...]] = []
+        results: list[tuple[Tensor, ...]] = []
         for task, outputs in model(images).items():
-            found.append(model.heads[task].kind.raw(outputs))
-        return tuple(found)
+            results.append(model.heads[task].kind.raw(outputs))
+        return tuple(results)
 
 
 def _native(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
@@ -122,8 +127,8 @@ def _native(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Ten
     able = torch.nonzero(rank > threshold)[:, 0]
     apart = flat + group * (flat.max() + 1)
     index = able[torch.ops.torchvision.nms(apart[able], rank[able], limit)]
-    kept = torch.zeros_like(rank)
-    return torch.index_put(kept, (index,), torch.ones((), dtype=kept.dtype)).view(images, classes, k)
+    keep = torch.zeros_like(rank)
+    return torch.index_put(keep, (index,), torch.ones((), dtype=keep.dtype)).view(images, classes, k)
 
 
 def suppress(boxes: Tensor, limit: float, steps: int = STEPS) -> Tensor:
@@ -143,7 +148,7 @@ def suppress(boxes: Tensor, limit: float, steps: int = STEPS) -> Tensor:
     union = area[..., :, None] + area[..., None, :] - shared
     better = torch.ones(boxes.shape[-2], boxes.shape[-2]).triu(1)  # [i, j]: i has the higher score
     over = (shared > limit * union).to(boxes.dtype) * better
-    kept = torch.ones_like(area)[..., None, :]  # (..., 1, N)
+    keep = torch.ones_like(area)[..., None, :]  # (..., 1, N)
     for _ in range(steps):
-        kept = (kept @ over < 0.5).to(boxes.dtype)
-    return kept.squeeze(-2)
+        keep = (keep @ over < 0.5).to(boxes.dtype)
+    return keep.squeeze(-2)

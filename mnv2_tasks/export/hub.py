@@ -45,7 +45,7 @@ def write_hub(model: Model, settings: Mapping[str, Any], classes: Classes, folde
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(plain_state(model.backbone.state_dict()), folder / WEIGHTS, metadata={"format": "pt"})
-    rows = [f"| {side} | {name} | {value} |" for side, its in metrics.items() for name, value in its.items()]
+    rows = [f"| {side} | {name} | {value} |" for side, values in metrics.items() for name, value in values.items()]
     card = [
         "---",
         *([f"license: {settings['license']}"] if settings["license"] else []),

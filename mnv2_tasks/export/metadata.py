@@ -55,8 +55,10 @@ class Metadata:
 
     def of_file(self) -> dict[str, Any]:
         """The fields of the file alone, as JSON; those that are None are left out."""
-        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("model", "size")}
-        return {name: value for name, value in told.items() if value is not None} | {"input": asdict(self.input)}
+        values = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("model", "size")
+        }
+        return {name: value for name, value in values.items() if value is not None} | {"input": asdict(self.input)}
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, as JSON."""
@@ -66,10 +68,10 @@ class Metadata:
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
 
-def parse_metadata(told: Any, path: Path) -> Metadata:
+def parse_metadata(content: Any, path: Path) -> Metadata:
     """What the file `path` tells of itself. Raises InputError where a field is missing or not of its form."""
-    if not isinstance(told, dict):
-        raise InputError(f"{path}: what it tells of itself is {quote(told)}; {FIX}")
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: what it tells of itself is {quote(content)}; {FIX}")
     forms = {
         "size": lambda value: _is_shape(value, 2),
         "outputs": _is_names,
@@ -80,20 +82,24 @@ def parse_metadata(told: Any, path: Path) -> Metadata:
         "nms": lambda value: value in ("native", "portable", "app"),
     }
     for key in ("size", "outputs", "dynamic", "input"):
-        if key not in told:
+        if key not in content:
             raise InputError(f"{path}: what it tells of itself has no {key}; {FIX}")
     for key, fits in forms.items():
-        if key in told and not fits(told[key]):
-            raise InputError(f"{path}: what it tells as its {key} is {quote(told[key])}; {FIX}")
-    form = told["input"]
-    own = {field.name for field in fields(Metadata)} - {"model"}
+        if key in content and not fits(content[key]):
+            raise InputError(f"{path}: what it tells as its {key} is {quote(content[key])}; {FIX}")
+    form = content["input"]
+    names = {field.name for field in fields(Metadata)} - {"model"}
     return Metadata(
-        model={key: value for key, value in told.items() if key not in own},
-        size=(told["size"][0], told["size"][1]),
+        model={key: value for key, value in content.items() if key not in names},
+        size=(content["size"][0], content["size"][1]),
         input=InputForm(form["layout"], form["dtype"], cast(tuple[int, int, int, int], tuple(form["shape"]))),
-        outputs=tuple(told["outputs"]),
-        dynamic=tuple(told["dynamic"]),
-        **{key: told[key] for key in ("format", "precision", "candidates", "nms", "ranges", "sha256") if key in told},
+        outputs=tuple(content["outputs"]),
+        dynamic=tuple(content["dynamic"]),
+        **{
+            key: content[key]
+            for key in ("format", "precision", "candidates", "nms", "ranges", "sha256")
+            if key in content
+        },
     )
 
 
@@ -156,5 +162,5 @@ def trained_metrics(ckpt: str | None) -> dict[str, Any]:
     path = Path(ckpt).parent.parent / "metrics.json" if ckpt else None
     if path is None or not path.is_file():
         return {}
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return {side: told[side] for side in ("val", "test") if side in told}
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    return {side: metrics[side] for side in ("val", "test") if side in metrics}

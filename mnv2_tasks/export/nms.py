@@ -17,21 +17,21 @@ def suppress(
     Of each class the `candidates` highest scores above `score_threshold` stay; a box goes where it overlaps a kept one
     of its class and a higher score by an IoU above `nms`; at most `detections` are returned.
     """
-    found = []
+    picked = []
     for label in range(scores.shape[1]):
         score = scores[:, label]
         order = np.argsort(-score, kind="stable")[:candidates]
         order = order[score[order] > score_threshold]
         while len(order):
             best, rest = order[0], order[1:]
-            found.append((best, label))
+            picked.append((best, label))
             low = np.maximum(boxes[best, :2], boxes[rest, :2])
             high = np.minimum(boxes[best, 2:], boxes[rest, 2:])
             shared = np.clip(high - low, 0, None).prod(1)
             area = (boxes[rest, 2:] - boxes[rest, :2]).prod(1) + (boxes[best, 2:] - boxes[best, :2]).prod()
             order = rest[shared <= nms * (area - shared)]
-    index = np.array([i for i, _ in found], np.int64)
-    labels = np.array([n for _, n in found], np.int64)
+    index = np.array([i for i, _ in picked], np.int64)
+    labels = np.array([n for _, n in picked], np.int64)
     top = np.argsort(-scores[index, labels], kind="stable")[:detections]
     index, labels = index[top], labels[top]
     return boxes[index], scores[index, labels], labels

@@ -48,8 +48,8 @@ class ExportRow:
     def as_dict(self) -> dict[str, Any]:
         """As JSON; what was not measured is left out."""
         names = ("boxes", "seconds", "bytes", "apart", "before", "after", "latency_ms", "note", "error")
-        told = {name: getattr(self, name) for name in names}
-        return {"file": self.file, **self.about.of_file()} | {k: v for k, v in told.items() if v not in (None, {})}
+        values = {name: getattr(self, name) for name in names}
+        return {"file": self.file, **self.about.of_file()} | {k: v for k, v in values.items() if v not in (None, {})}
 
 
 Rows = list[ExportRow]
@@ -122,8 +122,8 @@ def _compare(
         expected = call(images)
         base.count(expected, targets)
         for name, proof in proofs.items():
-            if (found := _attempt(by_name[name], partial(proof.compare, expected, images))) is not None:
-                proof.count(found, targets)
+            if (outputs := _attempt(by_name[name], partial(proof.compare, expected, images))) is not None:
+                proof.count(outputs, targets)
     for image in random_images([1, len(model.mean), *_size(data)], NOISE):
         expected = call(image)
         for name, proof in proofs.items():
@@ -150,11 +150,11 @@ def _compare_taps(reference: Graph, data: Any, settings: Mapping[str, Any], aliv
         expected = call(images)
         for row in rows:
             network = alive.get(row.file)
-            if network and (found := _attempt(row, partial(network, images))):
+            if network and (outputs := _attempt(row, partial(network, images))):
                 for tap, values in expected.items():
-                    kept = row.apart.setdefault(tap, {})
-                    for key, value in apart(values, found[tap]).items():
-                        kept[key] = max(kept.get(key, 0.0), value)
+                    largest = row.apart.setdefault(tap, {})
+                    for key, value in apart(values, outputs[tap]).items():
+                        largest[key] = max(largest.get(key, 0.0), value)
 
 
 def batches(data: Any, side: str, most: int | None) -> Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]:
@@ -165,7 +165,9 @@ def batches(data: Any, side: str, most: int | None) -> Iterator[tuple[Tensor, di
             if most is not None and count + len(images) > most:
                 left = most - count
                 images = images[:left]
-                targets = {task: {name: value[:left] for name, value in its.items()} for task, its in targets.items()}
+                targets = {
+                    task: {name: value[:left] for name, value in fields.items()} for task, fields in targets.items()
+                }
             if len(images):
                 yield images, targets
             count += len(images)
@@ -180,30 +182,30 @@ def _size(data: Any) -> tuple[int, int]:
 def _time_pytorch(graph: Graph, shape: Sequence[int], *, compiled: bool) -> dict[str, Any]:
     """Milliseconds of eager PyTorch, and compiled, by threads."""
     (image,) = random_images(shape, 1)
-    found: dict[str, dict[str, float]] = {}
-    kept = torch.get_num_threads()
+    times: dict[str, dict[str, float]] = {}
+    threads_before = torch.get_num_threads()
     variants: dict[str, Any] = {"eager": graph}
     if compiled:
         variants["compile"] = torch.compile(graph, dynamic=False)
     with torch.inference_mode():
         for name, call in variants.items():
-            found[name] = {}
+            times[name] = {}
             for threads in THREADS:
                 torch.set_num_threads(threads)
-                found[name][str(threads)] = latency(partial(call, image))
-    torch.set_num_threads(kept)
-    return {"latency_ms": found}
+                times[name][str(threads)] = latency(partial(call, image))
+    torch.set_num_threads(threads_before)
+    return {"latency_ms": times}
 
 
 def _verdict(row: ExportRow, settings: Mapping[str, Any]) -> str | None:
     """What is wrong with a file, by the tolerances of the settings."""
     if row.about.precision == "fp32":
-        for name, found in row.apart.items():
-            if not found["relative"] <= settings["tolerance"]:
+        for name, differences in row.apart.items():
+            if not differences["relative"] <= settings["tolerance"]:
                 limit = settings["tolerance"]
-                return f"{name} differs from PyTorch by {found['relative']:.2g}, more than tolerance={limit:g}"
-            if not found.get("unlike", 0.0) <= 10 * settings["tolerance"]:  # near ties are decided either way
-                return f"{found['unlike']:.2%} of {name}'s decisions are not PyTorch's, more than 10 x tolerance"
+                return f"{name} differs from PyTorch by {differences['relative']:.2g}, more than tolerance={limit:g}"
+            if not differences.get("unlike", 0.0) <= 10 * settings["tolerance"]:  # near ties are decided either way
+                return f"{differences['unlike']:.2%} of {name}'s decisions are not PyTorch's, more than 10 x tolerance"
     elif settings["max_drop"] is not None:
         for task, before in row.before.items():
             drop = 100 * (before - row.after[task])
@@ -226,7 +228,8 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequenc
         megabytes = "" if row.bytes is None else f"{row.bytes / 1e6:.2f}"
         if row.apart:
             far = [
-                max(found.get(key, 0.0) for found in row.apart.values()) for key in ("largest", "relative", "unlike")
+                max(differences.get(key, 0.0) for differences in row.apart.values())
+                for key in ("largest", "relative", "unlike")
             ]
             cells = [f"{value:.1e}" for value in far]
         else:

@@ -98,15 +98,15 @@ def read_about(path: Path) -> Metadata:
     Raises InputError where neither does, or model.json was written with another file.
     """
     beside = path.parent / ABOUT
-    told: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     if beside.is_file():
-        told = read_json(beside, fix=FIX)
-        if not isinstance(told, dict) or not isinstance(told.get("files", {}), dict):
+        content = read_json(beside, fix=FIX)
+        if not isinstance(content, dict) or not isinstance(content.get("files", {}), dict):
             raise InputError(f"{beside}: it does not tell of files; {FIX}")
-    own = told.get("files", {}).get(path.name)
-    if own is not None and not isinstance(own, dict):
-        raise InputError(f"{beside}: what it tells of {path.name} is {quote(own)}; {FIX}")
-    is_other = own is not None and "sha256" in own and own["sha256"] != digest(path)
+    entry = content.get("files", {}).get(path.name)
+    if entry is not None and not isinstance(entry, dict):
+        raise InputError(f"{beside}: what it tells of {path.name} is {quote(entry)}; {FIX}")
+    is_other = entry is not None and "sha256" in entry and entry["sha256"] != digest(path)
     text = need(format_of(path)).embedded(path)
     if text:
         if is_other:
@@ -116,10 +116,10 @@ def read_about(path: Path) -> Metadata:
         about = parse_json(text, path, fix=FIX)
     elif is_other:
         raise InputError(f"{beside}: it was written with another {path.name}; put the model.json of this one there")
-    elif own is None:
+    elif entry is None:
         raise InputError(f"{path}: it does not say what it is: keep {ABOUT} beside it, as the export wrote it")
     else:
-        about = {**{key: value for key, value in told.items() if key != "files"}, **own}
+        about = {**{key: value for key, value in content.items() if key != "files"}, **entry}
     return parse_metadata(about, path)
 
 

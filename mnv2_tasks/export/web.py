@@ -12,12 +12,12 @@ RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thre
 PRIVATE = ("config",)  # of the metadata: the page has no use for it
 
 
-def find_runtime(given: str | Path | None = None) -> Path:
+def find_runtime(place: str | Path | None = None) -> Path:
     """The `dist` folder of the npm package onnxruntime-web (npm install onnxruntime-web).
 
     None looks for node_modules here and above. Raises InputError where it is not there.
     """
-    dist = Path(given) if given else _installed()
+    dist = Path(place) if place else _installed()
     if missing := [name for name in RUNTIME if not (dist / name).is_file()]:
         raise InputError(f"{dist}: no {missing[0]} there; give web_runtime=<node_modules/onnxruntime-web/dist>")
     return dist
@@ -31,8 +31,8 @@ def write_page(model: Path, folder: Path, dist: Path) -> None:
     for name in RUNTIME:
         shutil.copy(dist / name, folder / name)
     shutil.copy(model, folder / "model.onnx")
-    told = {key: value for key, value in read_about(model).as_dict().items() if key not in PRIVATE}
-    (folder / "model.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    about = {key: value for key, value in read_about(model).as_dict().items() if key not in PRIVATE}
+    (folder / "model.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _installed() -> Path:

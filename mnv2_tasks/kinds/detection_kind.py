@@ -141,8 +141,8 @@ class Detection(Kind):
         scores = shown.get("scores")
         real = shown["labels"] >= 0 if scores is None else scores >= (DRAWN_SCORE if least is None else least)
         boxes = shown["boxes"][real] * _scale(shown["boxes"], seen, (image.shape[1], image.shape[2]))
-        kept = {name: shown[name][real] for name in ("labels", "scores", "crowd") if name in shown}
-        return draw_boxes(image, boxes, kept.pop("labels"), classes, **kept)
+        columns = {name: shown[name][real] for name in ("labels", "scores", "crowd") if name in shown}
+        return draw_boxes(image, boxes, columns.pop("labels"), classes, **columns)
 
     def overlays(
         self, sides: Mapping[str, Any], classes: tuple[str, ...], *, picture: Picture, least: float
@@ -150,7 +150,7 @@ class Detection(Kind):
         """Boxes of predictions that score `least`, and the true ones."""
         (height, width), (seen_height, seen_width) = picture.image, picture.seen
         whole = (seen_height * picture.canvas[0] / height, seen_width * picture.canvas[1] / width)  # in input pixels
-        boxes = {side: _overlay(shown, whole, classes, least) for side, shown in sides.items()}
+        boxes = {side: _overlay(annotation, whole, classes, least) for side, annotation in sides.items()}
         return {"boxes": boxes, "caption": f"predictions: score at least {least:g}"}
 
     def counted(self, least: float) -> str:
@@ -202,8 +202,8 @@ class Detection(Kind):
         rows = anchor.flatten(1)[..., None].expand(-1, -1, 4)
         near = defaults[anchor.flatten()].view(-1, head.num_classes * k, 4)
         pixels = _scaled(head.boxes(deltas.gather(1, rows), near), size)  # (B, K k, 4)
-        kept = how.keep(pixels, score, (head.num_classes, k), decoding)
-        score = score * kept * (score > decoding.score_threshold).to(score.dtype)
+        keep = how.keep(pixels, score, (head.num_classes, k), decoding)
+        score = score * keep * (score > decoding.score_threshold).to(score.dtype)
         score, best = score.flatten(1).topk(min(decoding.detections, head.num_classes * k))  # (B, N)
         boxes = pixels.gather(1, best[..., None].expand(-1, -1, 4))
         return [boxes, score, torch.div(best, k, rounding_mode="floor").to(torch.int32)]
@@ -220,15 +220,15 @@ class Detection(Kind):
 
     def count(self, metric: Any, predictions: list[Prediction], targets: Targets) -> None:
         """In the pixels of the original images; repeats and images of unknown content do not count."""
-        found, truths = [], []
+        detections, truths = [], []
         for i in (targets["known"] & (targets["image_id"] >= 0)).nonzero().flatten().tolist():
             size, seen = (tuple(targets[name][i].tolist()) for name in ("size", "seen"))
-            found.append(self.restore(predictions[i], seen, size))
+            detections.append(self.restore(predictions[i], seen, size))
             real = targets["labels"][i] >= 0
             truth = {name: targets[name][i][real] for name in ("boxes", "labels", "crowd", "area")}
             truth["boxes"] = truth["boxes"] * _scale(targets["boxes"], seen, size)
             truths.append({**truth, "image_id": int(targets["image_id"][i])})
-        metric.update(found, truths)
+        metric.update(detections, truths)
 
     def difference(self, ours: Arrays, theirs: Arrays, pairs: list[tuple[Prediction, Prediction]]) -> Apart:
         """A partner has the same class and place; a box within `BARE` of the lowest score of its image needs none."""
@@ -247,13 +247,13 @@ def _scaled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _overlay(
-    shown: Mapping[str, Tensor], whole: tuple[float, float], classes: tuple[str, ...], least: float
+    annotation: Mapping[str, Tensor], whole: tuple[float, float], classes: tuple[str, ...], least: float
 ) -> dict[str, Any]:
     height, width = whole
-    scores = shown.get("scores")
+    scores = annotation.get("scores")
     data = []
-    for i, (x0, y0, x1, y1) in enumerate(shown["boxes"].tolist()):
-        label = int(shown["labels"][i])
+    for i, (x0, y0, x1, y1) in enumerate(annotation["boxes"].tolist()):
+        label = int(annotation["labels"][i])
         if label < 0 or (scores is not None and scores[i] < least):
             continue
         corners = {"minX": x0 / width, "minY": y0 / height, "maxX": x1 / width, "maxY": y1 / height}

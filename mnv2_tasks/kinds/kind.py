@@ -100,16 +100,16 @@ class Kind(ABC):
         Those of a plain DataLoader may lack what follows from the images (B, C, H, W): they lie as they are on disk,
         are numbered by `ids` (B,), and are labelled throughout. A field that is needed alone may come as a bare tensor.
         """
-        own = {self.needed[0]: targets} if isinstance(targets, Tensor) and len(self.needed) == 1 else targets
-        if not isinstance(own, Mapping) or not set(self.needed) <= set(own):
-            have = ", ".join(map(str, own)) if isinstance(own, Mapping) else type(own).__name__
+        fields = {self.needed[0]: targets} if isinstance(targets, Tensor) and len(self.needed) == 1 else targets
+        if not isinstance(fields, Mapping) or not set(self.needed) <= set(fields):
+            have = ", ".join(map(str, fields)) if isinstance(fields, Mapping) else type(fields).__name__
             raise InputError(
                 f"a batch's targets for {self.name} hold {have}: give {' and '.join(self.needed)}, as "
                 "mnv2_tasks.kinds tells"
             )
         size = torch.tensor(images.shape[-2:], device=images.device).expand(len(images), 2)
         shared = {"image_id": ids, "size": size, "seen": size}
-        return self.follow({**shared, **own})
+        return self.follow({**shared, **fields})
 
     @abstractmethod
     def check(self, targets: Targets, images: Tensor, classes: Sequence[str]) -> None:

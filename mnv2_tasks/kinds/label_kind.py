@@ -33,8 +33,8 @@ class LabelKind(Kind):
         """A caption: the truth, and what is predicted."""
         scores = sides["predictions"]["scores"]
         true, predicted = self.caption(sides["ground_truth"], scores, classes)
-        shown = ", ".join(f"{classes[i]} {scores[i]:.2f}" for i in predicted) or "nothing"
-        return {"caption": f"{true} | {shown}"}
+        text = ", ".join(f"{classes[i]} {scores[i]:.2f}" for i in predicted) or "nothing"
+        return {"caption": f"{true} | {text}"}
 
     @abstractmethod
     def caption(self, target: Mapping[str, Tensor], scores: Tensor, classes: tuple[str, ...]) -> tuple[str, list[int]]:

@@ -83,8 +83,8 @@ class Segmentation(Kind):
         """Pixels of other classes are 255."""
         if chosen is None:
             return prediction
-        there = torch.cat([chosen, chosen.new_zeros(256 - len(chosen))])[prediction["mask"].long()]
-        return {**prediction, "mask": torch.where(there, prediction["mask"], IGNORED)}
+        chosen_pixels = torch.cat([chosen, chosen.new_zeros(256 - len(chosen))])[prediction["mask"].long()]
+        return {**prediction, "mask": torch.where(chosen_pixels, prediction["mask"], IGNORED)}
 
     def draw(
         self,
@@ -109,8 +109,8 @@ class Segmentation(Kind):
     ) -> dict[str, Any]:
         names = {**dict(enumerate(classes)), IGNORED: "unknown"}
         masks = {}
-        for side, shown in sides.items():
-            part = shown["mask"][None, None, : picture.seen[0], : picture.seen[1]].to(torch.uint8)
+        for side, annotation in sides.items():
+            part = annotation["mask"][None, None, : picture.seen[0], : picture.seen[1]].to(torch.uint8)
             whole = F.interpolate(part, size=picture.image, mode="nearest")[0]
             height, width = whole.shape[1:]
             beside = (0, picture.canvas[1] - width, 0, picture.canvas[0] - height)

@@ -40,8 +40,8 @@ def main(config: Any) -> None:
     folder = new_folder(Path(settings["runs"]) / "analysis", settings["name"])
     for what in wanted:
         print(f"analysis: {what}", flush=True)
-        found = ANALYSES[what](resolved, checkpoint, folder)
-        write_json(folder / f"{what}.json", found)
+        result = ANALYSES[what](resolved, checkpoint, folder)
+        write_json(folder / f"{what}.json", result)
     print(f"analyses: {folder}")
 
 
@@ -51,13 +51,17 @@ def _figure1(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     from mnv2_tasks.lab.figures.spiral import DIMENSIONS, reconstruction, spiral, through_relu
     from mnv2_tasks.visual.analysis_plots import plot_spiral
 
-    found, points = reconstruction(), spiral()
+    results, points = reconstruction(), spiral()
     generator = torch.Generator().manual_seed(0)
-    shown = {str(n): through_relu(points, torch.randn(n, 2, generator=generator))[0].numpy() for n in DIMENSIONS}
-    plot_spiral(points.numpy(), shown, {n: row["error"] for n, row in found.items()}, folder / "figure1.png")
-    rows = [(n, f"{row['error']:.3f}", f"{row['lost']:.1%}") for n, row in found.items()]
+    reconstructions = {
+        str(n): through_relu(points, torch.randn(n, 2, generator=generator))[0].numpy() for n in DIMENSIONS
+    }
+    plot_spiral(
+        points.numpy(), reconstructions, {n: row["error"] for n, row in results.items()}, folder / "figure1.png"
+    )
+    rows = [(n, f"{row['error']:.3f}", f"{row['lost']:.1%}") for n, row in results.items()]
     _print("Figure 1: a spiral after ReLU in n dimensions, mean of 200 embeddings", ("n", "error", "lost"), rows)
-    return found
+    return results
 
 
 def _figure7(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
@@ -79,22 +83,22 @@ def _figure7(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     model = build_told(partial(build_model, settings, checkpoint["classes"]), where, checkpoint["state"])
     before = positive_channels(model, images, batch_statistics=True)
     load_exactly(model, checkpoint["state"], where, hint="the checkpoint and its config disagree")
-    found = {"before training": before, "after training": positive_channels(model, images)}
-    plot_positive(found, INVERTIBLE, folder / "figure7.png")
+    networks = {"before training": before, "after training": positive_channels(model, images)}
+    plot_positive(networks, INVERTIBLE, folder / "figure7.png")
     rows = [
         (title, f"{_mean(rows, 'mean'):.3f}", f"{_mean(rows, 'std'):.3f}", f"{min(row['low'] for row in rows):.3f}")
-        for title, rows in found.items()
+        for title, rows in networks.items()
     ]
     _print("Figure 7: share of channels above 0, over the layers", ("network", "mean", "std", "least"), rows)
-    return found
+    return networks
 
 
 def _convolutions(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     from mnv2_tasks.lab.figures.convolutions import table
     from mnv2_tasks.visual.analysis_plots import LABELS, plot_convolutions
 
-    found = table()
-    plot_convolutions(found, folder / "convolutions.png")
+    costs = table()
+    plot_convolutions(costs, folder / "convolutions.png")
     rows = [
         (
             row["channels"],
@@ -102,25 +106,25 @@ def _convolutions(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
             f"{row['separable_to_standard']:.4f}",
             f"{row['one_over_n_plus_one_over_k2']:.4f}",
         )
-        for row in found
+        for row in costs
     ]
     titles = ("N", *LABELS.values(), "separable / standard", "1/N + 1/k^2")
     _print("3x3 on 56 x 56, N channels in and out: M multiply-adds, counted (formulas in the JSON)", titles, rows)
-    return found
+    return costs
 
 
 def _memory(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     from mnv2_tasks.backbone import MobileNetV1, MobileNetV2
     from mnv2_tasks.lab.figures.layers import materialized
 
-    found = {network.__name__: materialized(network) for network in (MobileNetV1, MobileNetV2)}
-    sides = next(iter(found.values()))
+    maps = {network.__name__: materialized(network) for network in (MobileNetV1, MobileNetV2)}
+    sides = next(iter(maps.values()))
     rows = [
-        (f"{side} x {side}", *(f"{f[side][0]} / {f[side][1] / 1e3:.0f} kB" for f in found.values())) for side in sides
+        (f"{side} x {side}", *(f"{f[side][0]} / {f[side][1] / 1e3:.0f} kB" for f in maps.values())) for side in sides
     ]
-    rows.append(("most", *(f"{max(size for _, size in f.values()) / 1e3:.0f} kB" for f in found.values())))
-    _print("Table 3: channels / memory between blocks, 16-bit floats", ("map", *found), rows)
-    return {name: {str(side): list(pair) for side, pair in f.items()} for name, f in found.items()}
+    rows.append(("most", *(f"{max(size for _, size in f.values()) / 1e3:.0f} kB" for f in maps.values())))
+    _print("Table 3: channels / memory between blocks, 16-bit floats", ("map", *maps), rows)
+    return {name: {str(side): list(pair) for side, pair in f.items()} for name, f in maps.items()}
 
 
 def _layers(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
@@ -135,13 +139,13 @@ def _layers(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
     with torch.device("meta"):
         where = f"{settings['ckpt']} ({checkpoint['writer']})" if checkpoint else ""
         build = partial(build_model, settings, resolved.classes)
-        found = layers(build_told(build, where) if where else build(), size)
-    plot_layers(found, folder / "layers.png")
-    columns = list(dict.fromkeys(name for row in found for name in row))
+        table = layers(build_told(build, where) if where else build(), size)
+    plot_layers(table, folder / "layers.png")
+    columns = list(dict.fromkeys(name for row in table for name in row))
     with (folder / "layers.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(table)
     rows: list[tuple[Any, ...]] = [
         (
             row["name"],
@@ -152,21 +156,21 @@ def _layers(resolved: "Resolved", checkpoint: Any, folder: Path) -> Any:
             f"{row['memory'] / 1e3:.0f}",
             row.get("receptive_field", "-"),
         )
-        for row in found
+        for row in table
     ]
     rows.append(
         (
             "all",
             "",
             "",
-            *(f"{sum(r[k] for r in found) / u:.2f}" for k, u in (("parameters", 1e3), ("madds", 1e6))),
+            *(f"{sum(r[k] for r in table) / u:.2f}" for k, u in (("parameters", 1e3), ("madds", 1e6))),
             "",
             "",
         )
     )
     titles = ("layer", "channels", "output", "parameters, k", "madds, M", "memory, kB", "receptive field")
     _print(f"Layers at {size[0]} x {size[1]}", titles, rows)
-    return found
+    return table
 
 
 ANALYSES: dict[str, Callable[["Resolved", Any, Path], Any]] = {

@@ -62,8 +62,8 @@ def _published(config: Mapping[str, Any]) -> bool:
     return backbone["stem_stride"] == 2 and backbone == reference_of(config, block)["backbone"]
 
 
-def fits(found: Mapping[str, float], limits: Mapping[str, float]) -> bool:
-    return all(found[LIMITS[name]] <= most for name, most in limits.items() if LIMITS[name] in found)
+def fits(costs: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    return all(costs[LIMITS[name]] <= most for name, most in limits.items() if LIMITS[name] in costs)
 
 
 def main(config: Any) -> None:
@@ -79,8 +79,8 @@ def main(config: Any) -> None:
     if not limits:
         raise InputError(f"no budget is given: add one of {', '.join(f'{name}=<most>' for name in LIMITS)}")
     wishes = [set(build.head_class(task, head).strides) for task, head in settings["heads"].items()]
-    given = settings["backbone"]["output_stride"]
-    strides = [given] if given else sorted(set.intersection(*wishes))
+    stride = settings["backbone"]["output_stride"]
+    strides = [stride] if stride else sorted(set.intersection(*wishes))
     if settings["backbone"]["match"]:
         raise InputError("backbone.match: the widths are the grid's here; leave it out")
     resolved = resolve(settings)  # says so where there is no stride for all heads
@@ -98,17 +98,17 @@ def main(config: Any) -> None:
         changes = {"width": cell["width"], "output_stride": cell["output_stride"]}
         changed = {**settings, "backbone": {**settings["backbone"], **changes}}
         passes = [((cell["size"][0], cell["size"][1]), list(settings["heads"]))]
-        found = cell | equal_cost.cost(changed, classes, passes)
-        found["size_mb"] = found["parameters"] * settings["bytes"] / 1e6
-        if fits(found, limits):  # only then is it worth measuring
-            found["latency_ms"] = latency(build_model(changed, classes).eval(), passes)
-        (fitting if fits(found, limits) else others).append(found)
+        network = cell | equal_cost.cost(changed, classes, passes)
+        network["size_mb"] = network["parameters"] * settings["bytes"] / 1e6
+        if fits(network, limits):  # only then is it worth measuring
+            network["latency_ms"] = latency(build_model(changed, classes).eval(), passes)
+        (fitting if fits(network, limits) else others).append(network)
     write_json(folder / "budget.json", {"limits": limits, "fitting": fitting})
-    told = _exclusions(others, limits)
+    exclusions = _exclusions(others, limits)
     if not fitting:
-        raise InputError(f"nothing of the grid fits ({told}); {_closest(others, limits)}; raise a limit")
+        raise InputError(f"nothing of the grid fits ({exclusions}); {_closest(others, limits)}; raise a limit")
     _print(fitting, settings["heads"])
-    print(f"{len(fitting)} of {len(cells)} fit ({told or 'no limit excludes any'})")
+    print(f"{len(fitting)} of {len(cells)} fit ({exclusions or 'no limit excludes any'})")
     print(f"results: {folder}")
 
 
@@ -124,8 +124,8 @@ def _exclusions(others: list[dict[str, Any]], limits: Mapping[str, float]) -> st
 
 
 def _closest(others: list[dict[str, Any]], limits: Mapping[str, float]) -> str:
-    def excess(found: Mapping[str, float]) -> float:
-        return max(found[LIMITS[n]] / most for n, most in limits.items() if LIMITS[n] in found)
+    def excess(costs: Mapping[str, float]) -> float:
+        return max(costs[LIMITS[n]] / most for n, most in limits.items() if LIMITS[n] in costs)
 
     best = min(others, key=excess)
     over = [f"{n}={best[LIMITS[n]]:.4g}" for n, most in limits.items() if best.get(LIMITS[n], 0) > most]

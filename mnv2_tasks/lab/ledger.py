@@ -7,8 +7,9 @@ the authors' published width x resolution grid (tensorflow/models, research/slim
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mnv2_tasks.assembly.command import in_one_line
 from mnv2_tasks.files import check_writable
@@ -35,8 +36,8 @@ def rounds(ours: float, paper: str) -> bool:
 
 def compare(table: str, what: str, ours: float, paper: str, unit: str, *, otherwise: str = "") -> Row:
     """A row; `otherwise` is the reason where the number is not the paper's."""
-    shown = f"{ours:.{len(paper.partition('.')[2]) + 1}f} {unit}"
-    return Row(table, what, f"{paper} {unit}", shown, "same" if rounds(ours, paper) else otherwise or "DIFFERS")
+    text = f"{ours:.{len(paper.partition('.')[2]) + 1}f} {unit}"
+    return Row(table, what, f"{paper} {unit}", text, "same" if rounds(ours, paper) else otherwise or "DIFFERS")
 
 
 def structure() -> Iterator[Row]:
@@ -56,7 +57,7 @@ def _table_2() -> Iterator[Row]:
 
     with torch.device("meta"):
         backbone: Any = MobileNetV2()
-    found, blocks = [], list(backbone.blocks)
+    stages, blocks = [], list(backbone.blocks)
     for _, _, n, _ in TABLE_2:
         stage, blocks = blocks[:n], blocks[n:]
         expand = stage[0].expand
@@ -66,9 +67,9 @@ def _table_2() -> Iterator[Row]:
             [b.depthwise[0].stride[0] for b in stage],
         )
         assert len(channels) == 1 and set(others) <= {1}
-        found.append((t, channels.pop(), len(stage), stride))
+        stages.append((t, channels.pop(), len(stage), stride))
     assert not blocks
-    for row, counted in zip(TABLE_2, found, strict=True):
+    for row, counted in zip(TABLE_2, stages, strict=True):
         paper, ours = (", ".join(f"{k}={v}" for k, v in zip("tcns", values, strict=True)) for values in (row, counted))
         yield Row("2", f"bottlenecks of {row[1]} channels", paper, ours, "same" if paper == ours else "DIFFERS")
     for name, layers, paper in (("stem", backbone.stem, "32, stride 2"), ("last", backbone.last, "1280, stride 1")):
@@ -91,15 +92,19 @@ def _table_3() -> Iterator[Row]:
         MobileNetV2: {112: (16, 400), 56: (32, 200), 28: (64, 100), 14: (160, 62), 7: (320, 32), 1: (1280, 2)},
     }
     for network, rows in paper.items():
-        found, name = materialized(network), network.__name__
+        maps, name = materialized(network), network.__name__
         for side, (channels, kilobytes) in rows.items():
-            ours, size = found[side]
+            ours, size = maps[side]
             same = ours == channels and abs(size / 1000 - kilobytes) < max(1.0, 0.01 * kilobytes)
-            told = "same" if same else notes.get((name, side), "DIFFERS")
+            verdict = "same" if same else notes.get((name, side), "DIFFERS")
             yield Row(
-                "3", f"{name} at {side} x {side}", f"{channels} / {kilobytes} kB", f"{ours} / {size / 1e3:.1f} kB", told
+                "3",
+                f"{name} at {side} x {side}",
+                f"{channels} / {kilobytes} kB",
+                f"{ours} / {size / 1e3:.1f} kB",
+                verdict,
             )
-        most, printed = max(size for _, size in found.values()) / 1e3, max(kilobytes for _, kilobytes in rows.values())
+        most, printed = max(size for _, size in maps.values()) / 1e3, max(kilobytes for _, kilobytes in rows.values())
         same = abs(most - printed) < 0.01 * printed
         yield Row("3", f"{name}, most", f"{printed} kB", f"{most:.1f} kB", "same" if same else "DIFFERS")
 
@@ -132,19 +137,19 @@ def _tables_5_and_6() -> Iterator[Row]:
     from mnv2_tasks.backbone import MobileNetV1
     from mnv2_tasks.lab.paper_costs import ssdlite_cost
 
-    found = ssdlite_cost(80)
-    weights, cost = found["SSD layers"]
+    costs = ssdlite_cost(80)
+    weights, cost = costs["SSD layers"]
     yield compare("5", "SSD layers, parameters", weights / 1e6, "14.8", "M")
     why = "0.3% apart; the paper does not say how it counts its extra levels"
     yield compare("5", "SSD layers, multiply-adds", cost / 1e9, "1.25", "B", otherwise=why)
-    weights, cost = found["SSDLite layers"]
+    weights, cost = costs["SSDLite layers"]
     yield compare("5", "SSDLite layers, parameters", weights / 1e6, "2.1", "M")
     why = (
         "the paper's is twice our count (it fits counting a multiply-add as two); its total in Table 6 holds ours once"
     )
     yield compare("5", "SSDLite layers, multiply-adds", cost / 1e9, "0.35", "B", otherwise=why)
     for name, weights, cost, paper in (
-        ("MobileNetV2 + SSDLite", *found["whole SSDLite"], ("4.3", "0.8")),
+        ("MobileNetV2 + SSDLite", *costs["whole SSDLite"], ("4.3", "0.8")),
         ("MobileNetV1 + SSDLite", *ssdlite_cost(80, network=MobileNetV1)["whole SSDLite"], ("5.1", "1.3")),
     ):
         yield compare("6", f"{name}, parameters", weights / 1e6, paper[0], "M")
@@ -157,19 +162,18 @@ def _table_7() -> Iterator[Row]:
 
     close = "within 0.5%: what is left is about the upsampling, which is not counted; see cost.deeplabv3_cost"
     why = "MobileNetV1's dilated layers may have been laid out otherwise; MobileNetV2's two rows, counted alike, agree"
-    for network, aspp, weights, costs in (
+    rows: tuple[tuple[type[MobileNetV2], Literal["full"] | None, str, tuple[str, str]], ...] = (
         (MobileNetV1, "full", "11.15", ("14.25", "941.9")),
         (MobileNetV2, "full", "4.52", ("5.8", "387")),
         (MobileNetV2, None, "2.11", ("2.75", "152.6")),
-    ):
+    )
+    for network, aspp, weights, costs in rows:
         name = f"{network.__name__}, {'ASPP' if aspp else 'light head'}"
 
-        def count(size: int, stride: int) -> tuple[int, int]:
-            return deeplabv3_cost(21, size=size, aspp=aspp, stride=stride, network=network)  # type: ignore[arg-type]  # noqa: B023
-
-        found, cost = count(513, 16)
-        views = 2 * sum(count(int(512 * scale) + 1, 8)[1] for scale in SCALES)  # each mirrored too
-        yield compare("7", f"{name}, parameters", found / 1e6, weights, "M")
+        count = partial(deeplabv3_cost, 21, aspp=aspp, network=network)
+        parameters, cost = count(size=513, stride=16)
+        views = 2 * sum(count(size=int(512 * scale) + 1, stride=8)[1] for scale in SCALES)  # each mirrored too
+        yield compare("7", f"{name}, parameters", parameters / 1e6, weights, "M")
         for stride, ours, paper in (("16", cost, costs[0]), ("8, six scales mirrored", views, costs[1])):
             near = abs(ours / 1e9 / float(paper) - 1) < 0.005
             label = f"{name}, output stride {stride}, multiply-adds"

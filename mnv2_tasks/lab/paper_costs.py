@@ -33,7 +33,7 @@ def ssdlite_cost(
         backbone.keep(SSDLite.needs)
         head = SSDLite(backbone.taps, num_classes).eval()
         image = torch.empty(1, 3, size, size)
-        ssd = _plain_ssd(backbone, head, num_classes).eval()
+        ssd = _PlainSSD(backbone, head, num_classes).eval()
         taps = backbone(image)
     trunk = parameters(backbone), madds(backbone, image)
     lite = parameters(head), madds(head, taps, (size, size))
@@ -76,7 +76,7 @@ def deeplabv3_cost(
     return parameters(backbone) + parameters(head), cost
 
 
-class _plain_ssd(nn.Module):
+class _PlainSSD(nn.Module):
     """SSD's prediction layers: every separable convolution of SSDLite replaced by a full 3x3 one."""
 
     def __init__(self, backbone: MobileNetV2, head: SSDLite, num_classes: int) -> None:
@@ -122,6 +122,6 @@ def main() -> None:
         ("ASPP", "full", "4.52 M, 5.8 B"),
         ("separable ASPP", "separable", "-"),
     ]
-    for name, aspp, told in kinds:
+    for name, aspp, printed in kinds:
         weights, cost = deeplabv3_cost(21, aspp=aspp)
-        print(f"{name:>16}: {weights / 1e6:6.2f} M, {cost / 1e9:5.3f} B   ({told})")
+        print(f"{name:>16}: {weights / 1e6:6.2f} M, {cost / 1e9:5.3f} B   ({printed})")

@@ -56,7 +56,8 @@ class _PerImage(Metric):
 
     def __init__(self, classes: tuple[str, ...], width: int) -> None:
         super().__init__(dist_sync_fn=gather_rows)
-        self.classes, self.width = tuple(classes), width
+        self.classes = tuple(classes)
+        self.width = width
         # Flat: so it can be gathered from a process without images too.
         self.add_state("rows", default=[], dist_reduce_fx="cat")
         self._last: Any = None
@@ -113,10 +114,10 @@ class ClassificationMetric(_PerImage):
                 f"image {int(image_ids[row])}: its label is {int(labels[row])}; give 0..{len(self.classes) - 1}, the "
                 "index of its class, or -1 where it is unknown"
             )
-        own = logits.gather(1, labels[:, None])
+        label_logits = logits.gather(1, labels[:, None])
         earlier = torch.arange(len(self.classes)) < labels[:, None]
-        rank = ((logits > own) | ((logits == own) & earlier)).sum(1)
-        confidence, loss = logits.softmax(1).amax(1), logits.logsumexp(1) - own[:, 0]
+        rank = ((logits > label_logits) | ((logits == label_logits) & earlier)).sum(1)
+        confidence, loss = logits.softmax(1).amax(1), logits.logsumexp(1) - label_logits[:, 0]
         self._add(image_ids, labels, logits.argmax(1), rank, confidence, loss)
 
     def compute(self) -> dict[str, Tensor]:
@@ -146,7 +147,11 @@ class ClassificationMetric(_PerImage):
         np.fill_diagonal(wrong, 0)
         order = np.argsort(-wrong, axis=None, kind="stable")[:count]
         pairs = zip(*(axis.tolist() for axis in np.unravel_index(order, wrong.shape)), strict=True)
-        return [(truth, found, int(wrong[truth, found])) for truth, found in pairs if wrong[truth, found]]
+        return [
+            (truth, prediction, int(wrong[truth, prediction]))
+            for truth, prediction in pairs
+            if wrong[truth, prediction]
+        ]
 
     def reliability(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `calibration` of the counted images."""
@@ -183,10 +188,10 @@ class MultiLabelMetric(_PerImage):
         """Return float64 scalars on the CPU, named as above."""
         table = self._table()
         logits, presence = self._halves(table)
-        known, found = presence >= 0, logits > 0
+        known, positives = presence >= 0, logits > 0
         columns = zip(logits.T, presence.T, known.T, strict=True)
-        precision = [average_precision(column[there], truth[there] > 0) for column, truth, there in columns]
-        hits, marks = (found & (presence > 0)).sum(), (found & known).sum() + (presence > 0).sum()
+        precision = [average_precision(column[mask], truth[mask] > 0) for column, truth, mask in columns]
+        hits, marks = (positives & (presence > 0)).sum(), (positives & known).sum() + (presence > 0).sum()
         self._last = table, np.array(precision)
         result = {"map": _mean(precision), "f1": _ratio(2 * hits, marks)}
         return _scalars(result | {f"ap/{name}": value for name, value in zip(self.classes, precision, strict=True)})
@@ -232,8 +237,8 @@ def _ratio(part: Any, whole: Any) -> float:
 
 def _mean(values: list[float]) -> float:
     """Of those that are not NaN."""
-    there = [value for value in values if value == value]
-    return float(np.mean(there)) if there else float("nan")
+    numbers = [value for value in values if value == value]
+    return float(np.mean(numbers)) if numbers else float("nan")
 
 
 def _scalars(values: dict[str, float]) -> dict[str, Tensor]:

@@ -81,14 +81,14 @@ def match_by_image(
 
     predictions = predictions[predictions[:, VALUE] >= score]
     predictions = predictions[np.argsort(-predictions[:, VALUE], kind="stable")]
-    for image, truth, found in _by_image(truths, predictions):
+    for image, truth, prediction in _by_image(truths, predictions):
         labels, crowd = truth[:, LABEL].astype(np.int64), truth[:, CROWD] > 0
         free = ~crowd
-        overlap = np.zeros((len(found), len(truth)))
+        overlap = np.zeros((len(prediction), len(truth)))
         if overlap.size:
-            overlap = overlaps(found[:, BOX].tolist(), truth[:, BOX].tolist(), crowd.astype(int).tolist())
+            overlap = overlaps(prediction[:, BOX].tolist(), truth[:, BOX].tolist(), crowd.astype(int).tolist())
         pairs = []
-        for label, row in zip(found[:, LABEL].astype(np.int64).tolist(), overlap, strict=True):
+        for label, row in zip(prediction[:, LABEL].astype(np.int64).tolist(), overlap, strict=True):
             best = int(np.where(free, row, -1).argmax()) if free.any() else -1
             if best >= 0 and row[best] >= iou:
                 free[best] = False
@@ -129,12 +129,12 @@ class CocoMAP(Metric):
         if len(predictions) != len(targets):
             raise InputError(f"CocoMAP: {len(predictions)} predictions, {len(targets)} targets: give as many")
         parts = []
-        for found, truth in zip(predictions, targets, strict=True):
-            image, no_crowd = int(truth["image_id"]), torch.zeros(len(found["labels"]))
+        for prediction, truth in zip(predictions, targets, strict=True):
+            image, no_crowd = int(truth["image_id"]), torch.zeros(len(prediction["labels"]))
             parts.append(np.array([[HEADER, image] + [0] * (WIDTH - 2)], np.float64))
             fields = truth["labels"], truth["boxes"], truth["area"], truth["crowd"]
             parts.append(_table(TRUTH, image, *fields, classes=len(self.classes)))
-            fields = found["labels"], found["boxes"], found["scores"], no_crowd
+            fields = prediction["labels"], prediction["boxes"], prediction["scores"], no_crowd
             parts.append(_table(PREDICTION, image, *fields, classes=len(self.classes)))
         if parts:
             assert isinstance(self.rows, list)
@@ -148,13 +148,13 @@ class CocoMAP(Metric):
         _, first = np.unique(table[headers, IMAGE], return_index=True)
         table = table[np.isin(np.cumsum(headers) - 1, first)]  # a copy, so the state is not changed below
         table[:, BOX][:, 2:] -= table[:, BOX][:, :2]
-        truths, found = table[table[:, KIND] == TRUTH], table[table[:, KIND] == PREDICTION]
+        truths, predictions = table[table[:, KIND] == TRUTH], table[table[:, KIND] == PREDICTION]
         stats, precision = np.full(12, -1.0), np.full((10, 101, len(self.classes)), -1.0)
         if len(truths):
-            evaluator = evaluate(truths, found, classes=len(self.classes))
+            evaluator = evaluate(truths, predictions, classes=len(self.classes))
             stats, precision = evaluator.stats, evaluator.eval["precision"][:, :, :, 0, -1]
         stats, precision = np.where(stats < 0, np.nan, stats), np.where(precision < 0, np.nan, precision)
-        self._last = truths, found, precision
+        self._last = truths, predictions, precision
         result = dict(zip(STATS, stats.tolist(), strict=False))
         # COCO defines a class at every IoU and recall or at none, so a plain mean keeps or loses it whole.
         per_class = precision.mean(axis=(0, 1)).tolist()
@@ -188,9 +188,9 @@ class CocoMAP(Metric):
 
     def results(self) -> list[dict[str, Any]]:
         """Return the predictions as in a COCO results file, unrounded: bbox xywh, category_id = label + 1."""
-        _, found, _ = self._computed_last()
-        ids = found[:, [IMAGE, LABEL]].astype(np.int64).T.tolist()
-        columns = zip(*ids, found[:, BOX].tolist(), found[:, VALUE].tolist(), strict=True)
+        _, predictions, _ = self._computed_last()
+        ids = predictions[:, [IMAGE, LABEL]].astype(np.int64).T.tolist()
+        columns = zip(*ids, predictions[:, BOX].tolist(), predictions[:, VALUE].tolist(), strict=True)
         return [{"image_id": i, "category_id": k + 1, "bbox": box, "score": s} for i, k, box, s in columns]
 
     def reset(self) -> None:
@@ -199,8 +199,8 @@ class CocoMAP(Metric):
         self._last = None
 
     def _matches(self, score: float, iou: float) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        truths, found, _ = self._computed_last()
-        return match_by_image(truths, found, classes=len(self.classes), score=score, iou=iou)
+        truths, predictions, _ = self._computed_last()
+        return match_by_image(truths, predictions, classes=len(self.classes), score=score, iou=iou)
 
     def _computed_last(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # The images of the other processes are here only during compute(), so what it saw is kept.

@@ -80,9 +80,9 @@ class SegmentationMetric(Metric):
             ids.append(image)
         if not matrices:
             return
-        found = torch.stack(matrices)  # (B, K, K)
-        self.matrix += found.sum(0).to(self.matrix.device)
-        score = class_iou(found.cpu()).nanmean(-1)  # NaN: nothing of the image is known
+        confusions = torch.stack(matrices)  # (B, K, K)
+        self.matrix += confusions.sum(0).to(self.matrix.device)
+        score = class_iou(confusions.cpu()).nanmean(-1)  # NaN: nothing of the image is known
         rows = torch.stack([torch.tensor(ids), (score * BILLION).round().nan_to_num(2 * BILLION).long()], 1)
         rows = torch.cat([self.lowest, rows.to(self.lowest.device)])
         self.lowest = rows[rows[:, 1].argsort(stable=True)[:KEPT]]

@@ -14,7 +14,7 @@ from mnv2_tasks.machine import tune_for_cpu
 from mnv2_tasks.processes import Stop
 
 if TYPE_CHECKING:
-    from mnv2_tasks.predict.films import Film, Named, Video
+    from mnv2_tasks.predict.films import Film, NamedPicture, Video
     from mnv2_tasks.predict.pictures import Pictures
     from mnv2_tasks.predict.prediction_files import Drawings, Results
     from mnv2_tasks.predict.predictor import Predictor
@@ -52,10 +52,10 @@ def main(config: Any) -> None:
         depth = source.find_depth()
         if depth not in (None, predictor.depth):
             print(f"16-bit files: their values use {depth} bits, scaled by {predictor.depth}; depth={depth} changes it")
-    shown = without_password(name) if is_remote(name) else name
+    label = without_password(name) if is_remote(name) else name
     record = {
         "model": fingerprint(predictor.path),
-        "source": shown if is_remote(name) else os.path.abspath(name),
+        "source": label if is_remote(name) else os.path.abspath(name),
         "source_bytes": os.path.getsize(name) if os.path.isfile(name) else None,
         **{key: settings[key] for key in ("size", "depth", "draw", "frames", "score", "classes", "iou")},
     }
@@ -104,7 +104,7 @@ def main(config: Any) -> None:
         )
     if source.hurt and not source.endless:
         raise InputError(
-            f"source={shown}: {source.hurt} of its packets could not be decoded; all other frames are done"
+            f"source={label}: {source.hurt} of its packets could not be decoded; all other frames are done"
         )
 
 
@@ -157,7 +157,7 @@ def _run(
     """Predict batch by batch; whether it was stopped. Fills `reasons` with what is wrong with unread pictures."""
     from tqdm import tqdm
 
-    waiting: list[Named] = []
+    waiting: list[NamedPicture] = []
     images: list[Any] = []
     watched = sys.stderr.isatty()
     last_line = time.monotonic()

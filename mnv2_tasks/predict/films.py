@@ -28,7 +28,7 @@ TELL_LENGTH = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv") 
 TICKS = Fraction(1, 90_000)  # of a second: MPEG's clock, fine enough for frames that come at any time
 
 
-class Named(NamedTuple):
+class NamedPicture(NamedTuple):
     """A picture to predict on."""
 
     name: str  # as results name it
@@ -79,7 +79,8 @@ class Video:
 
     def __init__(self, source: str, most: int | None = None) -> None:
         self.av = av = import_av()
-        self.most, self.hurt = most, 0
+        self.most = most
+        self.hurt = 0
         self._reached = 0.0  # seconds of the film's clock that its packets cover
         camera = f"/dev/video{source}" if source.isdigit() else source
         self.remote = remote = is_remote(source)
@@ -104,19 +105,20 @@ class Video:
         self.name = "camera" if source.isdigit() else os.path.basename(path) or "stream"
         known = [number for number in (self.stream.frames, most) if number]
         self.count: int | None = min(known, default=None)
-        self.views, self.left_out = Counter[str](), LeftOut()
+        self.views = Counter[str]()
+        self.left_out = LeftOut()
 
-    def read(self, done: Collection[str] = ()) -> Iterator[Named]:
+    def read(self, done: Collection[str] = ()) -> Iterator[NamedPicture]:
         """Every frame, also those whose names are `done`: a film is drawn from its start."""
-        stem, clock = os.path.splitext(self.name)[0], _Clock(self.container, self.rate)
-        shown, number = plain_name(self.name), 0
+        stem, clock = os.path.splitext(self.name)[0], _FrameClock(self.container, self.rate)
+        label, number = plain_name(self.name), 0
         try:
             for frame in self._frames():
                 if number == self.most:
                     return
                 turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # both anticlockwise
                 image = torch.from_numpy(turned.transpose(2, 0, 1).copy())
-                yield Named(f"{shown}#{number}", f"{stem}_{number}", image, clock(frame, number))
+                yield NamedPicture(f"{label}#{number}", f"{stem}_{number}", image, clock(frame, number))
                 number += 1
             end = self._early_end(number)
         except self.av.FFmpegError as error:
@@ -128,7 +130,7 @@ class Video:
             if self.endless:
                 what, fix = "it ends", "start again under another name="
             broken = InputError(f"source={self.shown}: {what} after {amount(number, 'frame')} ({end}); {fix}")
-            yield Named(f"{shown}#{number}", f"{stem}_{number}", broken)
+            yield NamedPicture(f"{label}#{number}", f"{stem}_{number}", broken)
 
     def among(self, done: Collection[str]) -> int:
         return len(done)
@@ -158,12 +160,13 @@ class Video:
                 self.hurt += 1
 
 
-class _Clock:
+class _FrameClock:
     """Seconds from a film's start to a frame; where the frames do not say, by the rate, or as they come."""
 
     def __init__(self, container: Any, rate: Any) -> None:
         self.as_they_come = container.format.name == "mpjpeg"  # says 25 frames a second, whatever comes
-        self.rate, self.start = rate, None
+        self.rate = rate
+        self.start = None
         if container.start_time is not None:
             self.start = container.start_time / 1_000_000
 
@@ -183,12 +186,14 @@ class Film:
     """
 
     def __init__(self, predictor: Any, folder: Path, video: Video) -> None:
-        self.predictor, self.folder, self.stem = predictor, folder, os.path.splitext(video.name)[0]
+        self.predictor = predictor
+        self.folder = folder
+        self.stem = os.path.splitext(video.name)[0]
         self.rate = Fraction(video.rate).limit_denominator(1001)
         self.films: dict[str, tuple[Any, Any]] = {}
         self.last = -1
 
-    def add(self, named: Named, prediction: dict[str, Any]) -> None:
+    def add(self, named: NamedPicture, prediction: dict[str, Any]) -> None:
         """Raises OSError where the film cannot be written."""
         assert isinstance(named.image, Tensor)
         av = import_av()

@@ -23,7 +23,16 @@ from mnv2_tasks.datasets.reading.images import MAX_PIXELS, SUFFIXES, decode, fin
 from mnv2_tasks.datasets.reading.listing import LeftOut, walk
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import open_regular
-from mnv2_tasks.predict.films import PATIENCE, WEB, Named, Video, is_moving, is_remote, plain_name, without_password
+from mnv2_tasks.predict.films import (
+    PATIENCE,
+    WEB,
+    NamedPicture,
+    Video,
+    is_moving,
+    is_remote,
+    plain_name,
+    without_password,
+)
 from mnv2_tasks.predict.prediction_files import is_ours
 
 AHEAD = 16  # pictures, at most, that are read while others are predicted
@@ -137,7 +146,8 @@ class Pictures:
     depth = 16
 
     def __init__(self, folder: Path, names: list[str], left_out: LeftOut | None = None) -> None:
-        self.folder, self.names = folder, names
+        self.folder = folder
+        self.names = names
         self.left_out = left_out or LeftOut()
         self.count = len(names)
         self.views: Counter[str] = Counter()
@@ -150,19 +160,19 @@ class Pictures:
         pictures.content = content
         return pictures
 
-    def read(self, done: Collection[str] = ()) -> Iterator[Named]:
+    def read(self, done: Collection[str] = ()) -> Iterator[NamedPicture]:
         """The pictures but those whose names are `done`."""
         bare = {os.path.splitext(name)[0].casefold() for name in self.names}  # as disks that ignore case compare
         frames_of = {name.casefold() for name in self.names}
         whole = len(bare) < len(self.names) or any(stem.rpartition("#")[0] in frames_of for stem in bare)
         ahead: deque[tuple[str, str, Future[Tensor | InputError], int]] = deque()
-        held = 0
+        ahead_bytes = 0
 
-        def next_one() -> Named:
-            nonlocal held
+        def next_one() -> NamedPicture:
+            nonlocal ahead_bytes
             name, stem, future, size = ahead.popleft()
-            held -= size
-            return Named(name, stem, future.result())
+            ahead_bytes -= size
+            return NamedPicture(name, stem, future.result())
 
         pool = ThreadPoolExecutor(2)
         try:
@@ -175,7 +185,7 @@ class Pictures:
                 except InputError as error:
                     while ahead:
                         yield next_one()
-                    yield Named(name, stem, error)
+                    yield NamedPicture(name, stem, error)
                     continue
                 if frames != 1:
                     while ahead:
@@ -183,10 +193,10 @@ class Pictures:
                     yield from self._frames(path, opened, frames, done)
                     continue
                 size = 3 * opened.width * opened.height
-                while ahead and (len(ahead) >= AHEAD or held + size > AHEAD_BYTES):
+                while ahead and (len(ahead) >= AHEAD or ahead_bytes + size > AHEAD_BYTES):
                     yield next_one()
                 ahead.append((name, stem, pool.submit(self._decode, path, opened), size))
-                held += size
+                ahead_bytes += size
             while ahead:
                 yield next_one()
         finally:
@@ -226,7 +236,9 @@ class Pictures:
     def _full(self, path: str) -> str:
         return plain_name(str(self.folder / path))
 
-    def _frames(self, path: str, opened: Image.Image, frames: int | None, done: Collection[str]) -> Iterator[Named]:
+    def _frames(
+        self, path: str, opened: Image.Image, frames: int | None, done: Collection[str]
+    ) -> Iterator[NamedPicture]:
         self.count += frames - 1 if frames else 0
         with opened:
             for number in count() if frames is None else range(frames):
@@ -238,7 +250,8 @@ class Pictures:
                 try:
                     with reading(f"{self._full(path)}#{number}"):
                         opened.seek(number)
-                        if opened.format == "TIFF" and opened.tag_v2.get(SUBFILE_TYPE, 0) & (THUMBNAIL | MASK):  # type: ignore[attr-defined]
+                        tags = getattr(opened, "tag_v2", {}) if opened.format == "TIFF" else {}
+                        if tags.get(SUBFILE_TYPE, 0) & (THUMBNAIL | MASK):
                             self.count -= 1
                             self.views["TIFF"] += 1
                             continue
@@ -246,17 +259,17 @@ class Pictures:
                             raise Image.DecompressionBombError
                         image = decode(opened, self.depth)
                 except InputError as error:
-                    yield Named(name, stem, error)
+                    yield NamedPicture(name, stem, error)
                     if frames is None:
                         return
                     continue
-                yield Named(name, stem, image)
+                yield NamedPicture(name, stem, image)
 
 
 def download(url: str) -> bytes | None:
     """A picture at an http(s) address; None where a film or a camera answers. Raises InputError."""
     request = urllib.request.Request(url, headers={"User-Agent": "mnv2_tasks"})
-    shown = without_password(url)
+    address = without_password(url)
     content, began = bytearray(), time.monotonic()
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -268,13 +281,13 @@ def download(url: str) -> bytes | None:
                 content += part
                 if len(content) > MOST_BYTES or time.monotonic() - began > MOST_SECONDS:
                     raise InputError(
-                        f"source={shown}: {len(content):,} bytes came in {time.monotonic() - began:.0f} s and no end "
+                        f"source={address}: {len(content):,} bytes came in {time.monotonic() - began:.0f} s and no end "
                         f"({kind}); save it as a file first"
                     )
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"source={shown}: cannot be had ({error}); check the address") from error
+        raise InputError(f"source={address}: cannot be had ({error}); check the address") from error
     if len(content) < expected:
-        raise InputError(f"source={shown}: it breaks off after {len(content):,} of {expected:,} bytes; try again")
+        raise InputError(f"source={address}: it breaks off after {len(content):,} of {expected:,} bytes; try again")
     return bytes(content)

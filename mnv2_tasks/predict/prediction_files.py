@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import new_folder, replacing
-from mnv2_tasks.predict.films import Named, plain_name
+from mnv2_tasks.predict.films import NamedPicture, plain_name
 from mnv2_tasks.predict.predictor import Predictor
 from mnv2_tasks.version import __version__
 
@@ -91,9 +91,9 @@ def open_folder(runs: str, name: str | None, record: Mapping[str, Any]) -> tuple
             raise InputError(f"{folder}: other files are there; choose another name=")
         write_whole(folder / RECORD, _json({"mnv2_tasks": __version__, **record}))
     elif other := next((key for key in record if before.get(key) != record[key]), None):
-        was, now = (json.dumps(held.get(other))[:100] for held in (before, record))
-        shown = "" if other == "model" else f" ({was}, not {now})"
-        raise InputError(f"{folder}: made with another {other}{shown}; choose another name=")
+        was, now = (json.dumps(content.get(other))[:100] for content in (before, record))
+        values = "" if other == "model" else f" ({was}, not {now})"
+        raise InputError(f"{folder}: made with another {other}{values}; choose another name=")
     return folder, lock, bool(before.get("complete"))
 
 
@@ -133,16 +133,18 @@ class Results:
     """
 
     def __init__(self, predictor: Predictor, folder: Path, *, timed: bool) -> None:
-        self.predictor, self.folder, self.timed = predictor, folder, timed
+        self.predictor = predictor
+        self.folder = folder
+        self.timed = timed
         self.done: set[str] = set()
         self.failed: dict[str, int] = {}  # name -> image_id
         self.next_id = 0
         self._counts: dict[str, Counter[str]] = {task: Counter() for task in predictor.kinds}  # of this process
         self._folders: set[Path] = set()
-        self._lines = _Appended(folder / RESULTS)
+        self._lines = _AppendedFile(folder / RESULTS)
         self._lines.cut(self._remember())
         self._tables = {
-            task: _Appended(self.place(task) / kind.table) for task, kind in predictor.kinds.items() if kind.table
+            task: _AppendedFile(self.place(task) / kind.table) for task, kind in predictor.kinds.items() if kind.table
         }
         for task, table in self._tables.items():
             table.cut(0)
@@ -157,25 +159,25 @@ class Results:
         """A head's folder."""
         return self._made(self.folder if len(self.predictor.kinds) == 1 else self.folder / task)
 
-    def recall(self, named: Named) -> dict[str, dict[str, Tensor]]:
+    def recall(self, named: NamedPicture) -> dict[str, dict[str, Tensor]]:
         """The predictions of a picture that is `done`; to be asked for in the order in which they were made."""
         row = next(row for row in self._past if row["file"] == named.name)
-        found = {}
+        predictions = {}
         for task, line in row["predictions"].items():
             kind = self.predictor.kinds[task]
             content = self._picture(task, kind.pictures, named).read_bytes() if kind.pictures else None
-            found[task] = kind.from_line(line, content)
-        return found
+            predictions[task] = kind.from_line(line, content)
+        return predictions
 
-    def add(self, named: Named, prediction: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def add(self, named: NamedPicture, prediction: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Raises OSError where it cannot be written; then nothing of it counts."""
-        self._write(named, {"predictions": {task: self._told(task, named, row) for task, row in prediction.items()}})
+        self._write(named, {"predictions": {task: self._line(task, named, row) for task, row in prediction.items()}})
         for task, row in prediction.items():
             self._count(task, row)
         self.done.add(named.name)
         self.failed.pop(named.name, None)
 
-    def add_error(self, named: Named) -> None:
+    def add_error(self, named: NamedPicture) -> None:
         if named.name not in self.failed:
             self._write(named, {"error": str(named.image)})
 
@@ -183,10 +185,10 @@ class Results:
         """A line a head: the objects of each class that this process found, or the images or masks that show it."""
         lines = []
         for task, counts in self._counts.items():
-            shown = [f"{count:,} {name}" for name, count in counts.most_common(LISTED)]
+            parts = [f"{count:,} {name}" for name, count in counts.most_common(LISTED)]
             more = f" and {len(counts) - LISTED} classes more" if len(counts) > LISTED else ""
             what = self.predictor.kinds[task].counted(self.predictor.drawn_score)
-            lines.append(f"{task}: {what}: {', '.join(shown) or 'none'}{more}")
+            lines.append(f"{task}: {what}: {', '.join(parts) or 'none'}{more}")
         return lines if self.done else []
 
     def _count(self, task: str, row: Mapping[str, Tensor]) -> None:
@@ -204,9 +206,9 @@ class Results:
                 file.write("[")
                 separator = "\n"
                 for row in self._rows():
-                    told = {key: row[key] for key in ("image_id", "file", "time") if key in row}
+                    fields = {key: row[key] for key in ("image_id", "file", "time") if key in row}
                     for entry in row["predictions"][task]:
-                        file.write(separator + json.dumps({**told, **entry}, ensure_ascii=False))
+                        file.write(separator + json.dumps({**fields, **entry}, ensure_ascii=False))
                         separator = ",\n"
                 file.write("\n]\n")
 
@@ -236,12 +238,12 @@ class Results:
     def _rows(self) -> Iterator[Row]:
         return (row for _, row in _read(self.folder / RESULTS) if "predictions" in row)
 
-    def _write(self, named: Named, told: Mapping[str, Any]) -> None:
+    def _write(self, named: NamedPicture, content: Mapping[str, Any]) -> None:
         number = self.failed.get(named.name, self.next_id)
         row: Row = {"image_id": number, "file": named.name}
         if self.timed:
             row["time"] = round(named.time or 0.0, 3)
-        row |= told
+        row |= content
         self._lines.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
         self.next_id = max(self.next_id, number + 1)
         if "error" in row:
@@ -254,7 +256,7 @@ class Results:
             times = [row["time"]] if self.timed else []
             table.write(_csv([row["file"], *times, *self.predictor.kinds[task].row(row["predictions"][task])]))
 
-    def _told(self, task: str, named: Named, row: Mapping[str, Tensor]) -> Any:
+    def _line(self, task: str, named: NamedPicture, row: Mapping[str, Tensor]) -> Any:
         """A prediction as results.jsonl holds it."""
         kind, prediction, picture = self.predictor.kinds[task], dict(row), None
         if kind.pictures:
@@ -264,7 +266,7 @@ class Results:
             picture = plain_name(path.relative_to(self.folder).as_posix())
         return kind.line(prediction, self.predictor.classes[task], picture=picture)
 
-    def _picture(self, task: str, folder: str, named: Named) -> Path:
+    def _picture(self, task: str, folder: str, named: NamedPicture) -> Path:
         return self.place(task) / folder / f"{named.stem}.png"
 
 
@@ -272,10 +274,11 @@ class Drawings:
     """Predictions on the pictures, a PNG each."""
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
-        self.predictor, self.folder = predictor, folder
+        self.predictor = predictor
+        self.folder = folder
         self._folders: set[Path] = set()
 
-    def add(self, named: Named, prediction: dict[str, Any]) -> None:
+    def add(self, named: NamedPicture, prediction: dict[str, Any]) -> None:
         """Raises OSError where the picture cannot be written."""
         from torchvision.io import encode_png
 
@@ -292,7 +295,7 @@ class Drawings:
         pass
 
 
-class _Appended:
+class _AppendedFile:
     """A file that grows by whole lines: of one that cannot be written, nothing stays."""
 
     def __init__(self, path: Path) -> None:

@@ -52,7 +52,8 @@ class Predictor:
         threads: int | None = None,
         trust: Sequence[str] = (),
     ) -> None:
-        self.path, self.device = Path(path), usable_device(device)
+        self.path = Path(path)
+        self.device = usable_device(device)
         if not self.path.exists():
             raise InputError(f"{path}: no such file; give a checkpoint or an exported model")
         if not self.path.is_file() and not self.path.is_dir():
@@ -68,10 +69,13 @@ class Predictor:
 
             self.model, checkpoint = load_model(path, trust=trust)
             self.model.to(self.device)
-            config, self.classes = checkpoint["config"], checkpoint["classes"]
+            config = checkpoint["config"]
+            self.classes = checkpoint["classes"]
             self.kinds = {task: head.kind for task, head in self.model.heads.items()}
-            fitted, self.fit = _sizes(config["size"]), config["fit"]
-            self.channels, depth = config["backbone"]["in_channels"], config.get("depth")
+            fitted = _sizes(config["size"])
+            self.fit = config["fit"]
+            self.channels = config["backbone"]["in_channels"]
+            depth = config.get("depth")
         else:
             from mnv2_tasks.export import session
             from mnv2_tasks.export.exported_model import exported_model
@@ -79,10 +83,15 @@ class Predictor:
             if device != "cpu":
                 raise InputError(f"device={device}: {path} runs in a runtime of its own, on the CPU; leave device out")
             self.exported = session.Exported(path, threads=threads or torch.get_num_threads(), trust=trust)
-            told = exported_model(self.path, self.exported.about, trust=trust)
-            self.kinds, self.classes, self.decodings = told.kinds, told.classes, told.decodings
-            fitted, self.fit, self.channels, depth = told.size, told.fit, told.channels, told.depth
-            self._built_in = told.built_in
+            description = exported_model(self.path, self.exported.about, trust=trust)
+            self.kinds = description.kinds
+            self.classes = description.classes
+            self.decodings = description.decodings
+            fitted = description.size
+            self.fit = description.fit
+            self.channels = description.channels
+            depth = description.depth
+            self._built_in = description.built_in
         self.size: tuple[int, int] = size or fitted
         self._score: float | None = None
         self._chosen: dict[str, Tensor] = {}  # {task: (K,) bool, the classes that are looked for}
@@ -161,8 +170,8 @@ class Predictor:
                 task: predictions(task, kind, arrays, self.decodings.get(task)) for task, kind in self.kinds.items()
             }
         assert self.model is not None
-        found = self.model.predict(images.to(self.device))
-        return {task: [{k: v.cpu() for k, v in row.items()} for row in rows] for task, rows in found.items()}
+        outputs = self.model.predict(images.to(self.device))
+        return {task: [{k: v.cpu() for k, v in row.items()} for row in rows] for task, rows in outputs.items()}
 
     def predict(self, images: Picture | Sequence[Picture], *, batch_size: int = 8) -> list[dict[str, Prediction]]:
         """One {task: prediction} an image, in the image's own pixels.
@@ -171,20 +180,21 @@ class Predictor:
         {scores (K,)}. Raises InputError for a file that is no image.
         """
         one = isinstance(images, (str, Path, Image.Image)) or getattr(images, "ndim", 0) in (2, 3)
-        pictures = [images] if one else list(images)  # type: ignore[arg-type]
-        found: list[dict[str, Prediction]] = []
+        many: Any = [images] if one else images
+        pictures: list[Picture] = list(many)
+        results: list[dict[str, Prediction]] = []
         for start in range(0, len(pictures), batch_size):
-            raw = [as_image(picture, depth=self.depth) for picture in pictures[start : start + batch_size]]  # type: ignore[arg-type]
+            raw = [as_image(picture, depth=self.depth) for picture in pictures[start : start + batch_size]]
             outputs = self.run(torch.stack([self.prepare(image) for image in raw]))
             for i, image in enumerate(raw):
                 original = (image.shape[-2], image.shape[-1])
                 seen = seen_size(self.size, original, self.fit)
-                found.append({})
+                results.append({})
                 for task, rows in outputs.items():
                     kind, chosen = self.kinds[task], self._chosen.get(task)
                     row = kind.narrow(rows[i], score=self._score, chosen=chosen)
-                    found[-1][task] = kind.restore(row, seen, original)
-        return found
+                    results[-1][task] = kind.restore(row, seen, original)
+        return results
 
     def prepare(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 of any size -> (C, *self.size)."""
@@ -253,8 +263,8 @@ def usable_device(name: str) -> str:
     return name
 
 
-def _sizes(given: Any) -> tuple[int, int]:
+def _sizes(setting: Any) -> tuple[int, int]:
     """The (H, W) of a config's `size`; the largest, where data sets have their own."""
-    if isinstance(given, dict):
-        return max((_sizes(size) for size in given.values()), key=lambda size: size[0] * size[1])
-    return (given, given) if isinstance(given, int) else (given[0], given[1])
+    if isinstance(setting, dict):
+        return max((_sizes(size) for size in setting.values()), key=lambda size: size[0] * size[1])
+    return (setting, setting) if isinstance(setting, int) else (setting[0], setting[1])

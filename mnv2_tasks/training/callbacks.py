@@ -117,7 +117,7 @@ class AtStop(Callback):
         self.on_train_batch_end(trainer)
 
 
-class Last(Checkpoint):
+class LastCheckpoint(Checkpoint):
     """`last.ckpt` after every epoch: Lightning's own `save_last` writes it only when there is a new best one."""
 
     def __init__(self, path: Path) -> None:
@@ -131,14 +131,23 @@ class EpochLog(Callback):
     """`metrics.csv` in the run folder: one row an epoch, carried on when a run is resumed."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.started = path, False
-        self._began = 0.0
+        self.path = path
+        self.started = False
+        self._began = 0.0  # by the monotonic clock, as the two below
+        self._step_began = 0.0
+        self._validation_began = 0.0
+        self._steps: list[float] = []  # milliseconds of each in this epoch
         self._images = 0
+        self._validating = 0.0  # seconds of this epoch
+        self._validated = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._began, self._images, self._validating, self._validated = time.monotonic(), 0, 0.0, False
+        self._began = time.monotonic()
+        self._images = 0
+        self._validating = 0.0
+        self._validated = False
         self.started = True
-        self._steps: list[float] = []
+        self._steps = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
         self._step_began = time.perf_counter()
@@ -151,7 +160,8 @@ class EpochLog(Callback):
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._validating, self._validated = time.monotonic() - self._validation_began, True
+        self._validating = time.monotonic() - self._validation_began
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -180,7 +190,8 @@ class Settings(Callback):
     """
 
     def __init__(self, config: Mapping[str, Any], path: Path) -> None:
-        self.config, self.path = config, path
+        self.config = config
+        self.path = path
         self._steps: int | None = None  # of an epoch; of the checkpoint's, once it is read
         self._written = False
 

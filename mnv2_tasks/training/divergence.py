@@ -39,7 +39,10 @@ class Course:
             self.row = 0
         else:
             if not self.row:
-                self.step, self.rate, self.value, self.before = step, rate, value, self.growth
+                self.step = step
+                self.rate = rate
+                self.value = value
+                self.before = self.growth
             self.row += 1
         self.growth = growth
 

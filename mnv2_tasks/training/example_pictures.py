@@ -25,9 +25,9 @@ def task_examples(module: MultiTask, data: DataModule, source: str, side: str, c
     """{task: `count` images with its truth}, of the tasks that learn from this source."""
     split = data.split(source, side)
     picked = {task: spread(split, count, kind.name) for task, kind in data.assigned[source].items()}
-    union = sorted({index for own in picked.values() for index in own})
-    shown = dict(zip(union, examples(module, data, source, side, union), strict=True))
-    return {task: [shown[index] for index in own] for task, own in picked.items()}
+    union = sorted({index for indices in picked.values() for index in indices})
+    by_index = dict(zip(union, examples(module, data, source, side, union), strict=True))
+    return {task: [by_index[index] for index in indices] for task, indices in picked.items()}
 
 
 def examples(module: MultiTask, data: DataModule, source: str, side: str, picked: list[int]) -> list[Example]:
@@ -35,24 +35,24 @@ def examples(module: MultiTask, data: DataModule, source: str, side: str, picked
     raw = data.split(source, side)
     training = module.training
     module.eval()
-    shown = []
+    pictures = []
     for index in picked:  # one at a time: big inputs would need much memory together
         images, targets = data.batch(source, side, [index])
         with torch.inference_mode():
-            found = module.model.predict(images.to(module.device), data.assigned[source])
-        shown.append(
+            predictions = module.model.predict(images.to(module.device), data.assigned[source])
+        pictures.append(
             Example(
                 raw[index]["image"].as_subclass(Tensor),
                 tuple(next(iter(targets.values()))["seen"][0].tolist()),
                 {task: {name: value[0] for name, value in fields.items()} for task, fields in targets.items()},
-                {task: {name: value.cpu() for name, value in rows[0].items()} for task, rows in found.items()},
+                {task: {name: value.cpu() for name, value in rows[0].items()} for task, rows in predictions.items()},
             )
         )
     module.train(training)
-    return shown
+    return pictures
 
 
-def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path, *, heading: str = "") -> None:
+def example_sheet(module: MultiTask, task: str, pictures: list[Example], path: Path, *, heading: str = "") -> None:
     """Write truth beside prediction for one task, as a PNG; what is drawn of the predictions follows the heading."""
     from mnv2_tasks.visual.drawing import sheet
 
@@ -61,5 +61,5 @@ def example_sheet(module: MultiTask, task: str, shown: list[Example], path: Path
     def draw(example: Example, what: dict[str, Tensor]) -> Tensor:
         return kind.draw(example.image, what, classes, seen=example.seen)
 
-    pairs = [(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in shown]
+    pairs = [(draw(e, e.targets[task]), draw(e, e.predictions[task])) for e in pictures]
     sheet(pairs, heading=f"{heading}predictions: {kind.drawn}").save(path)

@@ -117,19 +117,19 @@ def compare(record: RunRecord, baselines: Mapping[str, str | Path]) -> dict[str,
     return {"delta_m": deltas, "tasks": tasks, "cost": cost, "baselines": {t: str(p) for t, p in baselines.items()}}
 
 
-def print_comparison(found: Mapping[str, Any]) -> None:
+def print_comparison(comparison: Mapping[str, Any]) -> None:
     """A short table of what `compare` gives: a row a task and side, then delta-m, then a row a cost."""
     rows = [
         (f"{side} {task}/{row['metric']}", row["joint"], row["single"], f"{row['change']:+8.2f}%")
-        for task, sides in found["tasks"].items()
+        for task, sides in comparison["tasks"].items()
         for side, row in sides.items()
     ]
-    for name, row in found["cost"].items():
+    for name, row in comparison["cost"].items():
         label, unit = COSTS[name]
         rows.append((label, row["joint"] / unit, row["single"] / unit, f"x{row['ratio']:8.3f}"))
     width = max(map(len, (row[0] for row in rows)), default=0) + 2
     print("\n" + "".ljust(width) + "".join(title.rjust(10) for title in ("joint", "single", "change")))
     for label, joint, single, change in rows:
         print(f"{label.ljust(width)}{joint:10.4f}{single:10.4f} {change}")
-    for side, value in found["delta_m"].items():
+    for side, value in comparison["delta_m"].items():
         print(f"delta-m on {side}: {value:+.2f}%")

@@ -140,11 +140,11 @@ def log_examples(
     if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
         return
     for source in sources:
-        for task, shown in make(source).items():
-            heights, widths = zip(*(example.image.shape[1:] for example in shown), strict=True)
+        for task, examples in make(source).items():
+            heights, widths = zip(*(example.image.shape[1:] for example in examples), strict=True)
             canvas = (max(heights), max(widths))  # W&B shows together what has one size
             kind, names = module.model.heads[task].kind, module.classes[task]
-            pictures = [wandb_image(example, task, kind, names, canvas) for example in shown]
+            pictures = [wandb_image(example, task, kind, names, canvas) for example in examples]
             logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
 
 

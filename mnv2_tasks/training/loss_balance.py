@@ -60,13 +60,13 @@ class Fixed(Balance):
 
     def __init__(self, tasks: Sequence[str], *, weights: Mapping[str, float] | None = None) -> None:
         super().__init__(tasks)
-        given = dict(weights or {})
-        if unknown := sorted(set(given) - set(self.tasks)):
+        chosen = dict(weights or {})
+        if unknown := sorted(set(chosen) - set(self.tasks)):
             raise InputError(f"balance.weights: no task {', '.join(unknown)}; the tasks are {', '.join(self.tasks)}")
-        for task, weight in given.items():
+        for task, weight in chosen.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise InputError(f"balance.weights.{task} is {weight}: give a number of at least 0")
-        self._weights = {task: float(given.get(task, 1.0)) for task in self.tasks}
+        self._weights = {task: float(chosen.get(task, 1.0)) for task in self.tasks}
 
     def forward(self, losses: Losses) -> Tensor:
         return torch.stack([self._weights[task] * loss for task, loss in losses.items()]).sum()
@@ -125,7 +125,8 @@ class GradNorm(Balance):
         super().__init__(tasks)
         if not (alpha >= 0 and lr > 0):
             raise InputError(f"balance.alpha is {alpha}, balance.lr {lr}: give at least 0, and above 0")
-        self.alpha, self.lr = alpha, lr
+        self.alpha = alpha
+        self.lr = lr
         self.register_buffer("weight", torch.ones(len(self.tasks)))
         self.register_buffer("first", torch.zeros(len(self.tasks)))  # losses L(0); 0: not seen yet
         self.weight: Tensor
@@ -148,7 +149,8 @@ class GradNorm(Balance):
         """G (T,), times what `total` is scaled by; 0 while the shared layer is not known."""
         norms = torch.zeros_like(self.weight)
         if len(shared) != self._learned:
-            self._layer, self._learned = None, len(shared)
+            self._layer = None
+            self._learned = len(shared)
         if self._layer is None and shared and all(t in losses and losses[t].requires_grad for t in self.tasks):
             self._layer = _last_shared([losses[task] for task in self.tasks], shared)
         for i, task in enumerate(self.tasks):

@@ -52,8 +52,12 @@ class MultiTask(pl.LightningModule):
         backbone_lr: float = 1.0,
     ) -> None:
         super().__init__()
-        self.model, self.classes, self.config = model, classes, config
-        self.optimizer, self.schedule, self.backbone_lr = optimizer, schedule, backbone_lr
+        self.model = model
+        self.classes = classes
+        self.config = config
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.backbone_lr = backbone_lr
         self.balance = Fixed(tuple(model.heads)) if balance is None else balance
         self._step_losses: dict[str, Tensor] = {}
         self.terms: dict[tuple[str, str], Tensor] = {}  # of the last training step: {(task, term of its loss): value}
@@ -178,7 +182,9 @@ class MultiTask(pl.LightningModule):
             self.model.heads[task].update(self.metrics[task], output, targets)
 
     def _start_metrics(self) -> None:
-        self.results, self._measured, self._images = {}, {}, 0
+        self.results = {}
+        self._measured = {}
+        self._images = 0
         for metric in self.metrics.values():
             cast(Metric, metric).reset()
 

@@ -62,7 +62,9 @@ class Progress(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
-        self._loss, self._batches, self._validated = None, 0, False
+        self._loss = None
+        self._batches = 0
+        self._validated = False
         self._epoch_began = time.monotonic()
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:

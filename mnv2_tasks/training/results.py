@@ -29,16 +29,16 @@ Config = dict[str, Any]
 def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, *, count: int) -> None:
     """Example sheets, the worst predictions and the heads' plots of the side that was evaluated last."""
     for source in data.with_side(split):
-        for name, shown in task_examples(task, data, source, split, count).items():
+        for name, pictures in task_examples(task, data, source, split, count).items():
             head = task.model.heads[name]
             place = folder if len(task.model.heads) == 1 else folder / name
             place.mkdir(parents=True, exist_ok=True)
             if count:
-                example_sheet(task, name, shown, place / "examples.png")
+                example_sheet(task, name, pictures, place / "examples.png")
                 worst = head.worst(task.metrics[name], count)
                 if worst:
-                    shown = examples(task, data, source, split, worst)
-                    example_sheet(task, name, shown, place / "worst.png", heading=f"the worst {head.ranked}; ")
+                    pictures = examples(task, data, source, split, worst)
+                    example_sheet(task, name, pictures, place / "worst.png", heading=f"the worst {head.ranked}; ")
             head.plot(task.metrics[name], task.classes[name], place)
 
 
@@ -49,8 +49,8 @@ def told_classes(names: Sequence[str]) -> str:
 
 def print_start(task: MultiTask, data: DataModule, folder: Path) -> None:
     """What this run trains, in a line each: tasks and data, the network and its cost, the folder."""
-    for source, its in data.assigned.items():
-        heads = [f"{name} ({told_classes(task.classes[name])})" for name in its]
+    for source, kinds in data.assigned.items():
+        heads = [f"{name} ({told_classes(task.classes[name])})" for name in kinds]
         height, width = data.sizes[source]
         print(f"task: {', '.join(heads)} on {source}, images of {height} x {width}")
     cost = model_cost(deepcopy(task.model), data.passes)  # which puts it into eval mode
@@ -91,8 +91,8 @@ def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str)
     """The metrics of one side, {"ssdlite/map": ...}; the module's metrics keep what plots need."""
     task.split = data.tested = split
     trainer.test(task, datamodule=data, verbose=False)
-    found = {name: float(value) for name, value in trainer.callback_metrics.items()} | task.results
-    return {name.replace(f"/{split}/", "/"): value for name, value in found.items() if f"/{split}/" in name}
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()} | task.results
+    return {name.replace(f"/{split}/", "/"): value for name, value in values.items() if f"/{split}/" in name}
 
 
 def record_of(metrics: dict[str, dict[str, float]], model: Model, data: DataModule, classes: Classes) -> RunRecord:

@@ -47,25 +47,27 @@ class RunRecord:
 
     def write(self, folder: Path) -> None:
         """Write metrics.json; what is None is left out."""
-        told = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "metrics"}
-        write_json(folder / NAME, {**self.metrics, **{key: value for key, value in told.items() if value is not None}})
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "metrics"}
+        write_json(
+            folder / NAME, {**self.metrics, **{key: value for key, value in values.items() if value is not None}}
+        )
 
 
 def read_run(path: Path) -> RunRecord:
     """Read a metrics.json. Raises InputError for a file that is none, or is damaged."""
-    held = read_json(path, fix=FIX)
-    if not isinstance(held, dict) or "primaries" not in held:
+    content = read_json(path, fix=FIX)
+    if not isinstance(content, dict) or "primaries" not in content:
         raise InputError(f"{path}: not the metrics of a run; {FIX}")
     number = (float, int, NoneType)
     values: dict[str, tuple[type, ...]] = {"primaries": (str,), "classes": (list,), **dict.fromkeys(SIDES, number)}
     for key, types in values.items():
-        section = held.get(key, {})
+        section = content.get(key, {})
         if not isinstance(section, dict) or not all(isinstance(value, types) for value in section.values()):
             raise InputError(f'{path}: "{key}" is not what a run writes; {FIX}')
     for key in NUMBERS:
-        if not isinstance(held.get(key), number):
-            raise InputError(f'{path}: "{key}" is {quote(held[key])}; {FIX}')
+        if not isinstance(content.get(key), number):
+            raise InputError(f'{path}: "{key}" is {quote(content[key])}; {FIX}')
     names = {field.name for field in fields(RunRecord)} - {"metrics"}
     known: dict[str, Any] = {"classes": {}, "parameters": 0, "madds": 0}
-    known |= {key: held[key] for key in names if held.get(key) is not None}
-    return RunRecord(metrics={side: held[side] for side in SIDES if side in held}, **known)
+    known |= {key: content[key] for key in names if content.get(key) is not None}
+    return RunRecord(metrics={side: content[side] for side in SIDES if side in content}, **known)

@@ -17,8 +17,8 @@ def plot_spiral(points: np.ndarray, outputs: Mapping[str, np.ndarray], errors: M
     """The spiral (P, 2) and what comes back of it, {n: (P, 2)}, coloured along the spiral; mean errors as titles."""
     figure = new_figure(2.4 * (1 + len(outputs)), 2.9)
     panels = [("input", points), *((f"n = {n}\nerror {errors[n]:.2f}", back) for n, back in outputs.items())]
-    for axis, (title, shown) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        axis.scatter(*shown.T, c=np.linspace(0, 1, len(shown)), cmap="viridis", s=3)
+    for axis, (title, panel) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        axis.scatter(*panel.T, c=np.linspace(0, 1, len(panel)), cmap="viridis", s=3)
         axis.set_title(title, fontsize=11)
         axis.set_aspect("equal", adjustable="datalim")
         axis.set_xticks([])
@@ -65,11 +65,13 @@ def plot_convolutions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def plot_layers(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Parameters, multiply-adds, activation memory and receptive field of each layer."""
-    shown = {"parameters": ("parameters, k", 1e3), "madds": ("multiply-adds, M", 1e6)}
-    shown |= {"memory": ("activation, kB at 16 bits", 1e3), "receptive_field": ("receptive field, pixels", 1)}
+    quantities = {"parameters": ("parameters, k", 1e3), "madds": ("multiply-adds, M", 1e6)}
+    quantities |= {"memory": ("activation, kB at 16 bits", 1e3), "receptive_field": ("receptive field, pixels", 1)}
     figure = new_figure(max(8.0, 0.16 * len(rows)), 8)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    for axis, (name, (label, unit)) in zip(figure.subplots(len(shown), 1, sharex=True), shown.items(), strict=True):
+    for axis, (name, (label, unit)) in zip(
+        figure.subplots(len(quantities), 1, sharex=True), quantities.items(), strict=True
+    ):
         for i, kind in enumerate(kinds):
             picked = [(x, row[name] / unit) for x, row in enumerate(rows) if row["kind"] == kind and name in row]
             if picked:

@@ -13,19 +13,19 @@ def plot_bars(values: np.ndarray, labels: list[str], path: str | Path, *, xlabel
     Of more than 60 the best and the worst thirty are drawn, a dotted line between them. `note` follows the mean in the
     title.
     """
-    shown = ends(list(range(len(values))))
-    figure = new_figure(7, 1.2 + 0.3 * max(len(shown), 2))
+    indices = ends(list(range(len(values))))
+    figure = new_figure(7, 1.2 + 0.3 * max(len(indices), 2))
     axis = figure.subplots()
-    axis.barh(range(len(shown)), values[shown], color="C0")
-    for row, value in enumerate(values[shown]):
+    axis.barh(range(len(indices)), values[indices], color="C0")
+    for row, value in enumerate(values[indices]):
         axis.text(1.02, row, f"{value:.3f}", va="center", fontsize=8)  # clear of the mean
-    axis.set_yticks(range(len(shown)), [labels[i] for i in shown], fontsize=9)
+    axis.set_yticks(range(len(indices)), [labels[i] for i in indices], fontsize=9)
     if len(values):
         axis.axvline(values.mean(), color="black", linestyle="--", linewidth=1)
-    if len(shown) < len(values):
+    if len(indices) < len(values):
         axis.axhline(MOST / 2 - 0.5, color="0.5", linestyle=":", linewidth=1)
     mean = f"mean of {len(values)}: {values.mean():.3f}" if len(values) else "no values"
-    axis.set(xlabel=xlabel, xlim=(0, 1.1), ylim=(-0.6, max(len(shown), 1) - 0.4))
+    axis.set(xlabel=xlabel, xlim=(0, 1.1), ylim=(-0.6, max(len(indices), 1) - 0.4))
     axis.set_title(mean + note + left_out(len(values)), fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)

@@ -14,16 +14,16 @@ def plot_reliability(count: np.ndarray, confidence: np.ndarray, correct: np.ndar
     Per bin of equal width over 0..1: how many predictions, the sum of their confidences, how many are correct.
     """
     bins, total = len(count), max(float(count.sum()), 1.0)
-    there = count > 0
-    accuracy, sure = correct[there] / count[there], confidence[there] / count[there]
+    occupied = count > 0
+    accuracy, sure = correct[occupied] / count[occupied], confidence[occupied] / count[occupied]
     figure = new_figure(5, 5.6)
     axis, share = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    middles = ((np.arange(bins) + 0.5) / bins)[there]
+    middles = ((np.arange(bins) + 0.5) / bins)[occupied]
     axis.bar(middles, accuracy, 0.94 / bins, color="C0", alpha=0.75, label="accuracy")
     axis.plot(sure, sure, "o", color="C1", markersize=5, label="mean confidence of the bin")
     axis.plot([0, 1], [0, 1], "--", color="0.4", linewidth=1)
     error = np.abs(correct - confidence).sum() / total
-    title = f"expected calibration error {error:.4f}" if there.any() else "no values"
+    title = f"expected calibration error {error:.4f}" if occupied.any() else "no values"
     axis.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), title=title)
     axis.legend(loc="upper left", fontsize=9, frameon=False)
     share.bar((np.arange(bins) + 0.5) / bins, count / total, 0.94 / bins, color="0.6")

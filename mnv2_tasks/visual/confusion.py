@@ -25,25 +25,25 @@ def plot_confusion(
     rows = [[name, *counts] for name, counts in zip(names, matrix.tolist(), strict=True)]
     write_table(Path(path).with_suffix(".csv"), ["truth / prediction", *names], rows)
     hits = np.diag(matrix)[:k] / np.maximum(matrix[:k].sum(axis=1), 1)
-    there = [int(i) for i in np.argsort(-hits, kind="stable") if matrix[i].any()]
-    shown = ends(there if k > MOST else list(range(k)))
-    others = sorted(set(range(k)) - set(shown))
-    columns = [matrix[:, shown], *([matrix[:, others].sum(1, keepdims=True)] if others else []), matrix[:, k:]]
-    across = [plain_text(classes[i]) for i in shown] + ([f"{len(others)} others"] if others else []) + names[k:]
-    down = [plain_text(classes[i]) for i in shown]
-    counts = np.concatenate(columns, axis=1)[[*shown, *range(k, n)]]  # (rows, columns), perhaps the background's last
-    share = counts[: len(shown)] / np.maximum(counts[: len(shown)].sum(axis=1, keepdims=True), 1)
+    present = [int(i) for i in np.argsort(-hits, kind="stable") if matrix[i].any()]
+    indices = ends(present if k > MOST else list(range(k)))
+    others = sorted(set(range(k)) - set(indices))
+    columns = [matrix[:, indices], *([matrix[:, others].sum(1, keepdims=True)] if others else []), matrix[:, k:]]
+    across = [plain_text(classes[i]) for i in indices] + ([f"{len(others)} others"] if others else []) + names[k:]
+    down = [plain_text(classes[i]) for i in indices]
+    counts = np.concatenate(columns, axis=1)[[*indices, *range(k, n)]]  # (rows, columns), perhaps the background's last
+    share = counts[: len(indices)] / np.maximum(counts[: len(indices)].sum(axis=1, keepdims=True), 1)
     few = k <= FEW
     side = max(2.5, n * 0.5) if few else len(across) * 0.17
     figure = new_figure(side + 2.4, side + 1.6)
-    strip = background and len(shown) > 0
+    strip = background and len(indices) > 0
     panels = figure.subplots(
-        1 + strip, 1, squeeze=False, sharex=True, height_ratios=[max(len(shown), 1), 1][: 1 + strip]
+        1 + strip, 1, squeeze=False, sharex=True, height_ratios=[max(len(indices), 1), 1][: 1 + strip]
     ).ravel()
     image = panels[0].imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     bar = figure.colorbar(image, ax=panels[0], fraction=0.04, pad=0.02, aspect=25)
     bar.set_label("share of the truth (row)")
-    parts = [(panels[0], share, counts[: len(shown)], down)]
+    parts = [(panels[0], share, counts[: len(indices)], down)]
     if strip:
         false = counts[-1:] / np.maximum(counts.sum(axis=0, keepdims=True), 1)
         panels[1].imshow(false, cmap="Greys", vmin=0, vmax=2, aspect="auto")  # never dark: it is no part of the truth
@@ -64,7 +64,7 @@ def plot_confusion(
         for tick in panels[-1].get_xticklabels():
             tick.set(ha="right", rotation_mode="anchor")
     panels[-1].set_xlabel("prediction" + ("\ngrey: share of the predictions (column)" if strip else ""))
-    more = f"{len(there)} classes{left_out(len(there))}" if others else ""
+    more = f"{len(present)} classes{left_out(len(present))}" if others else ""
     panels[0].set_ylabel("truth")
     panels[0].set_title("\n".join(filter(None, (title, more))), fontsize=10)
     save_figure(figure, path)

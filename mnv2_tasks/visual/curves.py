@@ -24,9 +24,9 @@ def plot_losses(rows: list[dict[str, float]], path: str | Path) -> None:
     """
     keys = [key for key in _columns(rows) if key.endswith("loss") and len(_curve(rows, key)[0])]
     figure, panels = _panels(keys)
-    for axis, task, own in panels:
-        names = list(dict.fromkeys(_split(key)[2] for key in own))
-        for key in sorted(own, key=lambda key: names.index(_split(key)[2])):
+    for axis, task, task_keys in panels:
+        names = list(dict.fromkeys(_split(key)[2] for key in task_keys))
+        for key in sorted(task_keys, key=lambda key: names.index(_split(key)[2])):
             _, stage, name = _split(key)
             color, dashes = f"C{names.index(name) % 10}", DASHES.get(stage, ":")
             _line(axis, *_curve(rows, key), color, dashes, plain_text(f"{stage} {name}"))
@@ -41,8 +41,8 @@ def plot_scores(rows: list[dict[str, float]], path: str | Path, *, names: list[s
     rows: as in `plot_losses`. Names without a value are left out.
     """
     figure, panels = _panels([name for name in names if len(_curve(rows, name)[0])])
-    for axis, task, own in panels:
-        for i, key in enumerate(own):
+    for axis, task, task_keys in panels:
+        for i, key in enumerate(task_keys):
             epochs, values = _curve(rows, key)
             best = int(values.argmax())
             _, stage, name = _split(key)
@@ -71,8 +71,8 @@ def _curve(rows: list[dict[str, float]], key: str) -> tuple[np.ndarray, np.ndarr
         return math.nan if value is None or value == "" else float(value)
 
     points = [(number(row.get("epoch", i)), number(row.get(key))) for i, row in enumerate(rows)]
-    kept = np.array([point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])])
-    return (kept[:, 0], kept[:, 1]) if len(kept) else (np.empty(0), np.empty(0))
+    finite = np.array([point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])])
+    return (finite[:, 0], finite[:, 1]) if len(finite) else (np.empty(0), np.empty(0))
 
 
 def _panels(keys: list[str]) -> tuple[Figure, list[tuple[Axes, str, list[str]]]]:
@@ -83,8 +83,8 @@ def _panels(keys: list[str]) -> tuple[Figure, list[tuple[Axes, str, list[str]]]]
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis in axes[len(tasks) :]:
         axis.set_axis_off()
-    own = [[key for key in keys if _split(key)[0] == task] for task in tasks]
-    return figure, list(zip(axes, tasks, own, strict=False))
+    task_keys = [[key for key in keys if _split(key)[0] == task] for task in tasks]
+    return figure, list(zip(axes, tasks, task_keys, strict=False))
 
 
 def _line(axis: Axes, x: np.ndarray, y: np.ndarray, color: str, dashes: str, label: str) -> None:

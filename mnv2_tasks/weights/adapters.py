@@ -22,13 +22,14 @@ class SmpEncoder(nn.Module):
         super().__init__()
         backbone.keep(taps)
         stem = backbone.stem[0]
-        self.backbone, self.taps = backbone, taps
+        self.backbone = backbone
+        self.taps = taps
         self.out_channels = [stem.in_channels, *(backbone.taps[name].channels for name in taps)]
         self.output_stride = backbone.taps[taps[-1]].stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = self.backbone(x)
-        return [x, *(found[name] for name in self.taps)]
+        features = self.backbone(x)
+        return [x, *(features[name] for name in self.taps)]
 
 
 def as_smp_encoder(backbone: MobileNetV2, *, taps: Sequence[str] = ("c1", "c2", "c3", "c4", "c5x")) -> SmpEncoder:
@@ -62,13 +63,15 @@ class TorchvisionBackbone(nn.Module):
     def __init__(self, backbone: MobileNetV2, taps: tuple[str, ...], channels: int) -> None:
         super().__init__()
         backbone.keep(taps)
-        self.backbone, self.taps, self.out_channels = backbone, taps, channels
+        self.backbone = backbone
+        self.taps = taps
+        self.out_channels = channels
         widths = [backbone.taps[name].channels for name in taps]
         self.fpn = FeaturePyramidNetwork(widths, channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        found = self.backbone(x)
-        return self.fpn({str(level): found[name] for level, name in enumerate(self.taps)})
+        features = self.backbone(x)
+        return self.fpn({str(level): features[name] for level, name in enumerate(self.taps)})
 
 
 def as_torchvision_backbone(

@@ -25,10 +25,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Settings that its version did not have yet get the values that it worked with. Raises InputError where the file is
     cut short, damaged, or not one of ours.
     """
-    held = read_file(path)
-    about = held.get("mnv2_tasks")
+    content = read_file(path)
+    about = content.get("mnv2_tasks")
     if about is None:
-        lightning = "; it is another Lightning project's" if "pytorch-lightning_version" in held else ""
+        lightning = "; it is another Lightning project's" if "pytorch-lightning_version" in content else ""
         raise InputError(f"{path}: not a checkpoint of mnv2_tasks{lightning}; weights alone go to backbone.weights")
     by = writer(about)
     if isinstance(about, Mapping) and about.get("config", by) is None:
@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         config, classes = checked_config(about)
         config["size"]  # has to be there
-        tensors = held["state_dict"]
+        tensors = content["state_dict"]
         if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise InputError("state_dict holds no named tensors")
     except InputError as error:
@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except KeyError as error:
         raise InputError(f"{path} ({by}): it has no {error.args[0]}; copy the whole file again") from error
     state = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
-    epoch, step = (held.get(n) if isinstance(held.get(n), int) else None for n in ("epoch", "global_step"))
+    epoch, step = (content.get(n) if isinstance(content.get(n), int) else None for n in ("epoch", "global_step"))
     return {"config": config, "classes": classes, "state": state, "epoch": epoch, "step": step, "writer": by}
 
 

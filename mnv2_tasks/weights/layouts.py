@@ -93,14 +93,14 @@ def torchvision_state(model: Model, section: Mapping[str, Any]) -> State:
     import torch
     from torchvision.models import mobilenet_v2
 
-    own = _published(model, section, "torchvision")
+    tensors = _published(model, section, "torchvision")
     if model.backbone.last is None:
         raise InputError(
             "as=torchvision: its network has the last convolution (tap c5x), which this model's heads do without"
         )
     with torch.device("meta"):
         theirs = mobilenet_v2(width_mult=section["width"])
-    state = {name: own[ours] for name in theirs.state_dict() if (ours := from_torchvision(name))}
+    state = {name: tensors[ours] for name in theirs.state_dict() if (ours := from_torchvision(name))}
     for head in model.heads.values():
         if isinstance(head, Classifier):
             linear = head.linear
@@ -116,12 +116,12 @@ def timm_state(model: Model, section: Mapping[str, Any]) -> State:
     """
     import timm
 
-    own = _published(model, section, "timm")
+    tensors = _published(model, section, "timm")
     name = TIMM.get(section["width"])
     if name is None:
         raise InputError(f"as=timm: it has widths {', '.join(map(str, TIMM))}, not {section['width']:g}")
     theirs = timm.create_model(name, features_only=True).state_dict()
-    state = {name: own[ours] for name in theirs if (ours := from_timm(name)) and ours in own}
+    state = {name: tensors[ours] for name in theirs if (ours := from_timm(name)) and ours in tensors}
     if missing := [name for name in theirs if name not in state]:
         raise InputError(
             f"as=timm: its network goes on to {missing[-1].rpartition('.')[0]}, which this model's heads do without"
@@ -135,8 +135,13 @@ def _published(model: Model, section: Mapping[str, Any], library: str) -> State:
     reasons = {
         "it is not MobileNetV2's table": type(model.backbone) is not MobileNetV2,
         "its blocks are not inverted residuals": any(type(b) is not InvertedResidual for b in model.backbone.blocks),
-        "its blocks differ from the published ones": any(block.get(key, own) != own for key, own in BLOCK.items()),
-        **{f"its {key} is {section.get(key)}": section.get(key, own) != own for key, own in BACKBONE.items()},
+        "its blocks differ from the published ones": any(
+            block.get(key, published) != published for key, published in BLOCK.items()
+        ),
+        **{
+            f"its {key} is {section.get(key)}": section.get(key, published) != published
+            for key, published in BACKBONE.items()
+        },
         "its output stride is not 32": library == "torchvision" and section.get("output_stride", 32) != 32,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:

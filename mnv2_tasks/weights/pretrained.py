@@ -28,13 +28,13 @@ def load_backbone(backbone: MobileNetV2, weights: str | Path | None) -> str:
         whole, source = read_state(weights), str(weights)
     state = backbone_state(whole, source)
     others = len(whole) - len(state)
-    told = f"trunk from {source}; heads begin anew"
-    told += f", for its {others} other tensors, such as its own head's, are not taken" if others else ""
+    summary = f"trunk from {source}; heads begin anew"
+    summary += f", for its {others} other tensors, such as its own head's, are not taken" if others else ""
     if backbone.last is None or not any(name.startswith("last.") for name in state):
         state = {name: value for name, value in state.items() if not name.startswith("last.")}
         state |= {name: value for name, value in backbone.state_dict().items() if name.startswith("last.")}
     load_exactly(backbone, state, source, hint=_backbone_hint(backbone, state))
-    return told
+    return summary
 
 
 def _imagenet() -> State:

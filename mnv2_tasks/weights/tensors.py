@@ -32,8 +32,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
             if path.suffix == ".npz":
                 with np.load(file, allow_pickle=False) as arrays:
                     return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-            held = torch.load(file, map_location="cpu", weights_only=True)
-            _refuse_hollow(held, os.fstat(file.fileno()).st_size)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            _refuse_hollow(content, os.fstat(file.fileno()).st_size)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: not a file of plain tensors (cut short, or holding code, which is never run); "
@@ -43,11 +43,11 @@ def read_file(path: str | Path) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file leads readers anywhere
         raise InputError(f"{path}: cannot be read ({reason_of(error)}); it may be cut short: copy it again") from error
-    if not isinstance(held, dict):
-        raise InputError(f"{path}: holds a {type(held).__name__}, not named tensors; save a state dict")
-    if not all(isinstance(name, str) for name in held):
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not named tensors; save a state dict")
+    if not all(isinstance(name, str) for name in content):
         raise InputError(f"{path}: its tensors have no names; save a state dict")
-    return held
+    return content
 
 
 def _refuse_bomb(file: IO[bytes]) -> None:
@@ -62,9 +62,9 @@ def _refuse_bomb(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _refuse_hollow(held: Any, size: int) -> None:
+def _refuse_hollow(content: Any, size: int) -> None:
     """ValueError for tensors that are not stored value by value in these `size` bytes: they cost nothing, copies do."""
-    total, nodes, seen = 0, [held], set()
+    total, nodes, seen = 0, [content], set()
     while nodes:
         node = nodes.pop()
         if isinstance(node, Tensor):
@@ -80,11 +80,11 @@ def _refuse_hollow(held: Any, size: int) -> None:
 
 def read_state(path: str | Path) -> State:
     """The named tensors of a weights file, out of whatever a training framework wrapped them in."""
-    held = read_file(path)
+    content = read_file(path)
     for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(held.get(key), dict):
-            held = held[key]
-    state = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
+        if isinstance(content.get(key), dict):
+            content = content[key]
+    state = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not state:
         raise InputError(f"{path}: holds no tensors; expected a state dict")
     return {re.sub(r"^(_orig_mod\.|module\.)+", "", name): value for name, value in state.items()}
@@ -98,19 +98,21 @@ def load_exactly(module: nn.Module, state: State, source: str, *, hint: str) -> 
 
 def check_fit(module: nn.Module, state: State, source: str, *, hint: str) -> None:
     """Refuse tensors that are not, by name and shape, those of the module, which may lie on the meta device."""
-    own = module.state_dict()
+    expected = module.state_dict()
     # Counters of batches are bookkeeping that many files leave out.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    surplus = [name for name in state if name not in own]
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    surplus = [name for name in state if name not in expected]
     wrong = [
-        f"{n} {tuple(v.shape)} for {tuple(own[n].shape)}"
+        f"{n} {tuple(v.shape)} for {tuple(expected[n].shape)}"
         for n, v in state.items()
-        if n in own and v.shape != own[n].shape
+        if n in expected and v.shape != expected[n].shape
     ]
     if not (missing or surplus or wrong):
         return
-    found = [(missing, "missing"), (surplus, "not known here"), (wrong, "of another shape")]
+    faults = [(missing, "missing"), (surplus, "not known here"), (wrong, "of another shape")]
     parts = [
-        f"{len(names)} tensors {what} ({names[0]}{', ...' if len(names) > 1 else ''})" for names, what in found if names
+        f"{len(names)} tensors {what} ({names[0]}{', ...' if len(names) > 1 else ''})"
+        for names, what in faults
+        if names
     ]
     raise InputError(f"{source}: does not fit the model: {'; '.join(parts)}; {hint}")

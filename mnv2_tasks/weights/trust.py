@@ -96,17 +96,17 @@ def writer(about: Any) -> str:
     return "of an early version of mnv2_tasks"
 
 
-def class_names(given: Any, tasks: Collection[str], *, of: str) -> dict[str, tuple[str, ...]]:
+def class_names(classes: Any, tasks: Collection[str], *, of: str) -> dict[str, tuple[str, ...]]:
     """The class names that a file tells of its tasks, which it calls `of`.
 
     Raises InputError, without the file's name, where they are of another form.
     """
-    if not isinstance(given, Mapping) or set(given) != set(tasks):
+    if not isinstance(classes, Mapping) or set(classes) != set(tasks):
         raise InputError(f"its classes are not those of its {of}")
-    for task, names in given.items():
+    for task, names in classes.items():
         if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
             raise InputError(f"its classes of {task} are {quote(names)}, not a list of names")
-    return {task: tuple(names) for task, names in given.items()}
+    return {task: tuple(names) for task, names in classes.items()}
 
 
 def refuse_foreign(config: Mapping[str, Any], where: object, *, trust: Collection[str] = ()) -> None:

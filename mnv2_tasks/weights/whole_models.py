@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -116,13 +117,13 @@ def _class_count(
             wider = build({**classes, task: (*classes[task], "")}).state_dict()
     except InputError:  # a head whose settings are for so many classes alone
         return None
-    own, start = model.state_dict(), f"heads.{task}."
+    expected, start = model.state_dict(), f"heads.{task}."
     differences = set[float]()
     for name, value in state.items():
-        if name.startswith(start) and name in own and value.shape != own[name].shape:
-            step = len(wider[name]) - len(own[name]) if own[name].ndim else 0
-            fits = step and value.shape[1:] == own[name].shape[1:]
-            differences.add((len(value) - len(own[name])) / step if fits else 0.5)
+        if name.startswith(start) and name in expected and value.shape != expected[name].shape:
+            step = len(wider[name]) - len(expected[name]) if expected[name].ndim else 0
+            fits = step and value.shape[1:] == expected[name].shape[1:]
+            differences.add((len(value) - len(expected[name])) / step if fits else 0.5)
     (difference,) = differences if len(differences) == 1 else (0.5,)
     return len(classes[task]) + int(difference) if difference == int(difference) else None
 
@@ -132,7 +133,8 @@ def _model_state(model: nn.Module, path: str | Path) -> State:
     state = read_state(path)
     for key, convert in FOREIGN.items():
         if any(name.startswith(key) for name in state):
-            buffers = {"mean", "std"} | {f"heads.{h}.{b}" for h in model.heads for b in ("shapes", "class_weights")}  # type: ignore[union-attr]
+            heads: Any = model.heads
+            buffers = {"mean", "std"} | {f"heads.{h}.{b}" for h in heads for b in ("shapes", "class_weights")}
             computed = {name: value for name, value in model.state_dict().items() if name in buffers}
             state = computed | convert(state)  # not learned: they come from the configuration
             break

@@ -50,8 +50,8 @@ def read(path: Path, about: Metadata, threads: int) -> Session:
     (name,) = model.input_description
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        found = model.predict({name: images})
-        return [found[output] for output in about.outputs]
+        arrays = model.predict({name: images})
+        return [arrays[output] for output in about.outputs]
 
     return run
 

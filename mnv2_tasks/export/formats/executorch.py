@@ -51,7 +51,8 @@ def _quantized(graph: "Graph", images: Tensor, calibration: Sequence[Tensor]) ->
     class Quantized(torch.nn.Module):
         def __init__(self, network: Any, heads: Any) -> None:
             super().__init__()
-            self.network, self.model = network, SimpleNamespace(heads=dict(heads))  # heads: for their settings alone
+            self.network = network
+            self.model = SimpleNamespace(heads=dict(heads))  # heads: for their settings alone
 
         def forward(self, x: Tensor) -> Any:
             return self.network(x)

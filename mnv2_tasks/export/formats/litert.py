@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mnv2_tasks.export.graph import Graph
 
 
-NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
+NETWORK = ".*RawOutputs_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
 # What costs time and can be quantised by itself. Joining the levels of a detector is left out: it would make one scale
 # of all levels' outputs.
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "AVERAGE_POOL_2D", "PAD")
@@ -51,8 +51,8 @@ def _quantized(path: Path, calibration: Sequence[Tensor]) -> bytes:
             weight_num_bits=8,
         )
     signatures = Interpreter(model_path=str(path)).get_signature_list()
-    ((signature, told),) = signatures.items()
-    (name,) = told["inputs"]
+    ((signature, details),) = signatures.items()
+    (name,) = details["inputs"]
     watching = calibrator.Calibrator(
         path.read_bytes(),
         mode=calibrator.CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS,
@@ -72,8 +72,8 @@ def read(path: Path, about: Metadata, threads: int) -> Session:
     outputs = sorted(runner.get_output_details(), key=lambda output: int(output.rpartition("_")[2]))
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        found = runner(**{name: images})
-        return [found[output] for output in outputs]
+        arrays = runner(**{name: images})
+        return [arrays[output] for output in outputs]
 
     return run
 

@@ -45,8 +45,8 @@ def read(path: Path, about: Metadata, threads: int) -> Session:
     net = MNN.nn.load_module_from_file(str(path), ["images"], list(about.outputs), runtime_manager=runtime)
 
     def run(images: np.ndarray, keep: Any = runtime) -> list[np.ndarray]:
-        given = MNN.expr.const(images, list(images.shape), MNN.expr.NCHW)
-        return [np.array(value.read()) for value in net.forward([given])]
+        tensor = MNN.expr.const(images, list(images.shape), MNN.expr.NCHW)
+        return [np.array(value.read()) for value in net.forward([tensor])]
 
     return run
 

@@ -62,13 +62,13 @@ def read(path: Path, about: Metadata, threads: int) -> Session:
         for image in images:
             with net.create_extractor() as extractor:
                 extractor.input("in0", ncnn.Mat(np.ascontiguousarray(image)).clone())
-                found = []
+                arrays = []
                 for i in range(len(about.outputs)):
                     status, value = extractor.extract(f"out{i}")
                     if status or value.empty():  # NumPy would read what is not there
                         raise RuntimeError(f"ncnn gives no output {i}: a layer of the model is not supported there")
-                    found.append(np.array(value))
-                rows.append(found)
+                    arrays.append(np.array(value))
+                rows.append(arrays)
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
     return run

@@ -90,11 +90,11 @@ def suppression() -> Any:
     @torch.library.custom_op("mnv2_tasks::suppress", mutates_args=())
     def run(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
         """(B, K, k, 4) xyxy, (B, K, k) -> (B, K, k), 1 for the boxes kept of those with a score above the threshold."""
-        kept = torch.zeros_like(score)
-        for row, own, scores in zip(kept.flatten(0, 1), boxes.flatten(0, 1), score.flatten(0, 1), strict=True):
+        keep = torch.zeros_like(score)
+        for row, row_boxes, scores in zip(keep.flatten(0, 1), boxes.flatten(0, 1), score.flatten(0, 1), strict=True):
             able = torch.nonzero(scores > threshold)[:, 0]
-            row[able[nms(own[able], scores[able], limit)]] = 1
-        return kept
+            row[able[nms(row_boxes[able], scores[able], limit)]] = 1
+        return keep
 
     @run.register_fake
     def _(boxes: Tensor, score: Tensor, limit: float, threshold: float) -> Tensor:
@@ -133,12 +133,12 @@ def _suppression_in_onnx() -> Any:
 
 def inside(model: Any) -> set[str]:
     """Names of the nodes that belong to the network, as the exporter noted where each came from."""
-    found = set()
+    names = set()
     for node in model.graph.node:
         scope = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), "")
         if "'network'" in scope:
-            found.add(node.name)
-    return found
+            names.add(node.name)
+    return names
 
 
 def strip(model: Any) -> None:
@@ -201,7 +201,7 @@ def _quantized(model: Any, path: Path, calibration: Sequence[Tensor], outside: l
         plain, prepared, quantized = (str(Path(folder) / f"{name}.onnx") for name in ("plain", "prepared", "quantized"))
         onnx.save(model, plain)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-        there = {node.name for node in onnx.load(prepared).graph.node}
+        names = {node.name for node in onnx.load(prepared).graph.node}
         quantize_static(
             prepared,
             quantized,
@@ -213,7 +213,7 @@ def _quantized(model: Any, path: Path, calibration: Sequence[Tensor], outside: l
             extra_options={"TensorQuantOverrides": _seven_bits(onnx.load(prepared))},
             calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=[name for name in outside if name in there],
+            nodes_to_exclude=[name for name in outside if name in names],
         )
         return onnx.load(quantized)
 

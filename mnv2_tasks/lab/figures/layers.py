@@ -67,14 +67,14 @@ def _row(name: str, module: Any, output: Any, norm: nn.Module | None) -> dict[st
 
 def _norms(model: nn.Module) -> dict[str, nn.Module]:
     """{a convolution's name: the batch norm right behind it}."""
-    found: dict[str, nn.Module] = {}
+    norms: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Sequential):
             children = list(module.named_children())
             for (first, conv), (_, norm) in zip(children, children[1:], strict=False):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    found[f"{name}.{first}"] = norm
-    return found
+                    norms[f"{name}.{first}"] = norm
+    return norms
 
 
 def materialized(network: type[MobileNetV2] = MobileNetV2, *, size: int = 224) -> dict[int, tuple[int, int]]:
@@ -86,11 +86,11 @@ def materialized(network: type[MobileNetV2] = MobileNetV2, *, size: int = 224) -
     with torch.device("meta"):
         backbone = network().eval()
         x = backbone.stem(torch.empty(1, 3, size, size))
-    found: dict[int, int] = {}
+    widest: dict[int, int] = {}
     block: Any
     for block in backbone.blocks:
         x = block(x)
-        found[x.shape[-1]] = max(found.get(x.shape[-1], 0), x.shape[1])
+        widest[x.shape[-1]] = max(widest.get(x.shape[-1], 0), x.shape[1])
     assert backbone.last is not None
-    found[1] = backbone.last(x).shape[1]  # pooled
-    return {side: (channels, BYTES * channels * side**2) for side, channels in found.items()}
+    widest[1] = backbone.last(x).shape[1]  # pooled
+    return {side: (channels, BYTES * channels * side**2) for side, channels in widest.items()}

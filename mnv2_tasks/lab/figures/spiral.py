@@ -40,7 +40,7 @@ def reconstruction(dimensions: tuple[int, ...] = DIMENSIONS, *, draws: int = 200
 
     error: the norm of the difference over the norm of the spiral. lost: the share of points that are lost for certain.
     """
-    points, found = spiral(), {}
+    points, results = spiral(), {}
     for n in dimensions:
         generator = torch.Generator().manual_seed(seed)
         errors, lost = [], []
@@ -48,5 +48,5 @@ def reconstruction(dimensions: tuple[int, ...] = DIMENSIONS, *, draws: int = 200
             back, gone = through_relu(points, torch.randn(n, 2, generator=generator))
             errors.append(((back - points).norm() / points.norm()).item())
             lost.append(gone.float().mean().item())
-        found[str(n)] = {"error": sum(errors) / draws, "lost": sum(lost) / draws}
-    return found
+        results[str(n)] = {"error": sum(errors) / draws, "lost": sum(lost) / draws}
+    return results

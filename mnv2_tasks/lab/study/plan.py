@@ -36,8 +36,8 @@ def plan(study: Mapping[str, Any], folder: Path, *, tasks: Sequence[str]) -> lis
     runs = []
     for seed, values in itertools.product(seeds, itertools.product(*vary.values())):
         settings = dict(zip(vary, values, strict=True))
-        name, own = variant_name(settings), settings.get("task", list(tasks))
-        heads = "+".join([own] if isinstance(own, str) else own)
+        name, task = variant_name(settings), settings.get("task", list(tasks))
+        heads = "+".join([task] if isinstance(task, str) else task)
         runs.append(Run(name, settings, seed, folder / "runs" / heads / f"{_file_name(name)}_{seed}"))
     return runs
 

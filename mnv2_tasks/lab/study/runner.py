@@ -36,13 +36,13 @@ def run(config: Mapping[str, Any]) -> None:
     from mnv2_tasks.lab.study.summary import write
 
     folder = Path(config["runs"]) / "study" / config["study"]["name"] / str(config["name"] or "+".join(config["heads"]))
-    given = _given()
+    overrides = _common_overrides()
     runs = plan(config["study"], folder, tasks=list(config["heads"]))
-    _same_study(folder, given, config["study"]["vary"], runs)
-    write_sweep(folder / "sweep.yaml", config, given)
+    _same_study(folder, overrides, config["study"]["vary"], runs)
+    write_sweep(folder / "sweep.yaml", config, overrides)
     jobs, devices = _room(config["study"]["jobs"], len(runs))
     print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
-    shared = [*given, f"runs={quoted(str(folder / 'runs'))}", *_for_each(config, given, folder, jobs)]
+    shared = [*overrides, f"runs={quoted(str(folder / 'runs'))}", *_for_each(config, overrides, folder, jobs)]
     trust = foreign_modules(config)
     try:
         failed = execute(runs, lambda one: _command(one, shared, trust), folder=folder, jobs=jobs, devices=devices)
@@ -96,21 +96,21 @@ def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devic
     return failed
 
 
-def _given() -> list[str]:
+def _common_overrides() -> list[str]:
     """The settings of the command line that hold for every run."""
-    command, own = typed(), re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)")
+    command, pattern = typed(), re.compile(r"^\+*(study\.|name=|runs=|resume=|hydra\.)")
     places = [override for override in command.of_hydra if override.startswith("hydra.searchpath=")]
-    return [*places, *(override for override in command.settings if not own.match(override))]
+    return [*places, *(override for override in command.settings if not pattern.match(override))]
 
 
-def _for_each(config: Mapping[str, Any], given: Sequence[str], folder: Path, jobs: int) -> list[str]:
+def _for_each(config: Mapping[str, Any], overrides: Sequence[str], folder: Path, jobs: int) -> list[str]:
     """What else all runs are told: their W&B group, and as many loader processes as there are cores left."""
-    told = []
+    extra = []
     if "wandb" in config["logger"]:
-        told.append(f"logger.wandb.group={quoted(config['study']['name'] + ' ' + folder.name)}")
-    if not any(override.startswith("loader.workers=") for override in given):
-        told.append(f"loader.workers={min(8, max(0, cores() // jobs - 1))}")
-    return told
+        extra.append(f"logger.wandb.group={quoted(config['study']['name'] + ' ' + folder.name)}")
+    if not any(override.startswith("loader.workers=") for override in overrides):
+        extra.append(f"loader.workers={min(8, max(0, cores() // jobs - 1))}")
+    return extra
 
 
 def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]:
@@ -120,8 +120,8 @@ def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]
     if one.folder.exists():  # stopped before its first epoch was over
         shutil.rmtree(one.folder)
     varied = [f"{key}={override_value(value)}" for key, value in one.settings.items()]
-    own = [f"seed={one.seed}", f"name={quoted(one.folder.name)}", f"study.variant={quoted(one.variant)}"]
-    return [*start, *shared, *varied, *own]
+    identity = [f"seed={one.seed}", f"name={quoted(one.folder.name)}", f"study.variant={quoted(one.variant)}"]
+    return [*start, *shared, *varied, *identity]
 
 
 def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
@@ -141,18 +141,18 @@ def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
 
 
 def _environment(jobs: int, device: str | None) -> dict[str, str]:
-    found = dict(os.environ)
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), found.get("PYTHONPATH"))))
+    variables = dict(os.environ)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), variables.get("PYTHONPATH"))))
     if device is None:
-        found.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     else:
-        found["CUDA_VISIBLE_DEVICES"] = device
-    return found
+        variables["CUDA_VISIBLE_DEVICES"] = device
+    return variables
 
 
-def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any], runs: Sequence[Run]) -> None:
+def _same_study(folder: Path, overrides: Sequence[str], vary: Mapping[str, Any], runs: Sequence[Run]) -> None:
     """Raises InputError where the folder holds runs with other settings: they would be mixed in."""
-    path, settings = folder / "study.yaml", sorted(given)
+    path, settings = folder / "study.yaml", sorted(overrides)
     begun = any((one.folder / "checkpoints").exists() for one in runs)
     before = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"] if begun and path.exists() else settings
     if sorted(map(as_typed, before)) != settings:  # those of older versions stand as Hydra composed them
@@ -164,9 +164,9 @@ def _same_study(folder: Path, given: Sequence[str], vary: Mapping[str, Any], run
     path.write_text(yaml.safe_dump({"settings": settings, "vary": dict(vary)}, sort_keys=False), encoding="utf-8")
 
 
-def write_sweep(path: Path, config: Mapping[str, Any], given: Sequence[str]) -> None:
+def write_sweep(path: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """The same grid as a W&B sweep: `wandb sweep <path>`, then `wandb agent` on as many machines as there are."""
-    pairs = (override.split("=", 1) for override in given if not override.startswith("logger="))
+    pairs = (override.split("=", 1) for override in overrides if not override.startswith("logger="))
     fixed: dict[str, Any] = {key: {"value": value} for key, value in pairs}
     fixed |= {"logger": {"value": "wandb"}, "study.variant": {"value": "sweep"}}
     varied = {key: {"values": [override_value(v) for v in values]} for key, values in config["study"]["vary"].items()}
@@ -184,9 +184,9 @@ def _last_line(log: Path) -> str:
     lines: Iterator[str] = (
         line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace", encoding="utf-8"))
     )
-    kept = [line for line in lines if line]
-    errors = [match[1] for line in kept if (match := re.search(r"(?:^|\])(error: .*)", line))]  # behind a progress bar
-    return (errors or kept or ["it printed nothing"])[-1]
+    texts = [line for line in lines if line]
+    errors = [match[1] for line in texts if (match := re.search(r"(?:^|\])(error: .*)", line))]  # behind a progress bar
+    return (errors or texts or ["it printed nothing"])[-1]
 
 
 def _clock(seconds: float) -> str:

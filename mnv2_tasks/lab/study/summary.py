@@ -28,7 +28,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
         return print(f"no table: no run of {baseline}, which the others are compared with, is finished")
     done.sort(key=lambda one: one.variant != baseline)
     results = {"study": config["study"]["name"], **summarise(done)}
-    # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
+    # What the study's own settings name may be built, such as a head of one's variant_runs; not what lies in its folder.
     trust = foreign_modules(config)
     for variant in results["variants"]:
         variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]), trust)
@@ -57,21 +57,23 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
     records = {one.folder: read_run(one.folder / NAME) for one in runs}
     first = records[runs[0].folder]
     headlines = {at: [f"{t}/{name}" for t, name in record.primaries.items()] for at, record in records.items()}
-    tested = all(headline in records[at].metrics.get("test", {}) for at, own in headlines.items() for headline in own)
-    side, told = "test" if tested else "val", list(dict.fromkeys(itertools.chain(*headlines.values())))
+    tested = all(
+        headline in records[at].metrics.get("test", {}) for at, names in headlines.items() for headline in names
+    )
+    side, metric_names = "test" if tested else "val", list(dict.fromkeys(itertools.chain(*headlines.values())))
     names = list(dict.fromkeys(one.variant for one in runs))
     variants = []
     for name in names:
-        own = [one for one in runs if one.variant == name]
+        variant_runs = [one for one in runs if one.variant == name]
         values = {
             one.seed: mean(records[one.folder].metrics[side][headline] or 0.0 for headline in headlines[one.folder])
-            for one in own
+            for one in variant_runs
         }
-        record = records[own[0].folder]
+        record = records[variant_runs[0].folder]
         variants.append(
             {
                 "name": name,
-                "settings": own[0].settings,
+                "settings": variant_runs[0].settings,
                 "values": values,
                 "mean": mean(values.values()),
                 "std": stdev(values.values()) if len(values) > 1 else None,
@@ -79,7 +81,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
                 "madds": record.madds,
                 "cost_ratio": record.madds / first.madds,
                 "matched": record.matched,
-                "curve": _curve([read_rows(one.folder / "metrics.csv") for one in own]),
+                "curve": _curve([read_rows(one.folder / "metrics.csv") for one in variant_runs]),
             }
         )
     for variant in variants:
@@ -87,7 +89,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
         variant["difference"] = None if same else paired_difference(variant["values"], variants[0]["values"])
     return {
         "tasks": list(dict.fromkeys(task for record in records.values() for task in record.tasks)),
-        "metric": f"{side} {_joined(told, mixed=len(told) > len(headlines[runs[0].folder]))}",
+        "metric": f"{side} {_joined(metric_names, mixed=len(metric_names) > len(headlines[runs[0].folder]))}",
         "baseline": names[0],
         "equal_cost": all(abs(variant["cost_ratio"] - 1) <= EQUAL for variant in variants),
         "variants": variants,
