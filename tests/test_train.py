@@ -15,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.training.callbacks import Last
+from mnv2_tasks.training.callbacks import LastCheckpoint
 from mnv2_tasks.training.run_folder import open_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,13 +169,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, tmp_path, task):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_ends_a_run_with_what_is_there(cli, tmp_path, monkeypatch, name):
     number, before = getattr(signal, name), [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
-    whole = Last.on_train_epoch_end
+    whole = LastCheckpoint.on_train_epoch_end
 
     def stopped(*arguments):
         whole(*arguments)
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Last, "on_train_epoch_end", stopped)
+    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stopped)
     code, err = cli("train", *TINY, f"runs={tmp_path}", "name=a", fails=True)
     assert before == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     folder = tmp_path / "ssdlite" / "a"

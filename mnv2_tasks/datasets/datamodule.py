@@ -1,6 +1,6 @@
 """From data sources to batches: kinds for tasks, transforms, padding, one loader a source."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 

@@ -51,7 +51,7 @@ class Graph(nn.Module):
         taps: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.network = RawOutputs(model, taps)
+        self.network = _Raw(model, taps)
         self.layout = layout
         self.masks = masks
         self.nms = nms
@@ -94,7 +94,7 @@ class Graph(nn.Module):
         return suppress(boxes.reshape(-1, k, 4), decoding.nms).view(-1, classes, k)  # rank 3: LiteRT
 
 
-class RawOutputs(nn.Module):
+class _Raw(nn.Module):
     """The network up to its plain outputs, which a quantiser may touch: one tuple of tensors a head, or the taps."""
 
     def __init__(self, model: Model, taps: tuple[str, ...]) -> None:

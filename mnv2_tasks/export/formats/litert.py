@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mnv2_tasks.export.graph import Graph
 
 
-NETWORK = ".*RawOutputs_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
+NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
 # What costs time and can be quantised by itself. Joining the levels of a detector is left out: it would make one scale
 # of all levels' outputs.
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "AVERAGE_POOL_2D", "PAD")

@@ -28,7 +28,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
         return print(f"no table: no run of {baseline}, which the others are compared with, is finished")
     done.sort(key=lambda one: one.variant != baseline)
     results = {"study": config["study"]["name"], **summarise(done)}
-    # What the study's own settings name may be built, such as a head of one's variant_runs; not what lies in its folder.
+    # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
     trust = foreign_modules(config)
     for variant in results["variants"]:
         variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]), trust)
