@@ -104,6 +104,8 @@ class InvertedResidual(nn.Module):
         activation: relu6 as published, relu, hard_swish or silu.
     """
 
+    expands = True  # whether `expansion` has an effect
+
     def __init__(
         self,
         in_channels: int,
@@ -156,6 +158,7 @@ class InvertedResidual(nn.Module):
 class _Unexpanded(nn.Module):
     """A block whose first half does nothing: its tap after expansion is its input."""
 
+    expands = False
     layers: nn.Module
 
     def __init__(self, in_channels: int) -> None:

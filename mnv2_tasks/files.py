@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -123,6 +123,11 @@ def new_folder(base: Path, name: str | None) -> Path:
             return folder
 
 
+def place_of(folder: Path, task: str, tasks: Sized) -> Path:
+    """Where the files of one of several tasks go: a folder of its own; those of a lone one into the folder itself."""
+    return folder if len(tasks) == 1 else folder / task
+
+
 @contextmanager
 def replacing(path: Path, draft: Path | None = None) -> Iterator[Path]:
     """Where to write a file, by default beside it as <stem>.tmp: it is moved to `path` once it is whole.
@@ -177,11 +182,17 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv as numbers; none where there is no file."""
+    """The rows of a metrics.csv as numbers; none where there is no file. Raises InputError for a damaged one."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{k: _number(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+    rows = []
+    for row in csv.DictReader(read_text(path, fix="delete it, or restore it").splitlines()):
+        try:
+            rows.append({str(k): _number(v) for k, v in row.items() if v not in ("", None)})
+        except (ValueError, AttributeError) as error:  # more fields than columns are a list
+            place = f"{path}: row {len(rows) + 1}"
+            raise InputError(f"{place} is not of numbers ({error}); delete the file, or restore it") from error
+    return rows
 
 
 def _number(text: str) -> float:

@@ -38,7 +38,8 @@ class Model(nn.Module):
         std: Sequence[float],
     ) -> None:
         super().__init__()
-        self.backbone, self.heads = backbone, Heads(heads)
+        self.backbone = backbone
+        self.heads = Heads(heads)
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
         self.mean: Tensor

@@ -195,6 +195,16 @@ def test_the_order_of_tasks_changes_nothing():
     assert one["size"] == 512 and one["loader"]["batch_size"] == 8 and "AdamW" in one["optim"]["optimizer"]["_target_"]
 
 
+@pytest.mark.parametrize("block", ["block=plain", "block=separable", "block=classic", "backbone=mobilenet_v1"])
+def test_an_expansion_that_no_block_has_is_refused(block):
+    refused(
+        lambda: resolve(settled(*expand([block, "backbone.expansion=4"])), training=True),
+        "expansion=4",
+        "without effect",
+    )
+    resolve(settled(*expand([block])), training=True)
+
+
 def test_what_is_suggested_is_said_where_suggestions_differ():
     assert suggestions("task=[ssdlite,classifier]", "data=coco", "loader.batch_size=9") == (
         "optim=adamw, as classifier suggests, for ssdlite too",

@@ -42,7 +42,7 @@ def test_the_trunk_of_a_classifier_learns_after_the_head(
 
 @pytest.mark.parametrize(("task", "data", "size"), [("ssdlite", "coco", 320), ("deeplabv3", "masks", 512)])
 def test_other_heads_keep_their_size(task: str, data: str, size: int, cli: Any) -> None:
-    _, printed = cli("train", "experiment=finetune", f"task={task}", f"data={data}", "--cfg", "job")
+    _, printed = cli("train", "experiment=finetune", f"task={task}", f"data={data}", "--cfg", "job", "--resolve")
     config = yaml.safe_load(printed)
     assert config["size"] == size and list(config["heads"]) == [task] and list(config["data"]) == [data]
 

@@ -24,6 +24,7 @@ import mnv2_tasks
 from mnv2_tasks import ClassifierTask, DataModule, DeepLabV3Task, JointTask, MobileNetV2, SSDLiteTask
 from mnv2_tasks.assembly.network import load_model
 from mnv2_tasks.assembly.overrides import CONFIGS
+from mnv2_tasks.assembly.suggestions import suggested
 from mnv2_tasks.backbone import MobileNetV1
 from mnv2_tasks.blocks import InvertedResidual
 from mnv2_tasks.datasets.datamodule import USUAL
@@ -61,6 +62,7 @@ def arguments(made) -> dict:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_defaults_are_those_of_the_command_line(name):
+    OmegaConf.register_new_resolver("suggested", suggested, replace=True)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("train", [f"task=[{name}]", f"data=[{DATA[name]}]"])
     config = {key: OmegaConf.to_container(composed[key], resolve=True) for key in SECTIONS}

@@ -112,7 +112,7 @@ def _no_class(name: str, target: str) -> InputError:
 
 def make_model(config: Config, data: DataModule) -> Model:
     """The model for this data: pretrained weights loaded, default boxes and class weights fitted where asked for."""
-    torch.manual_seed(config["seed"])
+    torch.manual_seed(config["seed"])  # again: what reading the data drew is not in the weights
     model = build_model(config, data.classes)
     if not (config.get("resume") and (Path(config["resume"]) / "checkpoints" / "last.ckpt").exists()):  # brings its own
         if told := load_backbone(model.backbone, config["backbone"].get("weights")):

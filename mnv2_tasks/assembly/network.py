@@ -13,6 +13,7 @@ from mnv2_tasks.errors import InputError, reason_of
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.weights.checkpoint import read_trusted
 from mnv2_tasks.weights.tensors import check_fit, load_exactly
+from mnv2_tasks.weights.trust import BEFORE
 
 Module = TypeVar("Module", bound=nn.Module)
 MOST_PARAMETERS = 10**9  # of a network
@@ -32,7 +33,7 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 
     section = dict(config["backbone"])
     mean, std = section.pop("mean"), section.pop("std")
-    for key in ("weights", "match", "match_to"):  # `assembly.build` takes them
+    for key in BEFORE:
         section.pop(key, None)
     backbone = build_backbone(section)
     channels = section.get("in_channels", 3)

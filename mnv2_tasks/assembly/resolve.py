@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from inspect import signature
 
 import yaml
 
@@ -13,6 +14,8 @@ from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.kinds import KINDS
 from mnv2_tasks.model import Classes
+from mnv2_tasks.training.parts import agreed_stride
+from mnv2_tasks.weights.trust import look_up
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def resolve(
     if training:
         if not config["resume"]:
             config["heads"] = in_order(config["heads"])
+            check_expansion(config)
         backbone["freeze_norm"] = frozen_norms(config, lines)
     if read:
         data = read(config)
@@ -72,6 +76,19 @@ def resolve(
         (size, *_) = sizes.values()
         config |= match_cost(config, names, data.passes if data else [(size, list(config["heads"]))], lines)
     return Resolved(config, names, sizes, tuple(lines), data)
+
+
+def check_expansion(config: Config) -> None:
+    """Raises InputError for an expansion that the trunk's block does not have."""
+    section = config["backbone"]
+    network, block = look_up(section["_target_"]), section.get("block")
+    made = look_up(block["_target_"]) if block else getattr(network, "own_block", None)
+    usual = signature(network).parameters.get("expansion")
+    if usual and section.get("expansion", usual.default) != usual.default and not getattr(made, "expands", True):
+        raise InputError(
+            f"backbone.expansion={section['expansion']}: {getattr(made, '__name__', made)} has no expansion, so that "
+            "it would be without effect; leave it out, or take block=inverted_residual"
+        )
 
 
 def in_order(heads: Config) -> Config:
@@ -91,14 +108,11 @@ def common_stride(config: Config) -> int:
     that all work with. Raises InputError where there is none, or where a head cannot do with what was chosen.
     """
     wishes = {task: head_class(task, head).strides for task, head in config["heads"].items()}
-    described = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
     chosen: int | None = config["backbone"]["output_stride"]
-    common = set.intersection(*(set(strides) for strides in wishes.values()))
     if chosen is None:
-        if not common:
-            raise InputError(f"backbone.output_stride: the heads cannot agree on one ({described}); train them apart")
-        return min([strides[0] for strides in wishes.values() if strides[0] in common] or common)
-    if chosen in (8, 16, 32) and chosen not in common:
+        return agreed_stride(wishes)
+    if chosen in (8, 16, 32) and any(chosen not in strides for strides in wishes.values()):
+        described = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
         raise InputError(f"backbone.output_stride={chosen}: {described}; choose another, or leave it out")
     return chosen
 

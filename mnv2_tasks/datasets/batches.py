@@ -16,7 +16,7 @@ from mnv2_tasks.kinds import Kind, Sample
 Batch = tuple[Tensor, dict[str, dict[str, Tensor]]]  # images (B, C, H, W) uint8, {task: batched targets}
 
 
-class Transformed(Dataset):
+class Transformed(Dataset[Any]):
     """A split whose samples have the fields of the kinds in use, transformed, seeded by (seed, pass, index).
 
     A field that a sample lacks is filled with a value that losses and metrics ignore, so that transforms and

@@ -41,7 +41,7 @@ class DataSource(Protocol):
 
     provides: dict[str, tuple[str, ...]]
 
-    def split(self, name: str) -> Dataset | None:
+    def split(self, name: str) -> Dataset[Any] | None:
         """The samples of "train", "val" or "test"; None where there is no such side."""
 
 
@@ -68,7 +68,7 @@ def assign_tasks(
     return assigned
 
 
-class LateLoader(DataLoader):
+class LateLoader(DataLoader[Any]):
     """A DataLoader whose workers read nothing before a batch is asked for.
 
     Lightning asks for an iterator first, and then tells the order which epoch it is: of a resumed run, the workers
@@ -215,7 +215,7 @@ class DataModule(pl.LightningDataModule):
         samples = self._samples(source, side, None)
         return Collate(self.assigned[source], self.classes)([samples[(0, index, False)] for index in indices])
 
-    def loaders(self, side: str, *, training: bool = False) -> dict[str, DataLoader]:
+    def loaders(self, side: str, *, training: bool = False) -> dict[str, DataLoader[Any]]:
         """A loader of batches for each source; only training is shuffled, augmented and cut to whole batches.
 
         Without `training` every image of the side comes once, as for evaluation, those of train too.
@@ -240,7 +240,7 @@ class DataModule(pl.LightningDataModule):
             name: self._loader(name, side, training=training, batch_size=sizes[name], steps=steps) for name in names
         }
 
-    def _loader(self, source: str, side: str, *, training: bool, batch_size: int, steps: int) -> DataLoader:
+    def _loader(self, source: str, side: str, *, training: bool, batch_size: int, steps: int) -> DataLoader[Any]:
         split = self.split(source, side)
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         tasks, mixing = self.assigned[source], None

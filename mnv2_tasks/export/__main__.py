@@ -111,7 +111,7 @@ def _export(model: Any, resolved: "Resolved", precisions: dict[str, list[str]], 
     from mnv2_tasks.export import formats
     from mnv2_tasks.export.graph import Graph
     from mnv2_tasks.export.metadata import InputForm, Metadata, describe
-    from mnv2_tasks.export.report import ExportRow, prove
+    from mnv2_tasks.export.report import ExportRow, noted, prove
     from mnv2_tasks.export.session import ABOUT, as_input, digest
     from mnv2_tasks.files import write_json
 
@@ -156,7 +156,7 @@ def _export(model: Any, resolved: "Resolved", precisions: dict[str, list[str]], 
             try:
                 about = target.write(graph, as_input(traced, form), path, about, images)
             except Exception as error:  # every converter has its own
-                row.error = f"{type(error).__name__}: {str(error).strip()}"[:500]
+                row.error = noted(error, path.name, folder)
             row.seconds = round(time.monotonic() - began, 1)
             if not row.error:
                 row.about = replace(about, sha256=digest(path))

@@ -1,6 +1,6 @@
 """That an exported file is the same model: its outputs, its metric and its speed beside PyTorch's, in one run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from mnv2_tasks.heads import Head
 from mnv2_tasks.model import Classes, Model
 
 Call = Callable[[Tensor], dict[str, np.ndarray]]  # images (B, C, H, W) uint8 -> {output: values}
-Batches = Iterator[tuple[Tensor, dict[str, dict[str, Tensor]]]]
 
 
 def eager(graph: Graph) -> Call:

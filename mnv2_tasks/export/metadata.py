@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.files import read_json
 from mnv2_tasks.version import __version__
+from mnv2_tasks.weights.trust import BEFORE
 
 if TYPE_CHECKING:  # an exported file predicts without the network
     from mnv2_tasks.model import Classes, Model
@@ -154,7 +156,7 @@ def one_view(model: "Model") -> list[str]:
 
 def structure(section: Mapping[str, Any]) -> dict[str, Any]:
     """The `backbone` section of a config without what `assembly.build` takes, as the path of pretrained weights."""
-    return {key: value for key, value in section.items() if key not in ("weights", "match", "match_to")}
+    return {key: value for key, value in section.items() if key not in BEFORE}
 
 
 def trained_metrics(ckpt: str | None) -> dict[str, Any]:
@@ -162,5 +164,5 @@ def trained_metrics(ckpt: str | None) -> dict[str, Any]:
     path = Path(ckpt).parent.parent / "metrics.json" if ckpt else None
     if path is None or not path.is_file():
         return {}
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    return {side: metrics[side] for side in ("val", "test") if side in metrics}
+    metrics = read_json(path, fix="delete it, or export a checkpoint that lies elsewhere")
+    return {side: metrics[side] for side in ("val", "test") if isinstance(metrics, dict) and side in metrics}

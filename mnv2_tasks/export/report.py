@@ -1,5 +1,6 @@
 """The report of an export: every file beside PyTorch in one run, as JSON, Markdown and a table on the terminal."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.errors import InputError, shorten
 from mnv2_tasks.export.compare import Proof, eager, random_images, size_of
 from mnv2_tasks.export.decode import Arrays
 from mnv2_tasks.export.formats import FORMATS, need
@@ -74,7 +75,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
             alive[row.file] = Exported(path, trust=FORMATS)
         except InputError as error:
             row.error = str(error)
-    _compare(reference, model, data, classes, settings, alive, rows)
+    _compare(reference, model, data, classes, settings, alive, rows, folder)
     shape = [1, len(model.mean), *_size(data)]
     pytorch = {"format": "pytorch", **_time_pytorch(reference, shape, compiled=settings["compile"])}
     for row in rows:
@@ -107,11 +108,12 @@ def _compare(
     settings: Mapping[str, Any],
     alive: dict[str, Exported],
     rows: Rows,
+    folder: Path,
 ) -> None:
     """Every file's outputs on real and random images, and its metrics, beside the reference's."""
     call = eager(reference)
     if reference.taps:
-        _compare_taps(reference, data, settings, alive, rows)
+        _compare_taps(reference, data, settings, alive, rows, folder)
         return
     base = Proof(call, model, classes)
     proofs = {name: Proof(network, model, classes) for name, network in alive.items()}
@@ -122,12 +124,12 @@ def _compare(
         expected = call(images)
         base.count(expected, targets)
         for name, proof in proofs.items():
-            if (outputs := _attempt(by_name[name], partial(proof.compare, expected, images))) is not None:
+            if (outputs := _attempt(by_name[name], folder, partial(proof.compare, expected, images))) is not None:
                 proof.count(outputs, targets)
     for image in random_images([1, len(model.mean), *_size(data)], NOISE):
         expected = call(image)
         for name, proof in proofs.items():
-            _attempt(by_name[name], partial(proof.compare, expected, image))
+            _attempt(by_name[name], folder, partial(proof.compare, expected, image))
     before = base.scores(seen)
     for name, proof in proofs.items():
         row = by_name[name]
@@ -135,22 +137,32 @@ def _compare(
             row.apart, row.before, row.after = proof.differences(), before, proof.scores(seen)
 
 
-def _attempt(row: ExportRow, work: Callable[[], Arrays]) -> Arrays | None:
+def _attempt(row: ExportRow, folder: Path, work: Callable[[], Arrays]) -> Arrays | None:
     if not row.error:
         try:
             return work()
         except Exception as error:  # every runtime has its own
-            row.error = f"{type(error).__name__}: {str(error).strip()}"[:300]
+            row.error = noted(error, row.file, folder)
     return None
 
 
-def _compare_taps(reference: Graph, data: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows) -> None:
+def noted(error: Exception, file: str, folder: Path) -> str:
+    """What went wrong, in a line; errors/<file>.txt has all of it, where a converter gives its reasons."""
+    path = folder / "errors" / f"{file}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    return f"{type(error).__name__}: {shorten(str(error).strip(), 300)} (all of it: {path})"
+
+
+def _compare_taps(
+    reference: Graph, data: Any, settings: Mapping[str, Any], alive: dict[str, Any], rows: Rows, folder: Path
+) -> None:
     call = eager(reference)
     for images, _ in batches(data, settings["split"], settings["images"] or 32):
         expected = call(images)
         for row in rows:
             network = alive.get(row.file)
-            if network and (outputs := _attempt(row, partial(network, images))):
+            if network and (outputs := _attempt(row, folder, partial(network, images))):
                 for tap, values in expected.items():
                     largest = row.apart.setdefault(tap, {})
                     for key, value in apart(values, outputs[tap]).items():

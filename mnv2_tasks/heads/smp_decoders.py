@@ -46,7 +46,8 @@ class Decoded(segmenter.Segmenter):
         class_weights: Rule | Sequence[float] | None,
     ) -> None:
         super().__init__()
-        self.decoder, self.multiple = decoder, multiple
+        self.decoder = decoder
+        self.multiple = multiple
         self.logits = nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2)
         self.mask_loss = MaskLoss(num_classes, loss, class_weights)
         initialize_decoder(self.decoder)

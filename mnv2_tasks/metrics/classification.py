@@ -84,7 +84,7 @@ class _PerImage(Metric):
             raise RuntimeError(f"{type(self).__name__}: call compute() first, and on every process")
         return self._last
 
-    def _apply(self, fn: Callable, exclude_state: Any = ()) -> torch.nn.Module:
+    def _apply(self, fn: Callable[..., Any], exclude_state: Any = ()) -> torch.nn.Module:
         # A move of the model must not take the float64 rows along: not every device has the type.
         return super()._apply(fn, exclude_state=("rows", *exclude_state))
 

@@ -208,7 +208,7 @@ class CocoMAP(Metric):
             raise RuntimeError("CocoMAP: call compute() first, and on every process")
         return self._last
 
-    def _apply(self, fn: Callable, exclude_state: Any = ()) -> torch.nn.Module:
+    def _apply(self, fn: Callable[..., Any], exclude_state: Any = ()) -> torch.nn.Module:
         # A move of the model must not take the float64 table along: not every device has the type.
         return super()._apply(fn, exclude_state=("rows", *exclude_state))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mnv2_tasks.datasets.reading.listing import LeftOut
 from mnv2_tasks.errors import InputError, amount
+from mnv2_tasks.files import place_of
 
 SUFFIXES = (
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts", ".wmv"),
@@ -215,7 +216,7 @@ class Film:
             container.close()
 
     def _open(self, task: str, size: tuple[int, int]) -> tuple[Any, Any]:
-        place = self.folder if len(self.predictor.kinds) == 1 else self.folder / task
+        place = place_of(self.folder, task, self.predictor.kinds)
         place.mkdir(exist_ok=True)
         fragments = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}  # of a second
         av = import_av()

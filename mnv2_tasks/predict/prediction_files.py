@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.files import new_folder, replacing
+from mnv2_tasks.files import new_folder, place_of, replacing
 from mnv2_tasks.predict.films import NamedPicture, plain_name
 from mnv2_tasks.predict.predictor import Predictor
 from mnv2_tasks.version import __version__
@@ -157,7 +157,7 @@ class Results:
 
     def place(self, task: str) -> Path:
         """A head's folder."""
-        return self._made(self.folder if len(self.predictor.kinds) == 1 else self.folder / task)
+        return self._made(place_of(self.folder, task, self.predictor.kinds))
 
     def recall(self, named: NamedPicture) -> dict[str, dict[str, Tensor]]:
         """The predictions of a picture that is `done`; to be asked for in the order in which they were made."""
@@ -284,7 +284,7 @@ class Drawings:
 
         assert isinstance(named.image, Tensor)
         for task, drawn in self.predictor.draw(named.image, prediction).items():
-            place = self.folder if len(prediction) == 1 else self.folder / task
+            place = place_of(self.folder, task, prediction)
             path = place / "pictures" / f"{named.stem}.png"
             if path.parent not in self._folders:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,15 @@ from mnv2_tasks.errors import InputError, quote
 Part = Callable[..., Any]  # a class, or functools.partial of one with plain settings
 
 
-def agreed_stride(heads: Mapping[str, Part]) -> int:
-    """The output stride of the trunk: the finest of those that each head likes best, and that all work with."""
-    wishes: dict[str, tuple[int, ...]] = {task: class_of(head).strides for task, head in heads.items()}
+def agreed_stride(wishes: Mapping[str, Sequence[int]]) -> int:
+    """The output stride of a trunk: the finest of those that each head likes best, and that all work with.
+
+    wishes: {task: the strides that its head works with, the best first}. Raises InputError where they share none.
+    """
     common = set.intersection(*map(set, wishes.values()))
     if not common:
-        told = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
-        raise InputError(f"the heads agree on no output stride of the trunk ({told}): train them apart")
+        described = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
+        raise InputError(f"backbone.output_stride: the heads cannot agree on one ({described}); train them apart")
     return min([strides[0] for strides in wishes.values() if strides[0] in common] or common)
 
 

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from mnv2_tasks.complexity import latency, model_cost
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError, amount, shorten
-from mnv2_tasks.files import read_rows, write_settings
+from mnv2_tasks.files import place_of, read_rows, write_settings
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.training import joint_gain
 from mnv2_tasks.training.example_pictures import example_sheet, examples, task_examples
@@ -31,7 +31,7 @@ def write_pictures(task: MultiTask, data: DataModule, split: str, folder: Path, 
     for source in data.with_side(split):
         for name, pictures in task_examples(task, data, source, split, count).items():
             head = task.model.heads[name]
-            place = folder if len(task.model.heads) == 1 else folder / name
+            place = place_of(folder, name, task.model.heads)
             place.mkdir(parents=True, exist_ok=True)
             if count:
                 example_sheet(task, name, pictures, place / "examples.png")

@@ -64,7 +64,7 @@ class JointTask(MultiTask):
             raise InputError(f"classes are of {', '.join(classes)}: give those of the heads {', '.join(heads)}")
         names: Classes = {task: tuple(classes[task]) for task in heads}
         trunk = settings_of(backbone)
-        trunk.setdefault("output_stride", agreed_stride(heads))
+        trunk.setdefault("output_stride", agreed_stride({task: class_of(head).strides for task, head in heads.items()}))
         made = class_of(backbone)(**trunk)
         if len(mean) != made.stem[0].in_channels or len(std) != len(mean):
             raise InputError(f"mean and std: give a value for each of the {made.stem[0].in_channels} channels")

@@ -85,7 +85,8 @@ ALLOWED: dict[str, tuple[tuple[str, ...], Check]] = {
 }
 
 
-APART = {"backbone": ("mean", "std", "weights", "match", "match_to")}  # that others than the class take
+BEFORE = ("weights", "match", "match_to")  # settings of a trunk that are done with before it is built
+APART = {"backbone": ("mean", "std", *BEFORE)}  # that others than the class take
 
 
 def writer(about: Any) -> str:

@@ -164,7 +164,7 @@ def _read_list(file: Path) -> dict[str, int]:
     for number, line in enumerate(lines, 1):
         words = line.split()
         if words and not line.startswith("#"):
-            if len(words) < 2 or not words[1].isdecimal() or words[0] in breeds:
+            if len(words) < 2 or not words[1].isdecimal() or words[0] in breeds or {"/", "\\"} & set(words[0]):
                 raise InputError(f"{file}: line {number}: {line!r:.60}; correct it: a name, once, and a class number")
             breeds[words[0]] = int(words[1])
     if not breeds:

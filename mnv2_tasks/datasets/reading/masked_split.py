@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ Mask = NDArray[np.uint8]  # (H, W)
 
 def read_mask(path: Path, legend: Legend) -> Mask:
     """A mask file as class indices (H, W) uint8, 255 ignored. Raises InputError for values that mean nothing."""
-    with _opened(path) as opened:
+    with _opened(path, whole=True) as opened:
         coloured = legend.by_colour or opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I")
         if coloured:
             values = np.asarray(opened.convert("RGB"))
@@ -62,7 +62,7 @@ def read_mask(path: Path, legend: Legend) -> Mask:
 
 def mask_size(path: Path) -> tuple[int, int]:
     """The (H, W) of a mask, from the file's header. Raises InputError."""
-    with _opened(path) as mask:
+    with _opened(path, whole=False) as mask:
         return mask.height, mask.width
 
 
@@ -226,12 +226,16 @@ def _other_size(image: Path, mask: Path, size: tuple[int, int]) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with open_regular(path) as file, open_image(file) as opened:
-            yield opened
-    except Exception as error:  # PIL's decoders raise nearly anything on a broken file
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{path}: the mask cannot be read: {reason}; replace it, or remove it and its image"
-        ) from error
+def _opened(path: Path, *, whole: bool) -> Iterator[Image.Image]:
+    """A mask's file; `whole`: with its pixels read."""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_image(stack.enter_context(open_regular(path))))
+            if whole:
+                opened.load()
+        except Exception as error:  # PIL's decoders raise nearly anything on a broken file
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(
+                f"{path}: the mask cannot be read: {reason}; replace it, or remove it and its image"
+            ) from error
+        yield opened

@@ -18,7 +18,8 @@ import yaml
 
 from mnv2_tasks import processes
 from mnv2_tasks.assembly.overrides import PACKAGE, as_typed, quoted, typed
-from mnv2_tasks.errors import InputError, fail
+from mnv2_tasks.errors import InputError
+from mnv2_tasks.files import read_text
 from mnv2_tasks.lab.study.plan import Run, override_value, plan
 from mnv2_tasks.machine import cores
 from mnv2_tasks.weights.trust import foreign_modules
@@ -52,7 +53,7 @@ def run(config: Mapping[str, Any]) -> None:
         raise SystemExit(130) from None
     write(config, runs, folder)
     if failed:
-        fail(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
 
 
 def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devices: Sequence[str | None]) -> list[Path]:
@@ -154,7 +155,13 @@ def _same_study(folder: Path, overrides: Sequence[str], vary: Mapping[str, Any],
     """Raises InputError where the folder holds runs with other settings: they would be mixed in."""
     path, settings = folder / "study.yaml", sorted(overrides)
     begun = any((one.folder / "checkpoints").exists() for one in runs)
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))["settings"] if begun and path.exists() else settings
+    before = settings
+    if begun and path.exists():
+        fix = "give this study a name=, or remove that folder"
+        try:
+            before = list(yaml.safe_load(read_text(path, fix=fix))["settings"])
+        except (yaml.YAMLError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: it does not tell the settings of a study; {fix}") from error
     if sorted(map(as_typed, before)) != settings:  # those of older versions stand as Hydra composed them
         changed = ", ".join(sorted(set(map(as_typed, before)) ^ set(settings)))
         raise InputError(
