@@ -21,8 +21,8 @@ PAGE = ROOT / "docs" / "settings.md"
 OPENING = """<!-- Written by `python docs/settings.py` from configs/: change the comments there. -->
 # Settings
 
-Every setting is a `key=value` on the command line; `python train.py --cfg job --resolve` prints all of them, and a typo is
-answered with the closest name. Groups are chosen as `task=ssdlite` or, several at once, `task=[classifier,ssdlite]`.
+Every setting is a `key=value` on the command line; `python train.py --cfg job --resolve` prints all of them, and a typo
+is answered with the closest name. Groups are chosen as `task=ssdlite` or, several at once, `task=[classifier,ssdlite]`.
 `head.x` is the head's x where there is one head, `head.<task>.x` where there are several; so `data.x` and
 `data.<name>.x`. A run that goes on (`resume=<run folder> key=value`) takes changed settings as well: each acts, or is
 refused in a line that says why.
