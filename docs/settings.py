@@ -60,7 +60,10 @@ GROUPS = ("task", "data", "backbone", "block", "optim", "balance", "trainer", "l
 RECIPES = ("study", "experiment")
 COMMANDS = ("evaluate", "predict", "export", "benchmark", "analysis", "budget")
 HIDDEN = {"defaults", "hydra", "suggests", "_target_", "_partial_"}
-TAKEN = {"augment": "how training images are changed, as tasks bring it", "preset": "what goes with a data set"}
+TAKEN = {
+    "augment": "how training images are changed, as tasks bring it",
+    "preset": "what goes with a data set: of the drawn scenes; ~preset leaves it out",
+}
 
 
 class Setting(NamedTuple):

@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -321,6 +322,24 @@ def test_int8_stays_close(name, classifier_in, tmp_path):
         Exported(path, trust=FORMATS)(images)["classifier_scores"],
     )
     assert 0 < found["relative"] < 0.35
+
+
+def test_mnn_halves_what_is_asked_for_in_half_precision(monkeypatch, tmp_path):
+    from mnv2_tasks.export.formats import mnn, onnx
+
+    commands, path = [], tmp_path / "model.fp16.mnn"
+
+    def convert(command, **_):
+        commands.append(command)
+        path.touch()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(onnx, "write", lambda graph, images, place, about, calibration: about)
+    monkeypatch.setattr(mnn.subprocess, "run", convert)
+    form = InputForm("nchw", "float32", (1, 3, 96, 128))
+    asked = Metadata({}, (96, 128), form, ("mask",), ("batch",), "mnn", "fp16")
+    written_as = mnn.write(Graph(make("classifier")), batch(), path, asked, ())
+    assert "--fp16" in commands[0] and written_as == asked
 
 
 def test_every_precision_is_told_what_one_conversion_found(monkeypatch):

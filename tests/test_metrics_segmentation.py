@@ -175,7 +175,7 @@ def _process(rank: int, port: int, world: int, shares: list[list[list[int]]], fo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [3])
 def test_several_processes_equal_one(tmp_path: Path, world: int) -> None:
     shares = [
         [list(range(rank, 9, world)) for rank in range(world)],

@@ -27,7 +27,8 @@ def write(graph: "Graph", images: Tensor, path: Path, about: Metadata, calibrati
 
     between = path.with_suffix(".between.onnx")
     try:
-        about = onnx.write(graph, images, between, replace(about, precision="fp32"), ())
+        source = onnx.write(graph, images, between, replace(about, precision="fp32"), ())
+        about = replace(source, precision=about.precision)
         command = [sys.executable, "-c", CONVERT, "-f", "ONNX", "--modelFile", str(between), "--MNNModel", str(path)]
         command += ["--bizCode", "mnv2_tasks"] + (["--fp16"] if about.precision == "fp16" else [])
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
