@@ -20,6 +20,7 @@ def main(config: Any) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from mnv2_tasks.assembly.trainer import agree, make_trainer
+    from mnv2_tasks.complexity import latency
     from mnv2_tasks.files import new_folder
     from mnv2_tasks.training.module import MultiTask
     from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
@@ -42,7 +43,11 @@ def main(config: Any) -> None:
     metrics = {split: evaluate(task, data, trainer, split)}
     if not trainer.is_global_zero:
         return
-    record = replace(record_of(metrics, model, data, task.classes), model=str(config.ckpt or config.weights))
+    record = replace(
+        record_of(metrics, model, data, task.classes),
+        latency_ms=latency(model, data.passes),
+        model=str(config.ckpt or config.weights),
+    )
     record.write(folder)
     write_pictures(task, data, split, folder, count=settings["examples"])
     print_table(record)
@@ -86,11 +91,7 @@ def evaluate_exported(config: Any, names: list[str]) -> None:
     for images, targets in batches(data, split, None):
         proof.count(network(images), targets)
     metrics = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
-    record = replace(
-        record_of({split: metrics}, model, data, predictor.classes),
-        latency_ms=None,  # PyTorch's, which is not the file's
-        model=str(config.ckpt),
-    )
+    record = replace(record_of({split: metrics}, model, data, predictor.classes), model=str(config.ckpt))
     record.write(folder)
     print_table(record)
     print(f"results: {folder}")

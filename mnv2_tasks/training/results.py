@@ -96,7 +96,7 @@ def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str)
 
 
 def record_of(metrics: dict[str, dict[str, float]], model: Model, data: DataModule, classes: Classes) -> RunRecord:
-    """The record of an evaluation: its metrics by side, and what the model costs here and now."""
+    """The record of an evaluation: its metrics by side, and what the model costs; how long it takes is not measured."""
     cost = model_cost(model, data.passes)
     return RunRecord(
         metrics=metrics,
@@ -104,7 +104,6 @@ def record_of(metrics: dict[str, dict[str, float]], model: Model, data: DataModu
         classes={task: list(names) for task, names in classes.items()},
         parameters=cost["parameters"],
         madds=cost["madds"],
-        latency_ms=latency(model, data.passes),
         sizes={source: list(size) for source, size in data.sizes.items()},
         passes=data.passes,
     )
@@ -149,6 +148,7 @@ def finish(
     rows = read_rows(folder / "metrics.csv")
     record = replace(
         record_of(metrics, task.model, data, task.classes),
+        latency_ms=latency(task.model, data.passes),
         best_epoch=checkpoint["epoch"],
         epochs=len(rows),
         step_ms=_middle(rows, "step_ms"),

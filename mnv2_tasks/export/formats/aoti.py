@@ -7,12 +7,13 @@ compiler was called with.
 import json
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from mnv2_tasks.export.formats import Format, Session
+from mnv2_tasks.export.formats import Session, torch_export
 from mnv2_tasks.export.formats.torch_export import KEY, session, trace
 from mnv2_tasks.export.metadata import Metadata
 
@@ -50,14 +51,5 @@ def embedded(path: Path) -> str | None:
         return next((json.loads(archive.read(name)).get(KEY) for name in names), None)
 
 
-FORMAT = Format(
-    suffix=".aoti",
-    packages=("torch",),
-    extra="export",
-    write=write,
-    read=read,
-    embedded=embedded,
-    dynamic=("batch", "height", "width"),
-    concurrent=False,  # a run sets PyTorch's threads, which are the process's
-    runs_code=True,
-)
+# What it can do is what torch_export can, from which it is made.
+FORMAT = replace(torch_export.FORMAT, suffix=".aoti", write=write, read=read, embedded=embedded)
