@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics import gather_rows
+from mnv2_tasks.metrics import Recalling, gather_rows
 
 BINS = 15  # of the calibration error, as in the paper
 IMAGE, LABEL, PREDICTION, RANK, CONFIDENCE, LOSS = range(6)  # columns of ClassificationMetric's rows
@@ -43,7 +42,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((np.diff(hits, prepend=0) / hits[-1] * hits / (last + 1)).sum())
 
 
-class _PerImage(Metric):
+class _PerImage(Recalling):
     """A row of numbers an image, gathered from all processes; an image that comes twice counts once.
 
     The state stays in main memory as float64, whatever the device and precision of the model.
@@ -60,12 +59,6 @@ class _PerImage(Metric):
         self.width = width
         # Flat: so it can be gathered from a process without images too.
         self.add_state("rows", default=[], dist_reduce_fx="cat")
-        self._last: Any = None
-
-    def reset(self) -> None:
-        """Forget every image and what the last `compute` saw."""
-        super().reset()
-        self._last = None
 
     def _add(self, *columns: Tensor) -> None:
         table = torch.cat([c.double() if c.ndim > 1 else c.double()[:, None] for c in columns], 1)  # (B, width)
@@ -77,12 +70,6 @@ class _PerImage(Metric):
         rows = [self.rows] if isinstance(self.rows, Tensor) else self.rows
         table = torch.cat([torch.zeros(0).double(), *rows]).numpy().reshape(-1, self.width)
         return table[np.unique(table[:, IMAGE], return_index=True)[1]]
-
-    def _computed_last(self) -> Any:
-        # The images of the other processes are here only during compute(), so what it saw is kept.
-        if self._last is None:
-            raise RuntimeError(f"{type(self).__name__}: call compute() first, and on every process")
-        return self._last
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Any = ()) -> torch.nn.Module:
         # A move of the model must not take the float64 rows along: not every device has the type.
@@ -125,7 +112,7 @@ class ClassificationMetric(_PerImage):
         table, count = self._table(), len(self.classes)
         labels, predictions = table[:, [LABEL, PREDICTION]].astype(np.int64).T
         matrix = np.bincount(labels * count + predictions, minlength=count**2).reshape(count, count)
-        self._last = table, matrix
+        self.last = table, matrix
         total, confidence, correct = self.reliability()
         result = {"top1": _ratio(matrix.trace(), len(table))}
         if count > 5:
@@ -139,7 +126,7 @@ class ClassificationMetric(_PerImage):
 
     def confusion(self) -> np.ndarray:
         """Return the counted images: (K, K) int64, rows truth, columns prediction."""
-        return self._computed_last()[1]
+        return self.computed()[1]
 
     def most_confused(self, count: int) -> list[tuple[int, int, int]]:
         """Return the commonest mistakes as (truth, prediction, images), the commonest first."""
@@ -155,12 +142,12 @@ class ClassificationMetric(_PerImage):
 
     def reliability(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `calibration` of the counted images."""
-        table = self._computed_last()[0]
+        table = self.computed()[0]
         return calibration(table[:, CONFIDENCE], table[:, RANK] == 0)
 
     def worst(self, count: int) -> list[int]:
         """Return the image_ids with the highest cross-entropy, the highest first."""
-        table = self._computed_last()[0]
+        table = self.computed()[0]
         return table[np.argsort(-table[:, LOSS], kind="stable")[:count], IMAGE].astype(np.int64).tolist()
 
 
@@ -192,13 +179,13 @@ class MultiLabelMetric(_PerImage):
         columns = zip(logits.T, presence.T, known.T, strict=True)
         precision = [average_precision(column[mask], truth[mask] > 0) for column, truth, mask in columns]
         hits, marks = (positives & (presence > 0)).sum(), (positives & known).sum() + (presence > 0).sum()
-        self._last = table, np.array(precision)
+        self.last = table, np.array(precision)
         result = {"map": _mean(precision), "f1": _ratio(2 * hits, marks)}
         return _scalars(result | {f"ap/{name}": value for name, value in zip(self.classes, precision, strict=True)})
 
     def worst(self, count: int) -> list[int]:
         """Return the image_ids with the highest mean binary cross-entropy, the highest first."""
-        table = self._computed_last()[0]
+        table = self.computed()[0]
         logits, presence = self._halves(table)
         known = presence >= 0
         each = np.where(known, np.logaddexp(0, logits) - logits * presence, 0)
@@ -207,7 +194,7 @@ class MultiLabelMetric(_PerImage):
 
     def per_class(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the average precision of each class, NaN without a positive, and its positives: (K,) each."""
-        table, precision = self._computed_last()
+        table, precision = self.computed()
         return precision, (self._halves(table)[1] > 0).sum(0)
 
     def _halves(self, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +213,7 @@ def _known(logits: Tensor, truth: Tensor, image_ids: Tensor, classes: tuple[str,
         row = int((~logits.isfinite()).any(1).nonzero()[0])
         raise InputError(
             f"image {int(image_ids[row])}: its scores are not finite: the training has diverged; lower "
-            "optim.optimizer.lr, or use trainer.precision=32-true"
+            "the learning rate, or train in 32-bit floating point"
         )
     return logits, truth, image_ids
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics import gather_rows
+from mnv2_tasks.metrics import Recalling, gather_rows
 
 if TYPE_CHECKING:
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
@@ -98,7 +97,7 @@ def match_by_image(
         yield image, pairs + [(label, classes) for label in labels[free].tolist()]
 
 
-class CocoMAP(Metric):
+class CocoMAP(Recalling):
     """COCO's box metrics over all processes; an image seen twice (a sampler's padding) counts once.
 
     The state stays in main memory as float64, whatever the device and precision of the model.
@@ -114,7 +113,6 @@ class CocoMAP(Metric):
         super().__init__(dist_sync_fn=gather_rows)
         self.classes = tuple(classes)
         self.add_state("rows", default=[], dist_reduce_fx="cat")
-        self._last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def update(self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Any]]) -> None:
         """Add a batch: one prediction and one target per image, boxes xyxy in pixels of the original image.
@@ -154,7 +152,7 @@ class CocoMAP(Metric):
             evaluator = evaluate(truths, predictions, classes=len(self.classes))
             stats, precision = evaluator.stats, evaluator.eval["precision"][:, :, :, 0, -1]
         stats, precision = np.where(stats < 0, np.nan, stats), np.where(precision < 0, np.nan, precision)
-        self._last = truths, predictions, precision
+        self.last = truths, predictions, precision
         result = dict(zip(STATS, stats.tolist(), strict=False))
         # COCO defines a class at every IoU and recall or at none, so a plain mean keeps or loses it whole.
         per_class = precision.mean(axis=(0, 1)).tolist()
@@ -163,7 +161,7 @@ class CocoMAP(Metric):
 
     def curves(self) -> np.ndarray:
         """Return the precision at IoU 0.5 and the recalls 0, 0.01 .. 1: (101, K), nan for an absent class."""
-        return self._computed_last()[2][0]
+        return self.computed()[2][0]
 
     def confusion(self, score: float = 0.5, iou: float = 0.5) -> np.ndarray:
         """Count which class was predicted for which: (K + 1, K + 1) int64, rows truth, last = background."""
@@ -187,26 +185,19 @@ class CocoMAP(Metric):
         return [image for _, _, image in sorted(ranked)[:count]]
 
     def results(self) -> list[dict[str, Any]]:
-        """Return the predictions as in a COCO results file, unrounded: bbox xywh, category_id = label + 1."""
-        _, predictions, _ = self._computed_last()
+        """Return the predictions in the form of a COCO results file, unrounded: bbox xywh.
+
+        image_id is the image's place in its split and category_id its label + 1: they fit truths that are numbered
+        the same way, not the ids of the file that the data came from.
+        """
+        _, predictions, _ = self.computed()
         ids = predictions[:, [IMAGE, LABEL]].astype(np.int64).T.tolist()
         columns = zip(*ids, predictions[:, BOX].tolist(), predictions[:, VALUE].tolist(), strict=True)
         return [{"image_id": i, "category_id": k + 1, "bbox": box, "score": s} for i, k, box, s in columns]
 
-    def reset(self) -> None:
-        """Forget every image and what the last `compute` saw."""
-        super().reset()
-        self._last = None
-
     def _matches(self, score: float, iou: float) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        truths, predictions, _ = self._computed_last()
+        truths, predictions, _ = self.computed()
         return match_by_image(truths, predictions, classes=len(self.classes), score=score, iou=iou)
-
-    def _computed_last(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # The images of the other processes are here only during compute(), so what it saw is kept.
-        if self._last is None:
-            raise RuntimeError("CocoMAP: call compute() first, and on every process")
-        return self._last
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Any = ()) -> torch.nn.Module:
         # A move of the model must not take the float64 table along: not every device has the type.

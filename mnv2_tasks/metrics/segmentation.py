@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.metrics import Recalling
 from mnv2_tasks.samples import IGNORED, resize
 
 KEPT = 64  # images a process remembers as its worst
@@ -22,7 +22,7 @@ def class_iou(matrix: Tensor) -> Tensor:
     return hits / (matrix.sum(-1) + matrix.sum(-2) - hits)
 
 
-class SegmentationMetric(Metric):
+class SegmentationMetric(Recalling):
     """mIoU, per-class IoU, pixel and mean class accuracy, frequency-weighted IoU over every counted pixel.
 
     IoU of a class is its hits over the union of its truth and its prediction, over all images together. The mean leaves
@@ -47,7 +47,6 @@ class SegmentationMetric(Metric):
         self.add_state("matrix", torch.zeros(len(classes), len(classes), dtype=torch.int64), dist_reduce_fx="sum")
         rows = torch.tensor([[-1, 2 * BILLION]]).repeat(KEPT, 1)  # (image_id, mIoU in billionths), lowest first
         self.add_state("lowest", rows, dist_reduce_fx="cat")
-        self._last: tuple[np.ndarray, list[int]] | None = None
 
     def update(self, predictions: Sequence[Tensor], truths: Sequence[Tensor], image_ids: Tensor) -> None:
         """Add images: one prediction (H, W) and one truth (H, W) each, class indices, `IGNORED` left out of the truth.
@@ -92,7 +91,7 @@ class SegmentationMetric(Metric):
         matrix = self.matrix.cpu()
         rows = self.lowest.cpu().reshape(-1, 2)  # of every process
         ids = [image for image, score in sorted(rows.tolist(), key=lambda row: row[::-1]) if score <= BILLION]
-        self._last = matrix.numpy().copy(), ids
+        self.last = matrix.numpy().copy(), ids
         iou, truth, total = class_iou(matrix), matrix.sum(1), matrix.sum().double()
         result = {
             "miou": iou.nanmean(),
@@ -104,22 +103,11 @@ class SegmentationMetric(Metric):
 
     def confusion(self) -> np.ndarray:
         """Return the counted pixels: (K, K) int64, rows truth, columns prediction."""
-        return self._computed_last()[0]
+        return self.computed()[0]
 
     def worst(self, count: int) -> list[int]:
         """Return the image_ids with the lowest mIoU of their own, the lowest first; at most `KEPT` a process."""
-        return self._computed_last()[1][:count]
-
-    def reset(self) -> None:
-        """Forget every image and what the last `compute` saw."""
-        super().reset()
-        self._last = None
-
-    def _computed_last(self) -> tuple[np.ndarray, list[int]]:
-        # The images of the other processes are here only during compute(), so what it saw is kept.
-        if self._last is None:
-            raise RuntimeError("SegmentationMetric: call compute() first, and on every process")
-        return self._last
+        return self.computed()[1][:count]
 
 
 @torch.no_grad()
