@@ -189,7 +189,8 @@ def main() -> None:
     arguments.add_argument("--stock-accuracy", action="store_true", help="train and evaluate stock too")
     args = arguments.parse_intermixed_args()
     if args.child:
-        return run_variant(args)
+        run_variant(args)
+        return
     variants = [args.only] if args.only else VARIANTS
     results = run_variants(variants, [("ours", "torchvision"), ("stock", "ours")], out=args.out)
     print_table(results, COLUMNS)

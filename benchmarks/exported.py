@@ -154,7 +154,8 @@ def main() -> None:
         from mnv2_tasks.predict.pictures import list_pictures
 
         place, names, _ = list_pictures(str(args.images))
-        return plain_loop(args.folder / "model.onnx", [str(place / name) for name in names])
+        plain_loop(args.folder / "model.onnx", [str(place / name) for name in names])
+        return
     found: Any = throughput(args.folder, args.images) if args.images else compare(args.folder)
     if args.out:
         args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -37,7 +37,7 @@ from mnv2_tasks.heads import classifier, deeplabv3
 from mnv2_tasks.kinds import CLASSIFICATION
 from mnv2_tasks.model import Model
 from mnv2_tasks.weights.layouts import from_torchvision
-from mnv2_tasks.weights.pretrained import load_backbone
+from mnv2_tasks.weights.pretrained import fill_backbone
 
 VARIANTS = ("ours", "plain", "peer")
 MEASURES = {"ms_a_step": "ms/step", "train_seconds": "train s", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
@@ -98,7 +98,7 @@ def peer_network(config: dict[str, Any], model: Model, classes: int) -> nn.Modul
     own = model.backbone
     if section["weights"]:  # anew, since ours has dropped the layers that its head has no use for
         own = MobileNetV2(section["width"])
-        load_backbone(own, section["weights"])
+        fill_backbone(own, section["weights"])
     values = own.state_dict()
     names = {name: from_torchvision("features." + name.removeprefix(trunk)) for name in network.state_dict()}
     try:
@@ -178,7 +178,8 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, metavar="N", help="time N steps of each; no metrics")
     args = arguments.parse_intermixed_args()
     if args.child:
-        return run_variant(args)
+        run_variant(args)
+        return
     variants = [args.only] if args.only else VARIANTS
     results = run_variants(variants, [("ours", "plain"), ("ours", "peer")], out=args.out)
     names = ("miou", "pixel_accuracy", "top1", "mean_class_accuracy")

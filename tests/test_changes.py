@@ -105,7 +105,7 @@ def go_on(folder: Path, *typed: str) -> SimpleNamespace:
     return SimpleNamespace(settings=resolved.settings, data=resolved.data, module=module, last=last, changed=changed)
 
 
-class Enough(Exception):
+class EnoughError(Exception):
     pass
 
 
@@ -114,7 +114,7 @@ class Look(Callback):
 
     def on_train_batch_start(self, trainer, module, batch, index) -> None:
         self.images, self.targets = batch[0]
-        raise Enough
+        raise EnoughError
 
 
 def first_step(folder: Path, *typed: str) -> SimpleNamespace:
@@ -124,7 +124,7 @@ def first_step(folder: Path, *typed: str) -> SimpleNamespace:
         seen.trainer = make_trainer(seen.settings, folder)
         seen.trainer.callbacks.append(look)
         if seen.trainer.strategy.launcher is None:  # it would start processes
-            with pytest.raises(Enough):
+            with pytest.raises(EnoughError):
                 seen.trainer.fit(seen.module, datamodule=seen.data, ckpt_path=seen.last, weights_only=True)
             seen.images, seen.targets = look.images, look.targets
     seen.module.eval()

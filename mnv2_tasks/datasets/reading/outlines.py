@@ -162,10 +162,8 @@ class Shapes:
         packed = self.data[self.starts[row] : self.starts[row + 1]].tobytes()
         if not packed:
             return None
-        if packed[:1] == b"R":
-            counts = packed[9:]
-        else:
-            counts = coco.merge(coco.frPyObjects(_polygons(packed), *size))["counts"]
+        is_runs = packed[:1] == b"R"
+        counts = packed[9:] if is_runs else coco.merge(coco.frPyObjects(_polygons(packed), *size))["counts"]
         lengths = run_lengths(counts)
         if min(lengths, default=0) < 0 or sum(lengths) != math.prod(size):
             raise self._error(row, "has damaged run lengths")

@@ -25,7 +25,8 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
 
     baseline, done = runs[0].variant, [one for one in runs if one.finished]
     if not any(one.variant == baseline for one in done):
-        return print(f"no table: no run of {baseline}, which the others are compared with, is finished")
+        print(f"no table: no run of {baseline}, which the others are compared with, is finished")
+        return
     done.sort(key=lambda one: one.variant != baseline)
     results = {"study": config["study"]["name"], **summarise(done)}
     # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
@@ -166,11 +167,11 @@ def _curve(tables: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
 def _latency(one: "Run", trust: Sequence[str]) -> float:
     """Milliseconds an image of a run's model, measured here and now: the runs themselves had company."""
     from mnv2_tasks.assembly.network import load_model
-    from mnv2_tasks.complexity import latency
+    from mnv2_tasks.complexity import forward_ms
 
     model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
     passes = read_run(one.folder / NAME).passes or []
-    return latency(model, [(tuple(size), tasks) for size, tasks in passes])
+    return forward_ms(model, [(tuple(size), tasks) for size, tasks in passes])
 
 
 def _write_csv(path: Path, results: Mapping[str, Any]) -> None:
