@@ -218,7 +218,7 @@ def weights(root: Path) -> list[Format]:
     from safetensors.torch import save_file
 
     from mnv2_tasks.backbone import MobileNetV2
-    from mnv2_tasks.weights.pretrained import load_backbone
+    from mnv2_tasks.weights.pretrained import fill_backbone
 
     root.mkdir(parents=True, exist_ok=True)
     trunk = MobileNetV2(0.35)
@@ -227,7 +227,7 @@ def weights(root: Path) -> list[Format]:
     save_file(state, root / "a.safetensors")
     np.savez(root / "a.npz", **{name: value.numpy() for name, value in state.items()})
     files = [root / f"a.{suffix}" for suffix in ("pth", "safetensors", "npz")]
-    return [Format(f"weights_{f.suffix[1:]}", "bytes", f, lambda f=f: load_backbone(trunk, f)) for f in files]
+    return [Format(f"weights_{f.suffix[1:]}", "bytes", f, lambda f=f: fill_backbone(trunk, f)) for f in files]
 
 
 def runs(root: Path, *, export: bool = True) -> list[Format]:

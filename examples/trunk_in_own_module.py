@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from mnv2_tasks import MobileNetV2
 from mnv2_tasks.datasets.formats.scenes import Scenes
-from mnv2_tasks.weights.pretrained import load_backbone
+from mnv2_tasks.weights.pretrained import fill_backbone
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what ImageNet's weights were trained with
 
@@ -27,7 +27,7 @@ class Counter(nn.Module):
     def __init__(self, *, width: float, weights: str | None) -> None:
         super().__init__()
         self.trunk = MobileNetV2(width, output_stride=16)
-        print(load_backbone(self.trunk, weights) or "trunk: from scratch")
+        print(fill_backbone(self.trunk, weights) or "trunk: from scratch")
         self.trunk.keep(["c3", "c5"])
         for name in self.trunk.kept:
             print(

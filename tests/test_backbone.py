@@ -10,7 +10,7 @@ from mnv2_tasks.backbone import MobileNetV2, Tap, round_channels
 from mnv2_tasks.blocks import SamePadConv2d
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.weights.layouts import backbone_state
-from mnv2_tasks.weights.pretrained import load_backbone
+from mnv2_tasks.weights.pretrained import fill_backbone
 
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)
 # Our taps, by the nodes of torchvision's network that they must equal.
@@ -162,7 +162,7 @@ def test_shared_imagenet_weights_load_with_both_paddings(shared):
     path = shared / "weights" / "mobilenet_v2_1.0_imagenet.npz"
     for padding in ("same", "symmetric"):
         backbone = MobileNetV2(padding=padding).eval()
-        load_backbone(backbone, path)
+        fill_backbone(backbone, path)
         assert backbone(torch.rand(1, 3, 96, 96))["c5x"].isfinite().all()
 
 

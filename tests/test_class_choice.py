@@ -22,7 +22,7 @@ from mnv2_tasks.datasets.formats.voc import Voc
 from mnv2_tasks.datasets.formats.yolo import Yolo
 from mnv2_tasks.datasets.reading.renumbered import Renumbered
 from mnv2_tasks.kinds import DETECTION
-from mnv2_tasks.weights.whole_models import load_model
+from mnv2_tasks.weights.whole_models import fill_model
 
 NAMES = ("person", "car", "bus")
 BOXES = {"a": [0, 1], "b": [2], "c": [1, 1], "d": []}  # classes of the objects in each image
@@ -248,7 +248,7 @@ def test_weights_for_other_numbers_of_classes_are_told(tmp_path: Path) -> None:
 
     def load(head: str, count: int, file: str) -> None:
         model, classes, rebuild = build(head, count)
-        load_model(model, tmp_path / file, classes=classes, build=rebuild)
+        fill_model(model, tmp_path / file, classes=classes, build=rebuild)
 
     for head in heads:
         torch.save(build(head, 1)[0].state_dict(), tmp_path / "one.pth")

@@ -18,7 +18,7 @@ from mnv2_tasks.heads.classifier import Classifier
 from mnv2_tasks.heads.deeplabv3 import DeepLabV3
 from mnv2_tasks.model import Model
 from mnv2_tasks.weights.layouts import timm_state, torchvision_state
-from mnv2_tasks.weights.pretrained import load_backbone
+from mnv2_tasks.weights.pretrained import fill_backbone
 
 
 def make(head=Classifier, **settings):
@@ -46,7 +46,7 @@ def test_torchvision_gives_the_same_logits_and_back(width, tmp_path):
         assert torch.equal(theirs(IMAGE), ours)
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     back = MobileNetV2(width=width).eval()
-    load_backbone(back, tmp_path / "theirs.pth")
+    fill_backbone(back, tmp_path / "theirs.pth")
     with torch.no_grad():
         assert torch.equal(back(IMAGE)["c5x"], model.backbone(IMAGE)["c5x"])
 

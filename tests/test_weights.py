@@ -17,9 +17,9 @@ from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 from mnv2_tasks.assembly.network import build_model
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.weights.pretrained import load_backbone
+from mnv2_tasks.weights.pretrained import fill_backbone
 from mnv2_tasks.weights.tensors import read_state
-from mnv2_tasks.weights.whole_models import load_model
+from mnv2_tasks.weights.whole_models import fill_model
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +44,24 @@ def test_file_types(source, tmp_path, suffix):
     else:
         np.savez(path, **{name: value.numpy() for name, value in state.items() if "num_batches" not in name})
     backbone = MobileNetV2(0.35)
-    load_backbone(backbone, path)
+    fill_backbone(backbone, path)
     assert same(backbone, source)
 
 
 def test_layouts(source, tmp_path):
     first = MobileNetV2(0.35)
     torch.save(source.state_dict(), tmp_path / "torchvision.pth")
-    load_backbone(first, tmp_path / "torchvision.pth")
+    fill_backbone(first, tmp_path / "torchvision.pth")
     for prefix in ("", "backbone.", "model.backbone."):
         state = {prefix + name: value for name, value in first.state_dict().items()}
         torch.save({"state_dict": {**state, "model.heads.x.weight": torch.zeros(1)}}, tmp_path / "ours.ckpt")
         second = MobileNetV2(0.35)
-        load_backbone(second, tmp_path / "ours.ckpt")
+        fill_backbone(second, tmp_path / "ours.ckpt")
         assert same(second, source)
     theirs = timm.create_model("mobilenetv2_050").eval()
     torch.save(theirs.state_dict(), tmp_path / "timm.pth")
     third = MobileNetV2(0.5).eval()
-    load_backbone(third, tmp_path / "timm.pth")
+    fill_backbone(third, tmp_path / "timm.pth")
     image = torch.rand(1, 3, 64, 64)
     assert torch.equal(third(image)["c5x"], theirs.forward_features(image))
 
@@ -70,13 +70,13 @@ def test_a_trunk_without_its_last_layer_loads_too(source, tmp_path):
     torch.save(source.state_dict(), tmp_path / "w.pth")
     backbone = MobileNetV2(0.35)
     backbone.keep(["c5"])
-    load_backbone(backbone, tmp_path / "w.pth")
+    fill_backbone(backbone, tmp_path / "w.pth")
 
 
 def refused(backbone: MobileNetV2, path, *words: str) -> None:
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     with pytest.raises(InputError) as error:
-        load_backbone(backbone, path)
+        fill_backbone(backbone, path)
     message = str(error.value)
     assert "\n" not in message and all(word in message for word in words), message
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -144,11 +144,11 @@ def test_whole_models_of_others_need_all_their_norm_statistics(tmp_path):
     model = build_model(WHOLE, {"classifier": ("a", "b", "c")})
     theirs = mobilenet_v2(width_mult=0.35, num_classes=3).state_dict()
     torch.save(theirs, tmp_path / "w.pth")
-    load_model(model, tmp_path / "w.pth")
+    fill_model(model, tmp_path / "w.pth")
     for statistic in ("running_mean", "running_var"):
         torch.save({n: v for n, v in theirs.items() if not n.endswith(statistic)}, tmp_path / "w.pth")
         with pytest.raises(InputError, match=rf"w\.pth: .*52 tensors missing .*{statistic}"):
-            load_model(model, tmp_path / "w.pth")
+            fill_model(model, tmp_path / "w.pth")
 
 
 WHOLE = {
@@ -163,14 +163,14 @@ def test_imagenet_without_a_network_shows_the_way_out(monkeypatch):
 
     monkeypatch.setattr(MobileNet_V2_Weights, "get_state_dict", offline)
     with pytest.raises(InputError, match=r"backbone\.weights=<file>"):
-        load_backbone(MobileNetV2(), "imagenet")
+        fill_backbone(MobileNetV2(), "imagenet")
 
 
 def test_imagenet_is_torchvisions(monkeypatch):
     state = mobilenet_v2().state_dict()
     monkeypatch.setattr(MobileNet_V2_Weights, "get_state_dict", lambda *_, **__: state)
     backbone = MobileNetV2()
-    load_backbone(backbone, "imagenet")
+    fill_backbone(backbone, "imagenet")
     assert torch.equal(backbone.stem[0].weight, state["features.0.0.weight"])
 
 

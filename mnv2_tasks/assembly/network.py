@@ -47,10 +47,10 @@ def build_model(config: Mapping[str, Any], classes: Classes) -> Model:
 def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model, dict[str, Any]]:
     """The model of a checkpoint, in eval mode, and the checkpoint as `read_trusted` gives it."""
     checkpoint = read_trusted(path, trust=trust)
-    return fill_model(checkpoint["config"], checkpoint, path), checkpoint
+    return restore_model(checkpoint["config"], checkpoint, path), checkpoint
 
 
-def fill_model(config: Mapping[str, Any], checkpoint: Mapping[str, Any], path: str | Path) -> Model:
+def restore_model(config: Mapping[str, Any], checkpoint: Mapping[str, Any], path: str | Path) -> Model:
     """The model that `config` describes, in eval mode, with the tensors of a checkpoint that was read from `path`."""
     where = f"{path} ({checkpoint['writer']})"
     build = partial(build_model, config, checkpoint["classes"])

@@ -14,7 +14,7 @@ from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.kinds import KINDS
 from mnv2_tasks.model import Classes
-from mnv2_tasks.training.parts import agreed_stride
+from mnv2_tasks.training.parts import agreed_stride, strides_of
 from mnv2_tasks.weights.trust import look_up
 
 
@@ -112,8 +112,7 @@ def common_stride(config: Config) -> int:
     if chosen is None:
         return agreed_stride(wishes)
     if chosen in (8, 16, 32) and any(chosen not in strides for strides in wishes.values()):
-        described = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
-        raise InputError(f"backbone.output_stride={chosen}: {described}; choose another, or leave it out")
+        raise InputError(f"backbone.output_stride={chosen}: {strides_of(wishes)}; choose another, or leave it out")
     return chosen
 
 

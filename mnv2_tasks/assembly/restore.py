@@ -24,11 +24,11 @@ def assemble(config: Any, typed: list[str], *, data: bool = True) -> "tuple[Reso
     `typed` are the names of the settings on the command line. Without `data`, a checkpoint does without its data set.
     """
     from mnv2_tasks.assembly import build
-    from mnv2_tasks.assembly.network import build_model, fill_model
+    from mnv2_tasks.assembly.network import build_model, restore_model
     from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.assembly.suggestions import describe_suggestions
     from mnv2_tasks.weights.checkpoint import read_trusted
-    from mnv2_tasks.weights.whole_models import load_model
+    from mnv2_tasks.weights.whole_models import fill_model
 
     if config.ckpt:
         checkpoint = read_trusted(config.ckpt, trust=tuple(config.trust))
@@ -36,12 +36,12 @@ def assemble(config: Any, typed: list[str], *, data: bool = True) -> "tuple[Reso
         resolved = resolve_trained(settle(config), checkpoint, data=data)
         if resolved.data:
             take_classes(config.ckpt, resolved.data, checkpoint["classes"])
-        return resolved, fill_model(resolved.settings, checkpoint, config.ckpt)
+        return resolved, restore_model(resolved.settings, checkpoint, config.ckpt)
     said = describe_suggestions(config, ("size", "width"))
     resolved = resolve(settle(config), build.make_data, said=said)
     assert resolved.data is not None
     model = build.make_model(resolved.settings, resolved.data)
-    load_model(model, config.weights, classes=resolved.classes, build=partial(build_model, resolved.settings))
+    fill_model(model, config.weights, classes=resolved.classes, build=partial(build_model, resolved.settings))
     return resolved, model.eval()
 
 

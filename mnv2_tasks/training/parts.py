@@ -17,9 +17,15 @@ def agreed_stride(wishes: Mapping[str, Sequence[int]]) -> int:
     """
     common = set.intersection(*map(set, wishes.values()))
     if not common:
-        described = "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
-        raise InputError(f"backbone.output_stride: the heads cannot agree on one ({described}); train them apart")
+        raise InputError(
+            f"backbone.output_stride: the heads cannot agree on one ({strides_of(wishes)}); train them apart"
+        )
     return min([strides[0] for strides in wishes.values() if strides[0] in common] or common)
+
+
+def strides_of(wishes: Mapping[str, Sequence[int]]) -> str:
+    """The same as words, for a message."""
+    return "; ".join(f"{task} works with {', '.join(map(str, strides))}" for task, strides in wishes.items())
 
 
 def class_of(part: Part) -> Any:

@@ -21,7 +21,7 @@ from mnv2_tasks.training.loss_balance import Balance
 from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.parts import Part, agreed_stride, class_of, section, settings_of
 from mnv2_tasks.training.schedules import warmup_cosine
-from mnv2_tasks.weights.pretrained import load_backbone
+from mnv2_tasks.weights.pretrained import fill_backbone
 
 Optimizer = Callable[..., torch.optim.Optimizer]
 
@@ -39,7 +39,7 @@ class JointTask(MultiTask):
         heads: {task: its head's class, or `functools.partial` of it with settings}.
         classes: {task: its class names}, such as a `DataModule`'s.
         backbone: the trunk's class, or a partial; `output_stride` is what the heads like best, where it is not given.
-        weights: "imagenet" or a file, as `weights.pretrained.load_backbone` takes them; None: from scratch.
+        weights: "imagenet" or a file, as `weights.pretrained.fill_backbone` takes them; None: from scratch.
         mean, std: of the images in 0..1, a value a channel.
         optimizer, schedule, balance, backbone_lr: as in `MultiTask`.
 
@@ -82,7 +82,7 @@ class JointTask(MultiTask):
             balance=balance,
             backbone_lr=backbone_lr,
         )
-        if told := load_backbone(made, weights):
+        if told := fill_backbone(made, weights):
             rank_zero_only(print)(f"backbone: {told}")
         self._has_learned = False
 

@@ -12,7 +12,7 @@ from mnv2_tasks.weights.tensors import State, load_exactly, read_state
 PUBLISHED_WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 
 
-def load_backbone(backbone: MobileNetV2, weights: str | Path | None) -> str:
+def fill_backbone(backbone: MobileNetV2, weights: str | Path | None) -> str:
     """Fill a backbone: None leaves it as it is, "imagenet" is torchvision's, anything else is a file.
 
     Returns a line on what was loaded and what the file holds besides, "" for None.

@@ -62,7 +62,7 @@ FOREIGN: dict[str, Callable[[State], State]] = {  # the start of a key that tell
 }
 
 
-def load_model(
+def fill_model(
     model: nn.Module,
     path: str | Path,
     *,
