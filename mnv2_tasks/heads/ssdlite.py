@@ -217,26 +217,27 @@ class SSDLite(detector.Detector):
     @torch.no_grad()
     def predict(self, outputs: Outputs) -> list[Prediction]:
         """[{boxes (N, 4) xyxy in input pixels, scores (N,), labels (N,)}], highest score first."""
-        scores, deltas, defaults, (height, width) = outputs
-        batch, anchors, _ = scores.shape
-        scores = scores.float()
-        score, decoding = self.probabilities(scores), self.decoding
-        # (B, C, K): no class crowds another out
-        score, anchor = score.transpose(1, 2).topk(min(decoding.candidates, anchors))
-        label = torch.arange(self.num_classes, device=score.device)[:, None].expand_as(score)
-        score, anchor, label = score.flatten(1), anchor.flatten(1), label.flatten(1)  # (B, C K)
-        boxes = self.boxes(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])
-        boxes = boxes * boxes.new_tensor([width, height, width, height])  # (B, C, 4)
-
-        image, rank = (score > decoding.score_threshold).nonzero(as_tuple=True)
-        boxes, score, label = boxes[image, rank], score[image, rank], label[image, rank]
-        kept = suppress_groups(boxes, score, image * self.num_classes + label, decoding.nms)
-        kept = kept[score[kept].argsort(descending=True, stable=True)]
+        boxes, scores, labels = self._candidates(outputs)
+        image, rank = (scores > self.decoding.score_threshold).nonzero(as_tuple=True)
+        boxes, scores, labels = boxes[image, rank], scores[image, rank], labels[image, rank]  # of all images, in a row
+        kept = suppress_groups(boxes, scores, image * self.num_classes + labels, self.decoding.nms)
+        kept = kept[scores[kept].argsort(descending=True, stable=True)]
         kept = kept[image[kept].argsort(stable=True)]  # by image, and within an image by score
-        counts = image[kept].bincount(minlength=batch).tolist()
-        rows = zip(*(x[kept].split(counts) for x in (boxes, score, label)), strict=True)
-        most = decoding.detections
+        counts = image[kept].bincount(minlength=len(outputs.scores)).tolist()
+        rows = zip(*(x[kept].split(counts) for x in (boxes, scores, labels)), strict=True)
+        most = self.decoding.detections
         return [{"boxes": b[:most], "scores": s[:most], "labels": n[:most]} for b, s, n in rows]
+
+    def _candidates(self, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, C K, 4) xyxy in input pixels, scores and labels (B, C K): the best C of each of the K classes, so
+        that no class crowds another out."""
+        scores, deltas, defaults, (height, width) = outputs
+        count = min(self.decoding.candidates, scores.shape[1])
+        best, anchor = self.probabilities(scores.float()).transpose(1, 2).topk(count)  # (B, K, C)
+        label = torch.arange(self.num_classes, device=best.device)[:, None].expand_as(best)
+        best, anchor, label = best.flatten(1), anchor.flatten(1), label.flatten(1)
+        boxes = self.boxes(deltas.float().gather(1, anchor[..., None].expand(-1, -1, 4)), defaults[anchor])
+        return boxes * boxes.new_tensor([width, height, width, height]), best, label
 
 
 def hard_negative_loss(scores: Tensor, wanted: Tensor, known: Tensor, *, ratio: int = 3, least: int = 3) -> Tensor:

@@ -212,33 +212,45 @@ class TorchJD(Balance):
         return torch.stack(list(losses.values())).sum()
 
     def backward(self, total: Tensor, losses: Losses, *, shared: Sequence[nn.Parameter]) -> None:
-        from torchjd.autojac import jac_to_grad
-
         known = [loss for loss in losses.values() if float(loss.detach()) != 0]
         if not (known and shared):
             total.backward()
             return
-        # TorchJD's mtl_backward is not for taps that lie on one path: what flows from c5x to c4x would count twice.
-        before, rows = [weight.grad for weight in shared], []
-        pulls = torch.autograd.grad(total, known)  # what a loss scaler multiplies them by
-        for loss, pull in zip(known, pulls, strict=True):
-            for weight in shared:
-                weight.grad = None
-            loss.backward(pull, retain_graph=loss is not known[-1])
-            rows.append([torch.zeros_like(w) if w.grad is None else w.grad for w in shared])
-        finite = all(bool(grad.isfinite().all()) for row in rows for grad in row)
-        for weight, grad, *parts in zip(shared, before, *rows, strict=True):
-            weight.grad = grad
-            if finite:
-                weight.jac = torch.stack(parts)  # (known tasks, *weight.shape)
-            else:  # for the loss scaler to see
-                weight.grad = torch.stack(parts).sum(0)
+        accumulated = [weight.grad for weight in shared]
+        jacobian = _jacobian(total, known, shared)
+        finite = all(bool(rows.isfinite().all()) for rows in jacobian)
+        for weight, gradient, rows in zip(shared, accumulated, jacobian, strict=True):
+            weight.grad = gradient if finite else rows.sum(0)  # what is not finite is for the loss scaler to see
         if finite:
-            try:
-                jac_to_grad(shared, self.aggregator)
-            except ValueError as error:
-                about = " ".join(str(error).split())
-                raise InputError(f"balance.aggregator cannot combine {len(known)} tasks: {about}") from error
+            self._aggregate(shared, jacobian)
+
+    def _aggregate(self, shared: Sequence[nn.Parameter], jacobian: Sequence[Tensor]) -> None:
+        """Add one gradient, made of the tasks', to that of each shared weight."""
+        from torchjd.autojac import jac_to_grad
+
+        weight: Any  # TorchJD reads the attribute `jac`
+        for weight, rows in zip(shared, jacobian, strict=True):
+            weight.jac = rows
+        try:
+            jac_to_grad(shared, self.aggregator)
+        except ValueError as error:
+            about = " ".join(str(error).split())
+            raise InputError(f"balance.aggregator cannot combine {len(jacobian[0])} tasks: {about}") from error
+
+
+def _jacobian(total: Tensor, losses: Sequence[Tensor], shared: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The gradient of each loss, (losses, *weight.shape) for each shared weight; the heads' weights get theirs.
+
+    TorchJD's mtl_backward is not for taps that lie on one path: what flows from c5x to c4x would count twice.
+    """
+    rows = []
+    scales = torch.autograd.grad(total, losses)  # what a loss scaler multiplies them by
+    for loss, scale in zip(losses, scales, strict=True):
+        for weight in shared:
+            weight.grad = None
+        loss.backward(scale, retain_graph=loss is not losses[-1])
+        rows.append([torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in shared])
+    return [torch.stack(gradients) for gradients in zip(*rows, strict=True)]
 
 
 def _last_shared(losses: Sequence[Tensor], shared: Sequence[nn.Parameter]) -> int:
