@@ -148,7 +148,8 @@ class MobileNetV2(nn.Module):
             last_channels = rounded(self.last_channels * max(1.0, width))
             self.last = layer(channels, last_channels, kernel_size=1)
             channels = last_channels
-        self.taps[f"c{level}x"] = Tap(channels, stride // shrink)
+        self._last_tap = f"c{level}x"
+        self.taps[self._last_tap] = Tap(channels, stride // shrink)
         self._kept = set(self.taps)
         self.apply(partial(init_weights, std=0.09))
         if zero_init_residual:
@@ -185,7 +186,7 @@ class MobileNetV2(nn.Module):
         if unknown := names - set(there):
             raise InputError(f"the backbone has no tap {', '.join(sorted(unknown))}; it has {', '.join(there)}")
         self._kept = names
-        if "c5x" in names:
+        if self._last_tap in names:
             return
         self.last = None
         self.blocks = self.blocks[: max((places[name] for name in names), default=-1) + 1]
@@ -207,7 +208,7 @@ class MobileNetV2(nn.Module):
             if self._block_taps.get(index) in self._kept:
                 taps[self._block_taps[index]] = x
         if self.last is not None:
-            taps["c5x"] = self.last(x)  # (B, 1280 max(1, w), H / stride, W / stride)
+            taps[self._last_tap] = self.last(x)  # (B, 1280 max(1, w), H / stride, W / stride)
         return taps
 
 

@@ -1,14 +1,13 @@
 """What a network costs: parameters, multiply-adds as the paper counts them, and milliseconds."""
 
-import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mnv2_tasks.machine import milliseconds
 from mnv2_tasks.model import Model
 
 
@@ -38,20 +37,20 @@ def model_cost(model: Model, passes: Passes) -> dict[str, int]:
     return {"parameters": parameters(model), "madds": cost}
 
 
-def latency(model: Model, passes: Passes, *, runs: int = 20) -> float:
-    """Median milliseconds of the forward passes that `model_cost` counts, one image at a time, where the model is."""
+def forward_ms(model: Model, passes: Passes, *, runs: int = 20) -> float:
+    """Median milliseconds of the forward passes that `model_cost` counts, one image at a time, where the model is;
+    decoding (non-maximum suppression, argmax) is not among them."""
     model.eval()
     inputs = [(_blank(model, size), tasks) for size, tasks in passes]
-    took = []
+
+    def forward() -> None:
+        for images, tasks in inputs:
+            model(images, tasks)
+        if model.mean.is_cuda:
+            torch.cuda.synchronize()
+
     with torch.inference_mode():
-        for _ in range(runs + 3):  # the first ones are slower
-            began = time.perf_counter()
-            for images, tasks in inputs:
-                model(images, tasks)
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            took.append(1000 * (time.perf_counter() - began))
-    return round(median(took[3:]), 3)
+        return milliseconds(forward, seconds=0, least=runs)
 
 
 def _blank(model: Model, size: tuple[int, int]) -> Tensor:

@@ -20,7 +20,7 @@ def main(config: Any) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from mnv2_tasks.assembly.trainer import agree, make_trainer
-    from mnv2_tasks.complexity import latency
+    from mnv2_tasks.complexity import forward_ms
     from mnv2_tasks.files import new_folder
     from mnv2_tasks.training.module import MultiTask
     from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
@@ -45,7 +45,7 @@ def main(config: Any) -> None:
         return
     record = replace(
         record_of(metrics, model, data, task.classes),
-        latency_ms=latency(model, data.passes),
+        latency_ms=forward_ms(model, data.passes),
         model=str(config.ckpt or config.weights),
     )
     record.write(folder)

@@ -59,8 +59,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def latency(call: Callable[[], Any], *, seconds: float = 1.0, least: int = 7) -> float:
-    """Median milliseconds of a call, over about so many seconds; the first calls do not count."""
+def milliseconds(call: Callable[[], Any], *, seconds: float = 1.0, least: int = 7) -> float:
+    """Median of a call, over about so many seconds and at least so many calls; the first calls do not count."""
     for _ in range(3):
         call()
     took: list[float] = []

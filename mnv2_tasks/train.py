@@ -36,7 +36,8 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         before = resumed_config(config.resume, [change for change in typed_changes if "trust=" in change], defaults)
         changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(config.resume)))
     if runner.wanted(settings):
-        return runner.run(settings)
+        runner.run(settings)
+        return
     heads = list(settings["heads"])
     resolved, task, last, trainer = prepare(settings, before, said)
     settings, data = resolved.settings, resolved.data
@@ -103,8 +104,7 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
     settings, data = resolved.settings, resolved.data
     for line in resolved.said:
         rank_zero_only(print)(line)
-    data.loaders("train", training=True)
-    data.loaders("val")
+    data.check_training()
     if checkpoint is not None:
         changes.refuse_classes(checkpoint["classes"], data.classes)
         if before is not None:

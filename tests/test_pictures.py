@@ -138,7 +138,7 @@ def test_sheet_puts_pairs_two_a_row_in_cells_of_equal_width() -> None:
     red[0], blue[2] = 255, 255
     tall = torch.zeros(3, 300, 150, dtype=torch.uint8)
     one = sheet([(red, blue)])
-    three = sheet([(red, blue), (tall, tall), (red, blue)], caption=["first", "второй", "x" * 500])
+    three = sheet([(red, blue), (tall, tall), (red, blue)])
     assert 600 < one.width < 640 and 200 < one.height < 260
     assert 1200 < three.width < 1280 and 500 < three.height < 620  # the second row is as low as its own pictures
     headed = sheet([(red, blue)], heading="predictions: score at least 0.4")
@@ -204,8 +204,7 @@ def test_precision_recall(n: int, tmp_path: Path) -> None:
     if n > 1:
         precision[:, 1] = np.nan
     plot_precision_recall(precision, names, tmp_path / "a.png")
-    plot_precision_recall(precision, names, tmp_path / "b.png", ap={names[0]: 0.5})
-    assert (read(tmp_path / "a.png") < 60).any() and (read(tmp_path / "b.png") < 60).any()
+    assert (read(tmp_path / "a.png") < 60).any()
     plot_precision_recall(precision * np.nan, names, tmp_path / "none.png")
     read(tmp_path / "none.png")
 

@@ -240,6 +240,11 @@ class DataModule(pl.LightningDataModule):
             name: self._loader(name, side, training=training, batch_size=sizes[name], steps=steps) for name in names
         }
 
+    def check_training(self) -> None:
+        """Raises InputError where training or its validation would lack a side, or have too few images for a batch."""
+        self.loaders("train", training=True)
+        self.loaders("val")
+
     def _loader(self, source: str, side: str, *, training: bool, batch_size: int, steps: int) -> DataLoader[Any]:
         split = self.split(source, side)
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

@@ -74,7 +74,7 @@ def _measure(path: Path, settings: dict[str, Any], proof: dict[str, Any]) -> dic
     """{"file", "format", "precision", "bytes", "metrics", "latency_ms"}, or why it does not run here."""
     from mnv2_tasks.export.compare import random_images, size_of
     from mnv2_tasks.export.session import Exported
-    from mnv2_tasks.machine import latency
+    from mnv2_tasks.machine import milliseconds
 
     row: dict[str, Any] = {"file": path.name, "bytes": 0, "metrics": proof.get("after", {})}
     try:
@@ -86,7 +86,7 @@ def _measure(path: Path, settings: dict[str, Any], proof: dict[str, Any]) -> dic
             shape = [1, about.input.channels, *about.size]
             images = random_images(shape, 1)[0].repeat(batch, 1, 1, 1)
             row |= {"format": network.name, "precision": about.precision, "batch": batch}
-            took = latency(partial(network, images), seconds=settings["seconds"])
+            took = milliseconds(partial(network, images), seconds=settings["seconds"])
             row.setdefault("latency_ms", {})[str(threads)] = took
     except Exception as error:  # every runtime has its own; the other files are timed all the same
         row["skipped"] = (str(error).strip() or type(error).__name__).splitlines()[0]

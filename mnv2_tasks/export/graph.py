@@ -94,6 +94,11 @@ class Graph(nn.Module):
         return suppress(boxes.reshape(-1, k, 4), decoding.nms).view(-1, classes, k)  # rank 3: LiteRT
 
 
+# What the exporters name after the attribute Graph.network and its class, which a quantiser may touch.
+ONNX_SCOPE = "'network'"
+LITERT_OPERATIONS = ".*_Raw_network.*"
+
+
 class _Raw(nn.Module):
     """The network up to its plain outputs, which a quantiser may touch: one tuple of tensors a head, or the taps."""
 

@@ -19,7 +19,7 @@ from mnv2_tasks.export.metadata import Metadata, one_view
 from mnv2_tasks.export.session import Exported
 from mnv2_tasks.files import write_json
 from mnv2_tasks.kinds.kind import apart
-from mnv2_tasks.machine import describe_processor, latency
+from mnv2_tasks.machine import describe_processor, milliseconds
 
 THREADS = (1, 2)
 NOISE = 4  # random images that are compared besides the real ones
@@ -85,7 +85,7 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
                 image = image.repeat(row.about.input.shape[0], 1, 1, 1)
             for threads in THREADS:
                 network = Exported(folder / row.file, threads=threads, trust=FORMATS)
-                row.latency_ms[str(threads)] = latency(partial(network, image))
+                row.latency_ms[str(threads)] = milliseconds(partial(network, image))
     for row in rows:
         if not row.error and (line := _verdict(row, settings)):
             row.error = line
@@ -204,7 +204,7 @@ def _time_pytorch(graph: Graph, shape: Sequence[int], *, compiled: bool) -> dict
             times[name] = {}
             for threads in THREADS:
                 torch.set_num_threads(threads)
-                times[name][str(threads)] = latency(partial(call, image))
+                times[name][str(threads)] = milliseconds(partial(call, image))
     torch.set_num_threads(threads_before)
     return {"latency_ms": times}
 

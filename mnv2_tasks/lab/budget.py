@@ -71,7 +71,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.assembly import build, equal_cost
     from mnv2_tasks.assembly.network import build_model
     from mnv2_tasks.assembly.resolve import resolve
-    from mnv2_tasks.complexity import latency
+    from mnv2_tasks.complexity import forward_ms
     from mnv2_tasks.files import new_folder, write_json
 
     settings = settle(config)
@@ -101,7 +101,7 @@ def main(config: Any) -> None:
         network = cell | equal_cost.cost(changed, classes, passes)
         network["size_mb"] = network["parameters"] * settings["bytes"] / 1e6
         if fits(network, limits):  # only then is it worth measuring
-            network["latency_ms"] = latency(build_model(changed, classes).eval(), passes)
+            network["latency_ms"] = forward_ms(build_model(changed, classes).eval(), passes)
         (fitting if fits(network, limits) else others).append(network)
     write_json(folder / "budget.json", {"limits": limits, "fitting": fitting})
     exclusions = _exclusions(others, limits)

@@ -9,19 +9,24 @@ from mnv2_tasks.errors import InputError
 from mnv2_tasks.training.run_record import NAME, RunRecord, read_run
 
 # Fields of a run's record, and what one of their units is called.
-COSTS = {"parameters": ("M parameters", 1e6), "madds": ("B multiply-adds", 1e9)}
-COSTS |= {"latency_ms": ("ms an image", 1.0), "step_ms": ("ms a training step", 1.0)}
+COSTS = {
+    "parameters": ("M parameters", 1e6),
+    "madds": ("B multiply-adds", 1e9),
+    "latency_ms": ("ms an image, without decoding", 1.0),
+    "step_ms": ("ms a training step", 1.0),
+}
 
 
-def delta_m(joint: Mapping[str, float], single: Mapping[str, float], *, lower_is_better: Collection[str] = ()) -> float:
+def delta_m(joint: Mapping[str, float], single: Mapping[str, float]) -> float:
     """Mean relative change over the tasks against their single-task runs, in percent; above 0 joint training gains.
+
+    Every task's headline metric is one of which more is better (see `heads.Head.primary`).
 
     Maninis, Radosavovic and Kokkinos, "Attentive Single-Tasking of Multiple Tasks" (arXiv 1904.08918): their measure
     of multi-task performance.
 
     Args:
         joint, single: {task: its one headline metric}.
-        lower_is_better: the tasks whose change counts with the other sign.
 
     Raises:
         InputError: no tasks, other tasks on one side than on the other, a baseline that is 0 or not finite.
@@ -31,7 +36,7 @@ def delta_m(joint: Mapping[str, float], single: Mapping[str, float], *, lower_is
             f"delta-m is over the same tasks, at least one: joint {', '.join(sorted(joint)) or 'none'}, "
             f"single {', '.join(sorted(single)) or 'none'}"
         )
-    changes = [relative_change(joint[t], single[t], task=t) * (-1 if t in lower_is_better else 1) for t in joint]
+    changes = [relative_change(joint[task], single[task], task=task) for task in joint]
     return sum(changes) / len(changes)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
-from mnv2_tasks.complexity import latency, model_cost
+from mnv2_tasks.complexity import forward_ms, model_cost
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError, amount, shorten
 from mnv2_tasks.files import place_of, read_rows, write_settings
@@ -138,17 +138,15 @@ def finish(
     sides = ["val"] + (["test"] if data.with_side("test") else [])
     metrics: dict[str, dict[str, float]] = {}
     for side in sides:
-        trainer = make_trainer()
-        metrics[side] = evaluate(task, data, trainer, side)
-        if trainer.is_global_zero and side == sides[-1]:
-            write_pictures(task, data, side, folder, count=config["examples"])
-    if not trainer.is_global_zero:
+        metrics[side] = evaluate(task, data, make_trainer(), side)
+    if not task.trainer.is_global_zero:
         return
+    write_pictures(task, data, sides[-1], folder, count=config["examples"])
     write_curves(task, folder)
     rows = read_rows(folder / "metrics.csv")
     record = replace(
         record_of(metrics, task.model, data, task.classes),
-        latency_ms=latency(task.model, data.passes),
+        latency_ms=forward_ms(task.model, data.passes),
         best_epoch=checkpoint["epoch"],
         epochs=len(rows),
         step_ms=_middle(rows, "step_ms"),

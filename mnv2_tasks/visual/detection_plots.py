@@ -7,20 +7,18 @@ import numpy as np
 from mnv2_tasks.visual.figure import FEW, STYLES, finish_axis, new_figure, plain_text, save_figure, write_table
 
 
-def plot_precision_recall(
-    precision: np.ndarray, classes: tuple[str, ...], path: str | Path, *, ap: dict[str, float] | None = None
-) -> None:
+def plot_precision_recall(precision: np.ndarray, classes: tuple[str, ...], path: str | Path) -> None:
     """Precision against recall at IoU 0.5, a curve a class and their mean, with AP50 in the legend and as CSV.
 
-    precision: (101, K) at the recalls 0, 0.01, ... 1 (COCO's), NaN for a class that has no truth. `ap` gives
-    AP50 by class name; without it the mean over the recalls stands, which is COCO's definition. A curve ends with the
-    recall that its class reaches; the mean goes on with 0 for it. With more than 20 classes only the five best and the
-    five worst are named; the others are thin and grey.
+    precision: (101, K) at the recalls 0, 0.01, ... 1 (COCO's), NaN for a class that has no truth. AP50 is the
+    mean over the recalls, COCO's definition. A curve ends with the recall that its class reaches; the mean goes on
+    with 0 for it. With more than 20 classes only the five best and the five worst are named; the others are thin and
+    grey.
     """
     assert precision.ndim == 2 and precision.shape[1] == len(classes), "precision: (recalls, classes)"
     recall = np.linspace(0, 1, len(precision))
     present = [k for k in range(len(classes)) if not np.isnan(precision[:, k]).all()]
-    score = {k: (ap or {}).get(classes[k], float(np.nanmean(precision[:, k]))) for k in present}
+    score = {k: float(np.nanmean(precision[:, k])) for k in present}
     ranked = sorted(present, key=lambda k: -np.nan_to_num(score[k], nan=-1.0))
     write_table(Path(path).with_suffix(".csv"), ["class", "AP50"], [[classes[k], score[k]] for k in ranked])
     named = ranked if len(ranked) <= FEW else ranked[:5] + ranked[-5:]

@@ -125,20 +125,12 @@ def draw_label(
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def sheet(
-    pairs: list[tuple[Tensor, Tensor]],
-    titles: tuple[str, str] = ("ground truth", "prediction"),
-    *,
-    heading: str = "",
-    caption: list[str] | None = None,
-) -> Image.Image:
+def sheet(pairs: list[tuple[Tensor, Tensor]], *, heading: str = "") -> Image.Image:
     """One picture of many examples, each as truth and prediction side by side, two examples a row.
 
     pairs: uint8 (3, H, W) pictures of any sizes, fitted into cells of equal width, as high as their row needs;
-    `heading`: a line above all; `caption`: one line an example, under its pair. Every column has a title; lines that
-    are too long are cut.
+    `heading`: a line above all, cut where it is too long. Every column has a title.
     """
-    assert caption is None or len(caption) == len(pairs), "one caption an example"
     pictures = [(to_pil(left), to_pil(right)) for left, right in pairs]
     width = max((p.width for pair in pictures for p in pair), default=SHORT_SIDE)
     height = max((p.height for pair in pictures for p in pair), default=SHORT_SIDE)
@@ -146,15 +138,13 @@ def sheet(
     font, bold = load_font(min(max(width // 26, 13), 22)), load_font(min(max(width // 20, 15), 28))
     top = sum(font.getmetrics()) + MARGIN if heading else 0
     head = sum(bold.getmetrics()) + MARGIN
-    foot = sum(font.getmetrics()) + MARGIN // 2 if caption else 0
     gap = 3 * MARGIN  # between two examples, so that it is plain which two pictures belong together
     pair_width = 2 * width + MARGIN
     across = min(2, max(1, len(fitted)))
     rows = [fitted[i : i + 2] for i in range(0, len(fitted), 2)] or [[]]
     heights = [max((p.height for pair in row for p in pair), default=height) for row in rows]
-    apart = foot + (2 * MARGIN if caption else MARGIN)  # from one row's pictures to the next one's
     whole = 2 * MARGIN + across * pair_width + (across - 1) * gap
-    size = (whole, MARGIN + top + head + sum(heights) + apart * len(rows))
+    size = (whole, MARGIN + top + head + sum(heights) + MARGIN * len(rows))
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
 
@@ -162,7 +152,7 @@ def sheet(
         pen.text((MARGIN, MARGIN), shorten_text(heading, font, size[0] - 2 * MARGIN), fill="#444444", font=font)
     for column in range(2 * across):
         x = MARGIN + column // 2 * (pair_width + gap) + column % 2 * (width + MARGIN)
-        text = shorten_text(titles[column % 2], bold, width)
+        text = shorten_text(("ground truth", "prediction")[column % 2], bold, width)
         pen.text((x + width / 2, top + MARGIN / 2 + head / 2), text, fill="black", font=bold, anchor="mm")
     y = MARGIN + top + head
     for i, pair in enumerate(fitted):
@@ -170,10 +160,8 @@ def sheet(
         for side, picture in enumerate(pair):
             left = x + side * (width + MARGIN) + (width - picture.width) // 2
             canvas.paste(picture, (left, y + (tall - picture.height) // 2))
-        if caption:
-            pen.text((x, y + tall + 2), shorten_text(caption[i], font, pair_width), fill="#444444", font=font)
         if i % 2:
-            y += tall + apart
+            y += tall + MARGIN
     return canvas
 
 

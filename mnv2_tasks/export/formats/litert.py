@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mnv2_tasks.export.graph import Graph
 
 
-NETWORK = ".*_Raw_network.*"  # names of the operations that belong to the network (see `graph.Graph`)
 # What costs time and can be quantised by itself. Joining the levels of a detector is left out: it would make one scale
 # of all levels' outputs.
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "AVERAGE_POOL_2D", "PAD")
@@ -42,10 +41,12 @@ def _quantized(path: Path, calibration: Sequence[Tensor]) -> bytes:
     from ai_edge_quantizer import calibrator, qtyping, quantizer
     from ai_edge_quantizer.utils import qsv_utils
 
+    from mnv2_tasks.export.graph import LITERT_OPERATIONS
+
     made = quantizer.Quantizer(str(path))
     for name in QUANTIZED:
         made.add_static_config(
-            regex=NETWORK,
+            regex=LITERT_OPERATIONS,
             operation_name=qtyping.TFLOperationName[name],
             activation_num_bits=8,
             weight_num_bits=8,

@@ -133,10 +133,12 @@ def _suppression_in_onnx() -> Any:
 
 def inside(model: Any) -> set[str]:
     """Names of the nodes that belong to the network, as the exporter noted where each came from."""
+    from mnv2_tasks.export.graph import ONNX_SCOPE
+
     names = set()
     for node in model.graph.node:
         scope = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), "")
-        if "'network'" in scope:
+        if ONNX_SCOPE in scope:
             names.add(node.name)
     return names
 
