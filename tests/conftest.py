@@ -12,9 +12,9 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: waiting threads soon sleep, as in the command lines
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # of processes that tests start: sums are in the order of this one's
 import torch
+from places import ROOT, SHARED
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
+pytest.register_assert_rewrite("builders", "refusal")  # so that their asserts show values as those of tests do
 torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that on
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import batch, make
 from PIL import Image
-from test_export import batch, make
 
 from mnv2_tasks.export import formats
 from mnv2_tasks.export.graph import Graph

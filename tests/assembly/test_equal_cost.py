@@ -1,7 +1,7 @@
 """Equal cost: every block reaches the inverted residual's, at every width, size and head."""
 
 import pytest
-from test_configs import settled
+from builders import settled
 
 from mnv2_tasks.assembly.equal_cost import TOLERANCE, cost, match_width, reference_of
 from mnv2_tasks.assembly.resolve import resolve

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import film, frames, serve
 from PIL import Image
-from test_predict import checkpoint, film, frames  # noqa: F401
-from test_sources import serve
+from places import ROOT
 
 from mnv2_tasks.predict import prediction_files
 from mnv2_tasks.predict.prediction_files import Results, open_folder
-
-checkpoint = checkpoint  # the fixture
 
 
 @pytest.fixture
@@ -60,7 +58,7 @@ def after(monkeypatch, number, act):
 
 
 @pytest.mark.slow
-def test_a_run_killed_under_another_locale_goes_on_where_it_was(cli, checkpoint, pictures, tmp_path):  # noqa: F811
+def test_a_run_killed_under_another_locale_goes_on_where_it_was(cli, checkpoint, pictures, tmp_path):
     model = checkpoint("ssdlite", "classifier", "deeplabv3")
     given = [f"model={model}", f"source={pictures}", f"runs={tmp_path}", "batch_size=2"]
     kill = (
@@ -70,9 +68,9 @@ def test_a_run_killed_under_another_locale_goes_on_where_it_was(cli, checkpoint,
         "Results.add = one; sys.argv[0] = 'predict'; runpy.run_module('mnv2_tasks.predict', run_name='__main__')"
     )
     (pictures / "00.png").rename(pictures / "00é.png")
-    root, ascii_only = Path(__file__).parents[1], {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", kill, *given, "name=k"]
-    done = subprocess.run(command, cwd=root, env={**os.environ, **ascii_only}, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ascii_only}, capture_output=True)
     folder, whole = tmp_path / "predict" / "k", tmp_path / "predict" / "w"
     assert done.returncode == -signal.SIGKILL and len(told(folder)) == 4 == len(labels(folder / "classifier"))
     with (folder / "results.jsonl").open("ab") as file:
@@ -93,7 +91,7 @@ def test_a_run_killed_under_another_locale_goes_on_where_it_was(cli, checkpoint,
     assert sorted(labels(folder / "classifier")) == sorted(told(whole))
 
 
-def test_stopped_by_a_signal_it_says_what_is_missing(cli, checkpoint, pictures, tmp_path, monkeypatch):  # noqa: F811
+def test_stopped_by_a_signal_it_says_what_is_missing(cli, checkpoint, pictures, tmp_path, monkeypatch):
     given = [f"model={checkpoint('ssdlite')}", f"source={pictures}", f"runs={tmp_path}", "batch_size=2", "draw=false"]
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         name = f"name={code}"
@@ -110,7 +108,7 @@ def test_stopped_by_a_signal_it_says_what_is_missing(cli, checkpoint, pictures, 
         assert "1 of 12" in cli("predict", *given, name, fails=True)[1] and len(told(folder)) == 12
 
 
-def test_a_name_stands_for_one_source_model_and_process(cli, checkpoint, pictures, tmp_path):  # noqa: F811
+def test_a_name_stands_for_one_source_model_and_process(cli, checkpoint, pictures, tmp_path):
     (pictures / "05.png").unlink()
     given = [f"runs={tmp_path}", "name=n", "draw=false"]
     model = checkpoint("classifier")
@@ -132,7 +130,7 @@ def test_a_name_stands_for_one_source_model_and_process(cli, checkpoint, picture
     assert "other files are there" in said
 
 
-def test_what_was_broken_and_is_gone_is_no_longer_counted(cli, checkpoint, pictures, tmp_path, monkeypatch):  # noqa: F811
+def test_what_was_broken_and_is_gone_is_no_longer_counted(cli, checkpoint, pictures, tmp_path, monkeypatch):
     given = [f"model={checkpoint('classifier')}", f"source={pictures}", f"runs={tmp_path}", "name=n", "draw=false"]
     assert "1 of 12 images could not be read" in cli("predict", *given, fails=True)[1]
     for name in ("05.png", "07.png"):
@@ -145,7 +143,7 @@ def test_what_was_broken_and_is_gone_is_no_longer_counted(cli, checkpoint, pictu
     cli("predict", *given)
 
 
-def test_16_bit_files_of_another_depth_are_told(cli, checkpoint, tmp_path):  # noqa: F811
+def test_16_bit_files_of_another_depth_are_told(cli, checkpoint, tmp_path):
     (tmp_path / "p").mkdir()
     Image.fromarray(np.full((20, 20), 4000, np.uint16)).save(tmp_path / "p" / "a.png")
     given = [f"model={checkpoint('classifier')}", f"source={tmp_path / 'p'}", f"runs={tmp_path}"]
@@ -165,7 +163,7 @@ def test_a_disk_without_locks_is_told(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_loading_and_a_reader_that_goes_leave_no_traceback(checkpoint, pictures, tmp_path):  # noqa: F811
+def test_ctrl_c_while_loading_and_a_reader_that_goes_leave_no_traceback(checkpoint, pictures, tmp_path):
     given = [f"model={checkpoint('classifier')}", f"source={pictures}", f"runs={tmp_path}", "draw=false"]
     loading = (
         "import os, runpy, signal, sys; from mnv2_tasks.predict import predictor\n"
@@ -173,18 +171,17 @@ def test_ctrl_c_while_loading_and_a_reader_that_goes_leave_no_traceback(checkpoi
         "predictor.usable_device = lambda name: os.kill(os.getpid(), signal.SIGINT)\n"
         "runpy.run_module('mnv2_tasks.predict', run_name='__main__')"
     )
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", loading, *given], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", loading, *given], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130 and done.stderr.strip() == "stopped by SIGINT"
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "mnv2_tasks.predict", *given, "name=g"]
-    done = subprocess.run(command, cwd=root, stdout=writer, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert done.returncode == 2 and "Traceback" not in done.stderr and len(told(tmp_path / "predict" / "g")) >= 5
 
 
-def test_names_that_are_no_text_are_written_and_told_apart(cli, checkpoint, tmp_path):  # noqa: F811
+def test_names_that_are_no_text_are_written_and_told_apart(cli, checkpoint, tmp_path):
     folder = os.fsencode(tmp_path / "p")
     os.mkdir(folder)
     names = [b"caf\xe9.png", rb"caf\xe9.png", b"new\nline.png", "línea.png".encode(), b"x" * 251 + b".png"]
@@ -202,7 +199,7 @@ def test_names_that_are_no_text_are_written_and_told_apart(cli, checkpoint, tmp_
     assert len(masks) == 5 and {*names[:4]} < {*masks}
 
 
-def test_a_full_disk_stops_it_and_loses_nothing(cli, checkpoint, pictures, tmp_path, monkeypatch):  # noqa: F811
+def test_a_full_disk_stops_it_and_loses_nothing(cli, checkpoint, pictures, tmp_path, monkeypatch):
     (pictures / "05.png").unlink()
     given = [f"model={checkpoint('deeplabv3')}", f"source={pictures}", f"runs={tmp_path}", "name=f", "batch_size=4"]
     replace, count = Path.write_bytes, 0
@@ -227,7 +224,7 @@ def test_a_full_disk_stops_it_and_loses_nothing(cli, checkpoint, pictures, tmp_p
 
 
 @pytest.mark.parametrize("head", ["ssdlite", "classifier"])
-def test_a_disk_that_is_really_full(cli, checkpoint, pictures, tmp_path, head):  # noqa: F811
+def test_a_disk_that_is_really_full(cli, checkpoint, pictures, tmp_path, head):
     (pictures / "05.png").unlink()
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -251,7 +248,7 @@ def test_a_disk_that_is_really_full(cli, checkpoint, pictures, tmp_path, head): 
         subprocess.run(["umount", disk], check=True)
 
 
-def test_it_never_predicts_on_its_own_output(cli, checkpoint, pictures, tmp_path, monkeypatch):  # noqa: F811
+def test_it_never_predicts_on_its_own_output(cli, checkpoint, pictures, tmp_path, monkeypatch):
     (pictures / "05.png").unlink()
     model, runs = checkpoint("deeplabv3"), pictures / "runs"
     (runs / "ssdlite").mkdir(parents=True)
@@ -280,7 +277,7 @@ def test_it_never_predicts_on_its_own_output(cli, checkpoint, pictures, tmp_path
 
 
 @pytest.mark.slow
-def test_a_stopped_film_is_drawn_whole(cli, checkpoint, tmp_path, monkeypatch):  # noqa: F811
+def test_a_stopped_film_is_drawn_whole(cli, checkpoint, tmp_path, monkeypatch):
     film(tmp_path / "film.mp4")
     given = [f"model={checkpoint('ssdlite', 'classifier', 'deeplabv3')}", f"source={tmp_path / 'film.mp4'}"]
     given += [f"runs={tmp_path}", "batch_size=2"]
@@ -301,7 +298,7 @@ def test_a_stopped_film_is_drawn_whole(cli, checkpoint, tmp_path, monkeypatch): 
     assert row["time"] == 0.9 and row["image_id"] == 9
 
 
-def test_a_camera_on_the_web_is_stopped_by_ctrl_c(cli, checkpoint, tmp_path, monkeypatch):  # noqa: F811
+def test_a_camera_on_the_web_is_stopped_by_ctrl_c(cli, checkpoint, tmp_path, monkeypatch):
     pytest.importorskip("av")
     with serve("multipart/x-mixed-replace; boundary=f", endless=True) as address:
         given = [f"model={checkpoint('classifier')}", f"source={address}/video", f"runs={tmp_path}"]

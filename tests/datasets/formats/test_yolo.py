@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from places import ROOT
 from refusal import refused
 
 from mnv2_tasks.datasets.datamodule import DataModule
@@ -575,7 +576,7 @@ def test_without_a_background_the_rest_is_ignored(tmp_path: Path) -> None:
 
 def example() -> Any:
     """examples/to_yolo.py"""
-    spec = importlib.util.spec_from_file_location("to_yolo", Path(__file__).parents[1] / "examples" / "to_yolo.py")
+    spec = importlib.util.spec_from_file_location("to_yolo", ROOT / "examples" / "to_yolo.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

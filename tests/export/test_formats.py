@@ -6,12 +6,12 @@ import shutil
 import zipfile
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from builders import batch, make, written
 from torchvision.ops import nms
 
 from mnv2_tasks.backbone import MobileNetV2
@@ -23,39 +23,8 @@ from mnv2_tasks.export.graph import Graph, suppress
 from mnv2_tasks.export.metadata import InputForm, Metadata, one_view
 from mnv2_tasks.export.nms import suppress as numpy_suppress
 from mnv2_tasks.export.report import ExportRow, markdown
-from mnv2_tasks.export.session import as_input
-from mnv2_tasks.heads.classifier import Classifier, MultiLabel
-from mnv2_tasks.heads.deeplabv3 import DeepLabV3
-from mnv2_tasks.heads.ssdlite import SSDLite
 from mnv2_tasks.kinds.kind import apart
 from mnv2_tasks.model import Model
-
-
-def make(*kinds, spread=0.5, width=0.35, channels=3, padding="symmetric"):
-    """A model with heads of random weights that find something, in eval mode."""
-    torch.manual_seed(0)
-    backbone = MobileNetV2(width=width, in_channels=channels, padding=padding)
-    made = {
-        "classifier": lambda: Classifier(backbone.taps, 5),
-        "multilabel": lambda: MultiLabel(backbone.taps, 4),
-        "ssdlite": lambda: SSDLite(backbone.taps, 3),
-        "focal": lambda: SSDLite(backbone.taps, 3, loss="focal"),
-        "deeplabv3": lambda: DeepLabV3(backbone.taps, 4),
-    }
-    model = Model(backbone, {kind: made[kind]() for kind in kinds}, mean=[0.45] * channels, std=[0.22] * channels)
-    for name, parameter in model.heads.named_parameters():
-        if "score_layers" in name or "linear" in name or "logits" in name:
-            torch.nn.init.normal_(parameter, std=spread)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(batch(8, channels=channels))  # so that the features differ from place to place
-    return model.eval()
-
-
-def batch(count=3, size=(96, 128), channels=3):
-    return torch.cat(random_images([1, channels, *size], count))
 
 
 @pytest.mark.parametrize("how", ["native", "portable", "app"])
@@ -141,30 +110,6 @@ INSTALLED = [
 SLOW = {"aoti", "executorch", "litert", "openvino", "mnn"}
 
 
-def written(name, model, folder, precision="fp32", size=(96, 128), layout=None):
-    """(path, about, graph that PyTorch runs) of a model in a format, written with all that it lets vary."""
-    target = get_format(name)
-    channels, layout = len(model.mean), layout or target.layout
-    graph = Graph(model, layout=layout, nms=target.nms, masks=target.masks).eval()
-    model_json = {"classes": {task: ["ä"] for task in model.heads}, "license": "x", "version": "0"}
-    shape = (1, channels, *size) if layout == "nchw" else (1, *size, channels)
-    form = InputForm(layout, target.dtype, shape)
-    about = Metadata(model_json, size, form, tuple(graph.outputs), target.dynamic, name, precision)
-    example = batch(2 if "batch" in target.dynamic else 1, size, channels)
-    calibration = [as_input(image, form) for image in random_images([1, channels, *size], 8)]
-    path = folder / f"model{target.suffix}"
-    about = target.write(graph, as_input(example, form), path, about, calibration)
-    if name != "aoti":  # compiled for this machine alone, with its sources and the compiler's command
-        tells_no_folder(path)
-    if name == "onnx":
-        import onnx
-
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model, full_check=True)
-        assert not any(part.metadata_props or part.doc_string for part in (model.graph, *model.graph.node))
-    return path, json.loads(about.as_json())
-
-
 @pytest.fixture(scope="module")
 def classifier_in(tmp_path_factory):
     """classifier_in(format, folder) -> (path, about) of a classifier there; it is converted once for all tests."""
@@ -180,19 +125,6 @@ def classifier_in(tmp_path_factory):
         return folder / path.name, about
 
     return copied
-
-
-def tells_no_folder(path):
-    """Neither the project's folder, nor the home, nor that of Python's packages stands in what was written."""
-    parts = [part for part in path.parent.rglob("*") if part.is_file() and part.name != "model.json"]
-    assert path in (*parts, *(folder for part in parts for folder in part.parents))
-    for part in parts:
-        content = part.read_bytes()
-        if zipfile.is_zipfile(part):
-            with zipfile.ZipFile(part) as archive:
-                content += b"".join(archive.read(name) for name in archive.namelist())
-        for folder in (Path(__file__).parents[1], Path.home(), Path(torch.__file__).parents[1]):
-            assert len(folder.parts) < 3 or str(folder).encode() not in content, (part.name, folder)
 
 
 @pytest.mark.slow

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps
+from places import SHARED
 from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.reading import images
 from mnv2_tasks.datasets.reading.images import check_image, check_images, image_size, read_image
 from mnv2_tasks.errors import InputError
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def gradient(height: int, width: int) -> Image.Image:
@@ -184,9 +183,9 @@ def test_check_images_counts_what_is_wrong(tmp_path: Path, monkeypatch: pytest.M
         check_images([good, bad, tmp_path / "a.jpg"])
 
 
-@pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="needs the BCCD data set")
+@pytest.mark.skipif(not (SHARED / "data" / "bccd").is_dir(), reason="needs the BCCD data set")
 def test_checking_bccd_decodes_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = sorted((SHARED / "bccd" / "images").iterdir())
+    paths = sorted((SHARED / "data" / "bccd" / "images").iterdir())
     sizes = decoded(monkeypatch)
     check_images(paths)
     assert len(paths) == 364 and not sizes

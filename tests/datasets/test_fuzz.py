@@ -2,11 +2,11 @@
 
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import fuzz
 
 GROUPS = {

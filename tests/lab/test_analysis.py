@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
+from builders import settled
 from hydra import compose, initialize_config_dir
-from test_configs import settled
 
 from mnv2_tasks.assembly.network import build_model
 from mnv2_tasks.assembly.overrides import CONFIGS

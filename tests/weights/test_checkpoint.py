@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from builders import CLASSES, CONFIG, save
 from refusal import refused
-from test_trust import CLASSES, CONFIG, run_config, save  # noqa: F401  (a fixture)
 
 import mnv2_tasks
 from mnv2_tasks.assembly.network import load_model
@@ -149,13 +149,13 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_strange_run_is_not_resumed(tmp_path, run_config, name):  # noqa: F811
+def test_a_strange_run_is_not_resumed(tmp_path, run_config, name):
     config, (change, words) = copy.deepcopy(run_config), RUNS[name]
     change(config)
     refused(lambda: resumed_config(resumable(tmp_path, config), [], run_config), "config.yaml", *words)
 
 
-def test_a_run_of_an_older_version_is_resumed(tmp_path, run_config):  # noqa: F811
+def test_a_run_of_an_older_version_is_resumed(tmp_path, run_config):
     config = copy.deepcopy(run_config)
     for key in ("fit", "assign", "ema", "examples", "trust"):
         del config[key]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from places import ROOT
 from scipy import stats
 
 from mnv2_tasks.errors import InputError
@@ -21,7 +22,6 @@ from mnv2_tasks.lab.study.runner import _room
 from mnv2_tasks.lab.study.summary import paired_difference, summarise, write
 from mnv2_tasks.visual.study_plots import pareto_front
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "task=classifier",
     "size=32",
@@ -183,7 +183,7 @@ def test_a_study_killed_in_the_middle_is_finished_without_repeating_a_run(cli, t
 
 @pytest.mark.slow
 def test_a_head_of_ones_own_can_be_studied(cli, monkeypatch, tmp_path):
-    new = Path(__file__).with_name("new_head")
+    new = ROOT / "tests" / "new_head"
     settings = ["task=lraspp", f"hydra.searchpath=[file://{new}]", *TINY[1:-1], "examples=0", "trainer.max_epochs=1"]
     vary = "study.vary={head.channels: [16, 24]}"
     monkeypatch.syspath_prepend(new)

@@ -2,15 +2,15 @@
 
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import yaml
+from builders import settled
 from hydra.utils import instantiate
-from test_configs import settled
+from places import ROOT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,7 +21,7 @@ from mnv2_tasks.errors import InputError
 from mnv2_tasks.training import loss_balance
 from mnv2_tasks.training.loss_balance import Balance, Fixed, GradNorm, TorchJD, Uncertainty
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "balance"
+CONFIGS = ROOT / "configs" / "balance"
 TASKS = ("a", "b", "c")
 MADE = {
     "fixed": Fixed,

@@ -2,13 +2,13 @@
 
 import csv
 import inspect
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from places import ROOT
 from torch import Tensor
 from torchvision.models import mobilenet_v2
 
@@ -22,7 +22,6 @@ from mnv2_tasks.visual.drawing import draw_label, palette
 from mnv2_tasks.weights.layouts import backbone_state
 from mnv2_tasks.weights.tensors import State, load_exactly, read_state
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("cat", "dog", "кот $x$")
 HEADS = [(Classifier, {}), (Classifier, {"class_weights": [1, 2, 0.5], "label_smoothing": 0.1}), (MultiLabel, {})]
 

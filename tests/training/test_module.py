@@ -5,44 +5,19 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from builders import HEADS, joint
 from refusal import refused
 from torch.utils.data import DataLoader
 
 from mnv2_tasks.assembly.network import load_model
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.datasets.formats.scenes import Scenes
 from mnv2_tasks.heads.classifier import Classifier
-from mnv2_tasks.heads.deeplabv3 import DeepLabV3
-from mnv2_tasks.heads.ssdlite import SSDLite
 from mnv2_tasks.kinds import CLASSIFICATION, SEGMENTATION, Kind
 from mnv2_tasks.model import Model
 from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.progress import Progress
-from mnv2_tasks.training.schedules import warmup_cosine
 
-HEADS = {"classifier": Classifier, "ssdlite": SSDLite, "deeplabv3": DeepLabV3}
 CLASSES = ("circle", "square", "triangle")
-
-
-def joint(heads=HEADS, **backbone) -> tuple[MultiTask, DataModule]:
-    torch.manual_seed(0)
-    trunk = MobileNetV2(0.35, **backbone)
-    data = DataModule(
-        {"scenes": Scenes(64, train=12, val=4)},
-        {task: head.kind for task, head in heads.items()},
-        sizes={"scenes": (64, 64)},
-        batch_size=4,
-        workers=0,
-    )
-    made = {task: head(trunk.taps, len(data.classes[task])) for task, head in heads.items()}
-    for module in (module for head in made.values() for module in head.modules()):
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # its draws would depend on which heads run
-    model = Model(trunk, made, mean=[0.5] * 3, std=[0.5] * 3)
-    optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)
-    settings = {"optimizer": optimizer, "schedule": partial(warmup_cosine, warmup=0.1)}
-    return MultiTask(model, data.classes, backbone_lr=0.5, **settings), data
 
 
 def unknown(kind: Kind, targets: dict) -> dict:

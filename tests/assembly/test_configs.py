@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from builders import settled
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
 from refusal import refused
 from torch.utils._pytree import tree_leaves
 
@@ -30,14 +30,6 @@ OPTIONS = [
 ]
 CALLBACKS = "pytorch_lightning.callbacks"
 KINDS = ("classification", "multilabel", "detection", "segmentation")
-
-
-def settled(*overrides: str) -> dict:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", list(overrides))
-    for key in OmegaConf.missing_keys(config):
-        OmegaConf.update(config, key, "somewhere")
-    return settle(config)
 
 
 def targets(node):

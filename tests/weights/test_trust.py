@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from builders import CLASSES, CONFIG, save
 from PIL import Image
+from places import ROOT
 
 import mnv2_tasks
 from mnv2_tasks.assembly.network import build_model, load_model
@@ -21,24 +23,7 @@ from mnv2_tasks.export.metadata import describe
 from mnv2_tasks.weights.checkpoint import read_trusted
 from mnv2_tasks.weights.trust import refuse_foreign
 
-OWN = Path(__file__).with_name("new_head")
-CONFIG = {
-    "backbone": {
-        "_target_": "mnv2_tasks.backbone.MobileNetV2",
-        "width": 0.35,
-        "output_stride": 32,
-        "in_channels": 3,
-        "block": {"_target_": "mnv2_tasks.blocks.InvertedResidual", "_partial_": True},
-        "mean": [0.5] * 3,
-        "std": [0.2] * 3,
-    },
-    "heads": {"classifier": {"_target_": "mnv2_tasks.heads.classifier.Classifier", "_partial_": True}},
-    "data": {"scenes": {"_target_": "mnv2_tasks.datasets.formats.scenes.Scenes", "size": 64, "train": 8, "val": 4}},
-    "size": [64, 64],
-    "fit": "stretch",
-    "assign": {},
-}
-CLASSES = {"classifier": ["circle", "square", "triangle"]}
+OWN = ROOT / "tests" / "new_head"
 SECTIONS = {  # where in a config of a model a target may stand
     "the backbone": ("backbone",),
     "its block": ("backbone", "block"),
@@ -101,13 +86,6 @@ def planted(config: dict, place: tuple[str, ...], target: dict) -> dict:
         node = node[key]
     node |= target
     return config
-
-
-def save(path: Path, config: dict) -> Path:
-    model = build_model(CONFIG, {task: tuple(names) for task, names in CLASSES.items()})
-    state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    torch.save({"state_dict": state, "mnv2_tasks": {"config": config, "classes": CLASSES}, "epoch": 0}, path)
-    return path
 
 
 @pytest.mark.parametrize("name", EVIL)
@@ -232,20 +210,6 @@ def test_no_part_of_a_hub_folder_is_called(tmp_path, name):
         with pytest.raises(InputError, match=r"config\.json.*not of this package"):
             mnv2_tasks.load_backbone(tmp_path)
         assert not trace.exists()
-
-
-@pytest.fixture(scope="module")
-def run_config(tmp_path_factory) -> dict:
-    """The settings of a new run, as its config.yaml holds them."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from mnv2_tasks.assembly.overrides import CONFIGS
-    from mnv2_tasks.assembly.settings import settle
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return settle(compose("train", ["task=classifier", "backbone.width=0.35", "size=64"]))
 
 
 def test_no_section_of_a_runs_config_is_called(cli, tmp_path, run_config):

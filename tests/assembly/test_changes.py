@@ -1,6 +1,6 @@
 """A run that goes on with other settings: each acts, or is refused in one line that names it.
 
-`python -m pytest tests/test_changes.py -s -k "acts or refused" | grep "^| "` prints the table of both.
+`python -m pytest tests/assembly/test_changes.py -s -k "acts or refused" | grep "^| "` prints the table of both.
 """
 
 import json
@@ -19,6 +19,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from places import ROOT
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch.utils._pytree import tree_leaves
 
@@ -35,7 +36,6 @@ from mnv2_tasks.training.callbacks import EMA, Examples
 from mnv2_tasks.training.fitting import fit
 from mnv2_tasks.training.run_folder import has_begun, open_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     "size=64",
     "backbone.width=0.35",

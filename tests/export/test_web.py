@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from browser import CHROMIUM, served, visit
+from builders import make, written
 from PIL import Image
-from test_export import make, written
 from torchvision.transforms import v2
 
 from mnv2_tasks.datasets.reading.images import read_image

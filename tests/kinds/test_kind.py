@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import HEAD_CLASSES, HEAD_CONFIGS, batch, make
 from PIL import Image
+from places import ROOT
 from refusal import refused
-from test_export import batch, make
-from test_predict import CLASSES, HEADS
 
 import mnv2_tasks
 from mnv2_tasks.export.exported_model import ExportedModel, exported_model
@@ -31,11 +31,11 @@ def about(model, graph, size=(96, 128)) -> Metadata:
     backbone = {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35}
     settings = {
         "backbone": backbone,
-        "heads": {task: HEADS[task] for task in model.heads},
+        "heads": {task: HEAD_CONFIGS[task] for task in model.heads},
         "fit": "pad",
         "license": None,
     }
-    told = describe(model, settings, {task: tuple(CLASSES[task]) for task in model.heads})
+    told = describe(model, settings, {task: tuple(HEAD_CLASSES[task]) for task in model.heads})
     form = InputForm("nchw", "uint8", (1, 3, *size))
     return Metadata(told, size, form, tuple(graph.outputs), ("batch",), "onnx", "fp32", nms=graph.nms)
 
@@ -65,7 +65,7 @@ def test_a_file_predicts_and_draws_without_network_or_framework(exported, tmp_pa
         f"torch.save(found, {str(tmp_path / 'found.pt')!r})\n"
         f"print([name for name in sys.modules if name.startswith({NEVER!r})])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
     found = torch.load(tmp_path / "found.pt")
@@ -93,7 +93,7 @@ def test_the_command_writes_a_files_predictions_without_lightning(exported, tmp_
         "runpy.run_module('mnv2_tasks.predict', run_name='__main__')\n"
         "print([name for name in sys.modules if name.startswith(('pytorch_lightning', 'mnv2_tasks.heads'))])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     folder = tmp_path / "predict" / "p"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_tasks import HEADS, joint
+from builders import HEADS, joint
 
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads.classifier import Classifier

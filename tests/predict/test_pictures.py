@@ -1,17 +1,13 @@
 """Where pictures come from: files with several frames, huge ones, the web, films, arrays, links that lead nowhere."""
 
-import io
 import os
-import threading
-from contextlib import contextmanager
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from builders import serve
 from PIL import Image
-from test_predict import checkpoint, film  # noqa: F401
 
 import mnv2_tasks
 from mnv2_tasks.datasets.reading.images import read_image
@@ -19,48 +15,6 @@ from mnv2_tasks.errors import InputError
 from mnv2_tasks.predict.films import Video, is_moving, without_password
 from mnv2_tasks.predict.pictures import Pictures, find
 from mnv2_tasks.predict.predictor import as_image
-
-checkpoint = checkpoint  # the fixture
-
-
-def jpeg(size=(64, 48)):
-    content = io.BytesIO()
-    Image.effect_noise(size, 50).convert("RGB").save(content, "JPEG")
-    return content.getvalue()
-
-
-@contextmanager
-def serve(kind, content=None, *, endless=False, cut=0):
-    """The address of a server, of this machine alone, that answers everything with `content`."""
-    content = jpeg() if content is None else content
-    part = b"--f\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(content), content)
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            if not endless:
-                self.send_header("Content-Length", str(len(content) + cut))
-            self.end_headers()
-            try:
-                self.wfile.write(part if endless else content)
-                while endless:
-                    self.wfile.write(part)
-            except OSError:
-                pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def read(folder, *names):
@@ -260,7 +214,7 @@ def test_any_picture_of_python_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
-def test_thin_pictures_keep_their_own_pixels(fit, checkpoint, tmp_path):  # noqa: F811
+def test_thin_pictures_keep_their_own_pixels(fit, checkpoint, tmp_path):
     predictor = mnv2_tasks.load(checkpoint("ssdlite", "classifier", "deeplabv3", fit=fit))
     for size in ((300, 5), (1, 1), (1, 300)):
         picture = Image.new("RGB", size)
@@ -272,7 +226,7 @@ def test_thin_pictures_keep_their_own_pixels(fit, checkpoint, tmp_path):  # noqa
         assert len(predictor.draw(as_image(picture), row)) == 3
 
 
-def test_settings_are_checked_at_once(cli, checkpoint, tmp_path):  # noqa: F811
+def test_settings_are_checked_at_once(cli, checkpoint, tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     given = {"model": checkpoint("classifier"), "source": tmp_path / "a.png", "runs": tmp_path}
     for key, value, said in (

@@ -5,52 +5,20 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import HEAD_CLASSES, film, frames
 from PIL import Image
+from places import ROOT
 from refusal import refused
-from test_export import make
 
 import mnv2_tasks
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.export.web import RUNTIME
 from mnv2_tasks.predict.films import Video, is_moving
 from mnv2_tasks.predict.pictures import Pictures, list_pictures
-
-HEADS = {
-    "ssdlite": {"_target_": "mnv2_tasks.heads.ssdlite.SSDLite", "_partial_": True},
-    "classifier": {"_target_": "mnv2_tasks.heads.classifier.Classifier", "_partial_": True},
-    "deeplabv3": {"_target_": "mnv2_tasks.heads.deeplabv3.DeepLabV3", "_partial_": True},
-}
-CLASSES = {"ssdlite": ["cat", "dog", "owl"], "classifier": list("vwxyz"), "deeplabv3": ["background", "a", "b", "c"]}
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    """checkpoint(*heads) -> a .ckpt as a run writes it, for images of 96 x 128."""
-
-    def save(*heads, fit="stretch", channels=3):
-        backbone = {"_target_": "mnv2_tasks.backbone.MobileNetV2", "width": 0.35, "in_channels": channels}
-        config = {
-            "backbone": {**backbone, "mean": [0.45] * channels, "std": [0.22] * channels},
-            "heads": {head: HEADS[head] for head in heads},
-            "size": [96, 128],
-            "fit": fit,
-            "data": {
-                "scenes": {"_target_": "mnv2_tasks.datasets.formats.scenes.Scenes", "size": 96, "train": 8, "val": 8}
-            },
-            "assign": {},
-        }
-        state = {f"model.{name}": value for name, value in make(*heads, channels=channels).state_dict().items()}
-        path = tmp_path / "best.ckpt"
-        about = {"config": config, "classes": {head: CLASSES[head] for head in heads}}
-        torch.save({"state_dict": state, "mnv2_tasks": about, "epoch": 0}, path)
-        return path
-
-    return save
 
 
 @pytest.fixture
@@ -129,34 +97,14 @@ def test_the_command_writes_files_for_people_and_machines(cli, checkpoint, pictu
     assert "made with another score" in said
     folder = tmp_path / "predict" / "p"
     rows = json.loads((folder / "ssdlite" / "detections.json").read_text())
-    assert {row["file"] for row in rows} == {"a.png", "b.jpg", "inner/c.png"} and rows[0]["category"] in CLASSES[
+    assert {row["file"] for row in rows} == {"a.png", "b.jpg", "inner/c.png"} and rows[0]["category"] in HEAD_CLASSES[
         "ssdlite"
     ]
     assert Image.open(folder / "deeplabv3" / "masks" / "b.png").size == (150, 200)
     with (folder / "classifier" / "labels.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert len(table) == 3 and table[0]["label"] in CLASSES["classifier"]
+    assert len(table) == 3 and table[0]["label"] in HEAD_CLASSES["classifier"]
     assert (folder / "ssdlite" / "pictures" / "inner" / "c.png").exists()
-
-
-def film(path):
-    """Ten frames of noise, 96 x 128, a key frame each, white in the corner at the top left; their bytes."""
-    av = pytest.importorskip("av")
-    generator = np.random.default_rng(0)
-    with av.open(str(path), "w") as made:
-        stream = made.add_stream("libx264", rate=10, options={"g": "1"})
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for _ in range(10):
-            pixels = generator.integers(0, 99, (96, 128, 3), np.uint8)
-            pixels[:20, :30] = 255
-            made.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        made.mux(stream.encode())
-    return path.read_bytes()
-
-
-def frames(path):
-    with pytest.importorskip("av").open(str(path)) as made:
-        return sum(1 for _ in made.decode(video=0))
 
 
 @pytest.mark.slow
@@ -207,7 +155,7 @@ def test_export_proves_itself_and_its_file_predicts_the_same(cli, checkpoint, pi
     )
     assert len(ours["scores"]) == len(theirs["scores"])
     torch.testing.assert_close(ours["scores"], theirs["scores"], atol=1e-5, rtol=1e-4)
-    example = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
+    example = ROOT / "examples" / "onnx_predict.py"
     command = [sys.executable, str(example), str(folder / "model.onnx"), str(pictures / "a.png")]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
     assert len(said) == int((ours["scores"] >= 0.4).sum()) and said[0].split()[1] in classes
@@ -251,11 +199,11 @@ def test_the_example_sees_what_the_checkpoint_sees(cli, fit, head, channels, che
     stored, turn = Image.fromarray(coarse).resize((140, 240), Image.Resampling.BICUBIC), Image.Exif()
     turn[0x0112] = 6  # to be turned by a quarter
     stored.save(tmp_path / "a.png", exif=turn)
-    example = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
+    example = ROOT / "examples" / "onnx_predict.py"
     command = [sys.executable, str(example), str(tmp_path / "export" / "x" / "model.onnx"), str(tmp_path / "a.png")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
     (found,) = mnv2_tasks.load(model).predict(tmp_path / "a.png")
-    said = [(CLASSES[head].index(line.split()[1]), *map(float, line.split()[2:])) for line in lines]
+    said = [(HEAD_CLASSES[head].index(line.split()[1]), *map(float, line.split()[2:])) for line in lines]
     if head == "classifier":
         assert len(said) == 3 and all(abs(score - float(found[head]["scores"][i])) < 0.05 for i, score in said)
     else:
@@ -265,7 +213,7 @@ def test_the_example_sees_what_the_checkpoint_sees(cli, fit, head, channels, che
 
 
 def test_the_examples_prepare_pictures_alike():
-    texts = [path.read_text() for path in (Path(__file__).parents[1] / "examples").glob("*_predict.py")]
+    texts = [path.read_text() for path in (ROOT / "examples").glob("*_predict.py")]
     parts = {text[text.index("picture =") : text.index("image.astype")] for text in texts}
     assert len(texts) == 2 and len(parts) == 1
 
@@ -274,16 +222,16 @@ def test_the_examples_prepare_pictures_alike():
 def test_the_example_for_litert_says_what_the_checkpoint_says(cli, checkpoint, pictures, tmp_path):
     if find_spec("litert_torch") is None:  # to import it here would take pytest's streams
         pytest.skip("no litert_torch")
-    root, model = Path(__file__).parents[1], checkpoint("classifier")
+    model = checkpoint("classifier")
     cli("export", f"ckpt={model}", "to=litert", "proof=false", f"runs={tmp_path}", "name=x")
     picture = Image.open(pictures / "a.png").resize((128, 96), Image.Resampling.BILINEAR)
     picture.save(tmp_path / "seen.png")
     file = tmp_path / "export" / "x" / "model.tflite"
-    command = [sys.executable, str(root / "examples" / "litert_predict.py"), str(file), str(tmp_path / "seen.png")]
+    command = [sys.executable, str(ROOT / "examples" / "litert_predict.py"), str(file), str(tmp_path / "seen.png")]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.splitlines()
     scores = mnv2_tasks.load(model).predict(tmp_path / "seen.png")[0]["classifier"]["scores"]
     best = scores.argsort(descending=True)[:3].tolist()
-    assert [line.split()[1] for line in said] == [CLASSES["classifier"][label] for label in best]
+    assert [line.split()[1] for line in said] == [HEAD_CLASSES["classifier"][label] for label in best]
     assert [float(line.split()[2]) for line in said] == pytest.approx(scores[best].tolist(), abs=2e-3)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from places import SHARED
 from pycocotools.mask import encode
 from refusal import refused
 
@@ -23,8 +24,7 @@ from mnv2_tasks.datasets.reading.boxed_split import DetectionSplit
 from mnv2_tasks.datasets.reading.file_split import held_out
 from mnv2_tasks.errors import InputError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_bccd = pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="needs the BCCD data set")
+needs_bccd = pytest.mark.skipif(not (SHARED / "data" / "bccd").is_dir(), reason="needs the BCCD data set")
 Table = dict[str, Any]
 
 
@@ -533,7 +533,7 @@ def test_voc_missing_images(tmp_path: Path) -> None:
 
 @needs_bccd
 def test_coco_and_voc_of_bccd_agree() -> None:
-    root = SHARED / "bccd"
+    root = SHARED / "data" / "bccd"
     a = Coco(root)
     b = Voc(root, annotations="xml_original", classes=a.provides["detection"], bad_boxes="fix")
     dropped = 0
@@ -552,17 +552,17 @@ def test_coco_and_voc_of_bccd_agree() -> None:
     assert dropped == 2  # one degenerate box in train and one in val, which the COCO files leave out
 
 
-@pytest.mark.skipif(not (SHARED / "pets3").is_dir(), reason="needs the pets data set")
+@pytest.mark.skipif(not (SHARED / "data" / "pets3").is_dir(), reason="needs the pets data set")
 def test_pets_heads() -> None:
-    source = Coco(SHARED / "pets3", annotations="annotations/heads_{split}.json")
+    source = Coco(SHARED / "data" / "pets3", annotations="annotations/heads_{split}.json")
     assert source.provides["detection"] == ("Abyssinian", "american_bulldog", "Bengal")
     assert [len(load(source, side)) for side in ("train", "val")] == [237, 59]
     assert load(source)[0]["size"] == (333, 500)
 
 
-@pytest.mark.skipif(not (SHARED / "pennfudan").is_dir(), reason="needs the Penn-Fudan data set")
+@pytest.mark.skipif(not (SHARED / "data" / "pennfudan").is_dir(), reason="needs the Penn-Fudan data set")
 def test_pennfudan() -> None:
-    source = Coco(SHARED / "pennfudan")
+    source = Coco(SHARED / "data" / "pennfudan")
     assert [len(load(source, side).box_sizes()) for side in ("train", "val")] == [333, 90]
 
 
