@@ -1,6 +1,7 @@
 """Who may import whom, what never reaches Lightning or Hydra, and that start-up stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -220,6 +221,11 @@ def test_every_folder_says_what_it_is():
 
 def test_no_catch_all_files():
     assert not [p for p in PACKAGE.rglob("*.py") if p.stem in ("utils", "helpers", "common", "misc", "registry")]
+
+
+def test_no_test_file_imports_another():
+    for path in Path(__file__).parent.rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) test_", path.read_text(encoding="utf-8"), re.MULTILINE), path
 
 
 def test_command_line_starts_without_torch():
