@@ -71,6 +71,8 @@ def test_a_trunk_without_its_last_layer_loads_too(source, tmp_path):
     backbone = MobileNetV2(0.35)
     backbone.keep(["c5"])
     fill_backbone(backbone, tmp_path / "w.pth")
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(backbone.eval()(image)["c5"], source.eval().features[:-1](image))
 
 
 def refused(backbone: MobileNetV2, path, *words: str) -> None:
