@@ -5,23 +5,25 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from builders import settled
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from refusal import refused
-from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
 from mnv2_tasks import train
 from mnv2_tasks.assembly import build
-from mnv2_tasks.assembly.network import build_model
 from mnv2_tasks.assembly.overrides import CONFIGS, as_typed, expand, set_aside
 from mnv2_tasks.assembly.resolve import resolve
 from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.assembly.suggestions import describe_suggestions
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.samples import as_boxes
 
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
@@ -30,6 +32,7 @@ OPTIONS = [
 ]
 CALLBACKS = "pytorch_lightning.callbacks"
 KINDS = ("classification", "multilabel", "detection", "segmentation")
+SILENT = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 
 
 def targets(node):
@@ -40,20 +43,60 @@ def targets(node):
             yield from targets(child)
 
 
+class NoiseSplit(Dataset):
+    """Four images of noise of two classes, with labels of every kind."""
+
+    def __len__(self):
+        return 4
+
+    def label(self, index):
+        return index % 2
+
+    def box_sizes(self):
+        return torch.tensor([[0.5, 0.5], [0.2, 0.4]])
+
+    def pixel_counts(self):
+        return torch.tensor([3, 1])
+
+    def __getitem__(self, index):
+        mask = torch.zeros(64, 64, dtype=torch.uint8)
+        mask[32:, 32:] = 1
+        return {
+            "image": tv_tensors.Image(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)),
+            "image_id": index,
+            "size": (64, 64),
+            "label": torch.tensor(self.label(index)),
+            "presence": torch.tensor([1.0, 0.0]),
+            "boxes": as_boxes(torch.tensor([[16.0, 16.0, 48.0, 48.0]]), (64, 64)),
+            "labels": torch.tensor([1]),
+            "crowd": torch.tensor([False]),
+            "area": torch.tensor([1024.0]),
+            "mask": tv_tensors.Mask(mask),
+        }
+
+
+class Noise:
+    provides = dict.fromkeys(KINDS, ("a", "b"))
+
+    def split(self, side):
+        return NoiseSplit()
+
+
 @pytest.mark.parametrize("option", OPTIONS)
-def test_composes_and_runs_a_step(option):
+def test_composes_and_runs_a_step(option, tmp_path):
+    """With its own losses, on data that stands for its own."""
     photos = ("photos=somewhere",) if option == "experiment=pets3" else ()
-    config = resolve(settled(option, "size=64", "backbone.width=0.35", *photos)).settings
+    small = ("size=64", "backbone.width=0.35", "loader.batch_size=2", "loader.workers=0")
+    config = settled(option, *small, *photos)
     assert all(callable(get_object(target)) for target in targets(config))
-    model = build_model(config, {task: ("a", "b") for task in config["heads"]}).train()
-    optimizer = instantiate(config["optim"]["optimizer"])(model.parameters())
-    schedule = instantiate(config["optim"]["schedule"])(optimizer, steps=10)
-    balance = instantiate(config["balance"])(tuple(config["heads"]))
-    out = model(torch.randint(0, 255, (2, config["backbone"]["in_channels"], 64, 64), dtype=torch.uint8))
-    tensors = [v for v in tree_leaves(list(out.values())) if isinstance(v, torch.Tensor) and v.requires_grad]
-    losses = {task: torch.stack([v.float().mean() for v in tensors]).sum() for task in out}
-    balance.backward(balance(losses), losses, shared=list(model.backbone.parameters()))
-    optimizer.step(), schedule.step()
+    config |= {"data": {"noise": {"_target_": f"{__name__}.Noise"}}, "assign": {}}
+    resolved = resolve(config, build.make_data, training=True)
+    resolved.settings["backbone"]["weights"] = None  # they may be on the web
+    task = build.make_task(resolved.settings, resolved.data)
+    trainer = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, max_steps=1, limit_val_batches=0, **SILENT)
+    trainer.fit(task, resolved.data)
+    losses = [trainer.callback_metrics[f"{name}/train/loss"] for name in config["heads"]]
+    assert trainer.global_step == 1 and all(loss > 0 and loss.isfinite() for loss in losses)
 
 
 NOT_ITS_OWN = {"match", "match_to", "weights", "mean", "std"}  # of a backbone section: what assembly takes
