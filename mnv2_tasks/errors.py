@@ -104,6 +104,16 @@ def one_line(error: BaseException, folder: str | Path = "", *, resumes: bool = F
     return None
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what led to it, is that of a full disk."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in FULL:
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
 def suggest(key: str, known: Any) -> str:
     """What the message about an unknown key ends with: the closest of `known`, if one is near."""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)

@@ -20,6 +20,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.saved = 0  # the step of the last checkpoint
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":

@@ -44,7 +44,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     for change in changes.describe(changed):
         rank_zero_only(print)(f"from now on: {change}")
     folder = agree(trainer, lambda: open_folder(settings, heads))
-    with stoppable(folder) as stop, loggers.closing_wandb():
+    with stoppable(folder, code=settings["checkpoint"]["exit_code"]) as stop, loggers.closing_wandb():
         trainer = make_trainer(settings, folder, stop)
         if trainer.is_global_zero:
             print_start(task, data, folder)
@@ -79,16 +79,13 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
     from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.assembly.trainer import make_trainer
     from mnv2_tasks.training import joint_gain
-    from mnv2_tasks.training.run_folder import last_checkpoint
-    from mnv2_tasks.weights.checkpoint import read_checkpoint
+    from mnv2_tasks.training.run_folder import read_last
     from mnv2_tasks.weights.tensors import check_fit
 
     seed_everything(settings["seed"], verbose=False)
-    last = last_checkpoint(Path(settings["resume"])) if settings["resume"] else None
-    checkpoint = read_checkpoint(last) if last else None
+    last, checkpoint = read_last(Path(settings["resume"])) if settings["resume"] else (None, None)
     if before is not None and checkpoint is not None:
-        epochs, steps = (checkpoint["epoch"] or 0) + 1, checkpoint["step"] or 0
-        changes.refuse_ended(before, settings, epochs=epochs, steps=steps)
+        changes.refuse_ended(before, settings, epochs=checkpoint["epochs"], steps=checkpoint["step"] or 0)
     build.check_parts(settings)
     trainer = make_trainer(settings, None)  # its settings are checked before data is read
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 from refusal import refused
 
-from mnv2_tasks.training.callbacks import LastCheckpoint
+from mnv2_tasks.training.checkpoints import Checkpoints
 from mnv2_tasks.training.run_folder import open_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +35,7 @@ FILES = {
     "metrics.json",
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
+    "checkpoints/previous.ckpt",
     "losses.png",
     "scores.png",
     "precision_recall.csv",
@@ -110,9 +111,9 @@ def test_evaluate_repeats_the_runs_numbers(trained, cli, tmp_path):
 
 KILLED = """# train.py that sends itself a signal, after an epoch or where another method of callbacks is called
 import os, runpy, sys
-from mnv2_tasks.training import callbacks
+from mnv2_tasks.training import callbacks, checkpoints
 name, method, number = sys.argv[1:4]
-owner = getattr(callbacks, name)
+owner = getattr(checkpoints, name, None) or getattr(callbacks, name)
 whole = getattr(owner, method)
 def once(self, first, *rest):
     if method == "replace" and not (str(first).endswith("last.ckpt") and os.path.exists(first)):
@@ -128,7 +129,7 @@ runpy.run_path("train.py", run_name="__main__")
 """
 
 
-def cut(number: int, *settings: str, at: tuple[str, str] = ("LastCheckpoint", "on_train_epoch_end")) -> tuple[int, str]:
+def cut(number: int, *settings: str, at: tuple[str, str] = ("Checkpoints", "on_train_epoch_end")) -> tuple[int, str]:
     """(exit code, errors) of a run that gets a signal after its first epoch, or where `at` says."""
     process = spawn("-c", KILLED, *at, str(int(number)), *settings, stdout=subprocess.DEVNULL)
     _, err = process.communicate()
@@ -169,13 +170,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, tmp_path, task):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_ends_a_run_with_what_is_there(cli, tmp_path, monkeypatch, name):
     number, before = getattr(signal, name), [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
-    whole = LastCheckpoint.on_train_epoch_end
+    whole = Checkpoints.on_train_epoch_end
 
     def stopped(*arguments):
         whole(*arguments)
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stopped)
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", stopped)
     code, err = cli("train", *TINY, f"runs={tmp_path}", "name=a", fails=True)
     assert before == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     folder = tmp_path / "ssdlite" / "a"

@@ -14,6 +14,7 @@ from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError, reason_of, suggest
 from mnv2_tasks.model import Model
 from mnv2_tasks.training.module import MultiTask, parameter_groups
+from mnv2_tasks.training.run_folder import checkpoints
 from mnv2_tasks.weights.pretrained import fill_backbone
 from mnv2_tasks.weights.trust import look_up, untaken
 
@@ -114,7 +115,7 @@ def make_model(config: Config, data: DataModule) -> Model:
     """The model for this data: pretrained weights loaded, default boxes and class weights fitted where asked for."""
     torch.manual_seed(config["seed"])  # again: what reading the data drew is not in the weights
     model = build_model(config, data.classes)
-    resumed = config.get("resume") and (Path(config["resume"]) / "checkpoints" / "last.ckpt").exists()
+    resumed = config.get("resume") and checkpoints(Path(config["resume"]))
     if not resumed and (told := fill_backbone(model.backbone, config["backbone"].get("weights"))):
         rank_zero_only(print)(f"backbone: {told}")
     for task, head in model.heads.items():

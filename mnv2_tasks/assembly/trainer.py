@@ -18,9 +18,9 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 
 from mnv2_tasks.errors import InputError, quote, reason_of, suggest
 from mnv2_tasks.processes import Stop
-from mnv2_tasks.training.callbacks import EMA, AtStop, Best, EpochLog, Examples, LastCheckpoint, Settings, WholeFiles
+from mnv2_tasks.training.callbacks import EMA, EpochLog, Examples, Settings
+from mnv2_tasks.training.checkpoints import LAST, AtStop, Best, Checkpoints, Every, WholeFiles
 from mnv2_tasks.training.progress import Progress
-from mnv2_tasks.training.run_folder import LAST
 
 Config = dict[str, Any]
 OURS = {  # arguments of the Trainer that every run gives it
@@ -74,12 +74,13 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
         raise InputError(f"trainer.{unknown[0]}: Lightning's Trainer has no such setting{suggest(unknown[0], known)}")
     if dropped := [key for key in OURS if key in config["trainer"]]:
         raise InputError(f"trainer.{dropped[0]}: every run has its own; {OURS[dropped[0]]}")
+    every = Every.of(config["checkpoint"]["every"]) if "checkpoint" in config else Every()
     callbacks: list[Callback] = [Progress(), *([AtStop(stop)] if stop else [])]
     loggers: list[Any] = []
     if folder is not None:
         callbacks += [
             Best(folder / "checkpoints"),
-            LastCheckpoint(folder / "checkpoints" / LAST),
+            Checkpoints(folder / "checkpoints" / LAST, every=every, stop=stop),
             EpochLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),
             Settings(config, folder / "config.yaml"),
@@ -145,6 +146,7 @@ def _quiet() -> None:
         ".*logging interval.*",
         ".*exists and is not empty.*",
         ".*in eval mode.*",  # frozen layers are
+        ".*dataloader is not resumable.*",  # its order is (see `datamodule.LateLoader`)
         ".*callbacks used to create the checkpoint.*",  # one that is switched off
     ):
         warnings.filterwarnings("ignore", what)

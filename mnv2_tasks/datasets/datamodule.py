@@ -73,9 +73,17 @@ class LateLoader(DataLoader[Any]):
 
     Lightning asks for an iterator first, and then tells the order which epoch it is: of a resumed run, the workers
     would by then have read images of epoch 0.
+
+    batches_done: how many batches of an epoch come before the first that is asked for, in a run that goes on.
     """
 
+    def __init__(self, *arguments: Any, batches_done: Callable[[], int] | None = None, **settings: Any) -> None:
+        self.batches_done = batches_done
+        super().__init__(*arguments, **settings)
+
     def __iter__(self) -> Any:  # of batches; torch names a private class here
+        if self.batches_done is not None and isinstance(self.sampler, TrainingOrder):
+            self.sampler.skipped = self.batches_done() * (self.batch_size or 1)
         yield from super().__iter__()
 
 
@@ -267,8 +275,15 @@ class DataModule(pl.LightningDataModule):
             collate_fn=Collate(tasks, self.classes, mixing=mixing, whole=not training),
             num_workers=workers,
             persistent_workers=workers > 0 and training,
+            batches_done=self._batches_done if training else None,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _batches_done(self) -> int:
+        """Of the epoch that Lightning is about to begin, or to go on with."""
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
     def _samples(self, source: str, side: str, transform: Any) -> "Transformed":
         return Transformed(

@@ -38,6 +38,7 @@ class TrainingOrder(Sampler[Key]):
         self.seed = seed
         self.weights = weights
         self.epoch = 0
+        self.skipped = 0  # draws of this process that an epoch begins with
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -57,7 +58,7 @@ class TrainingOrder(Sampler[Key]):
             else:
                 order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator)
             keys += [(number, index, False) for index in order.tolist()]
-        return iter(keys[self.rank : wanted : self.processes])
+        return iter(keys[self.rank + self.skipped * self.processes : wanted : self.processes])
 
 
 class EvaluationOrder(Sampler[Key]):

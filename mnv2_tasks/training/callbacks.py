@@ -1,8 +1,6 @@
-"""Lightning callbacks: averaged weights, checkpoints, metrics per epoch, settings, example pictures."""
+"""Lightning callbacks: averaged weights, metrics per epoch, settings, example pictures."""
 
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,19 +9,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from mnv2_tasks.datasets.datamodule import DataModule
-from mnv2_tasks.files import read_rows, replacing, write_rows, write_settings
-from mnv2_tasks.processes import Stop
+from mnv2_tasks.errors import is_full
+from mnv2_tasks.files import read_rows, write_rows, write_settings
 from mnv2_tasks.training.example_pictures import Example, task_examples
 from mnv2_tasks.training.loggers import log_examples
 from mnv2_tasks.training.module import MultiTask
-
-DRAFT = ".part"  # at the end of a checkpoint's name while it is written
 
 
 def callbacks_of(trainer: Any) -> list[Callback]:
@@ -55,78 +50,6 @@ class EMA(WeightAveraging):
         super().__init__(multi_avg_fn=warmed_average(decay))
 
 
-class Best(ModelCheckpoint):
-    """`best.ckpt`: of equal scores the newest's, where Lightning's own keeps the first, epoch 0's of all 0."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, filename="best", monitor="val/score", mode="max", enable_version_counter=False)
-
-    @property
-    def state_key(self) -> str:
-        """Its base's, under which checkpoints have always had it."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The best score; its file is the one in this folder.
-
-        The paths in a checkpoint may be of another folder, or a stranger's: Lightning would delete what they name.
-        """
-        best, score = str(Path(str(self.dirpath)) / "best.ckpt"), state_dict.get("best_model_score")
-        if isinstance(score, Tensor) and score.numel() == 1 and score.isfinite() and Path(best).is_file():
-            self.best_model_path = self.kth_best_model_path = best
-            self.best_model_score = self.kth_value = score
-            self.best_k_models = {best: score}
-
-    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        best = self.best_k_models.get(self.kth_best_model_path)
-        if current is not None and best is not None:  # every process decides the same
-            return trainer.strategy.reduce_boolean_decision(bool(current >= best))
-        return super().check_monitor_top_k(trainer, current)
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are written beside their place and moved there: a kill or a full disk leaves the one before.
-
-    Lightning's own are written where TMPDIR is, and copied from another file system.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(Path(path), Path(f"{path}{DRAFT}")) as draft, draft.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-class AtStop(Callback):
-    """Ends the loops after the batch in which a signal came."""
-
-    def __init__(self, stop: Stop) -> None:
-        self.stop = stop
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        if self.stop.number is not None:
-            if (launcher := trainer.strategy.launcher) is not None:  # of processes that the signal may not have reached
-                launcher.kill(signal.SIGTERM)
-            raise SystemExit(128 + self.stop.number)
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        self.on_train_batch_end(trainer)
-
-    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        self.on_train_batch_end(trainer)
-
-
-class LastCheckpoint(Checkpoint):
-    """`last.ckpt` after every epoch: Lightning's own `save_last` writes it only when there is a new best one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
-
-
 class EpochLog(Callback):
     """`metrics.csv` in the run folder: one row an epoch, carried on when a run is resumed."""
 
@@ -140,6 +63,7 @@ class EpochLog(Callback):
         self._images = 0
         self._validating = 0.0  # seconds of this epoch
         self._validated = False
+        self._unwritten: list[dict[str, Any]] = []  # rows for which the disk had no space
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._began = time.monotonic()
@@ -179,8 +103,15 @@ class EpochLog(Callback):
         if not self._validated:  # Lightning keeps the numbers of the last validation
             values = {name: value for name, value in values.items() if "val/" not in name}
         row |= values
-        rows = [r for r in read_rows(self.path) if r["epoch"] < row["epoch"]]
-        write_rows(self.path, [*rows, row])
+        rows = [r for r in [*read_rows(self.path), *self._unwritten] if r["epoch"] < row["epoch"]]
+        try:
+            write_rows(self.path, [*rows, row])
+            self._unwritten = []
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._unwritten.append(row)
+            print(f"{self.path}: no space left on its disk: this epoch's row comes with the next one's", flush=True)
 
 
 class Settings(Callback):

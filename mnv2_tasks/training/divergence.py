@@ -77,6 +77,11 @@ class Divergence(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._good < trainer.global_step:
             self._look(trainer, module, saves=True)
 
+    def check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Before a checkpoint within an epoch is saved."""
+        self._look(trainer, module, saves=True)
+        self._good = trainer.global_step
+
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule, *, saves: bool = False) -> None:
         """End the training where it has diverged; what is saved next has to be good to the last step."""
         if self._unread:

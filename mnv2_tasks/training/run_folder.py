@@ -13,10 +13,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from mnv2_tasks.errors import InputError, amount
 from mnv2_tasks.files import new_folder, read_rows, write_settings
 from mnv2_tasks.processes import Stop
-from mnv2_tasks.training.callbacks import DRAFT
+from mnv2_tasks.training.checkpoints import DRAFT, LAST, PREVIOUS
 
 Config = dict[str, Any]
-LAST = "last.ckpt"
 
 
 def open_folder(config: Config, tasks: Iterable[str] = ()) -> Path:
@@ -46,8 +45,11 @@ def open_folder(config: Config, tasks: Iterable[str] = ()) -> Path:
 
 
 @contextmanager
-def stoppable(folder: Path) -> Iterator[Stop]:
-    """A signal ends what is within after the batch at hand, with a line on what is there, and 128 + its number."""
+def stoppable(folder: Path, *, code: int | None = None) -> Iterator[Stop]:
+    """A signal ends what is within after the batch at hand, with a line on what is there, and `code`.
+
+    None: 128 + the signal's number.
+    """
     with Stop() as stop:
         try:
             yield stop
@@ -56,29 +58,49 @@ def stoppable(folder: Path) -> Iterator[Stop]:
                 raise
     if stop.number is not None:
         epochs = len(read_rows(folder / "metrics.csv")) if (folder / "checkpoints" / LAST).exists() else 0
+        at = f" (step {stop.saved})" if stop.saved else ""
         rank_zero_only(print)(
-            f"stopped by {signal.Signals(stop.number).name}: {amount(epochs, 'epoch')} done; "
+            f"stopped by {signal.Signals(stop.number).name}: {amount(epochs, 'epoch')} done{at}; "
             f"python train.py {shlex.quote(f'resume={folder}')} goes on",
             file=sys.stderr,
         )
-        raise SystemExit(128 + stop.number)
+        raise SystemExit(128 + stop.number if code is None else code)
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a run has done an epoch."""
-    return (folder / "checkpoints" / LAST).exists() or (folder / "metrics.csv").exists()
+    """Whether a run has something to go on from, or has done an epoch."""
+    return bool(checkpoints(folder)) or (folder / "metrics.csv").exists()
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """From where a run goes on; None where it ended before its first epoch did. Says what it found, if not a whole one.
+def checkpoints(folder: Path) -> list[Path]:
+    """Those to go on from, the newest first."""
+    paths = [folder / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    return [path for path in paths if path.exists()]
 
-    A run that has lost its last.ckpt has results of its own; then the path is of no file.
+
+def read_last(folder: Path) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+    """The newest whole checkpoint, as `read_checkpoint` gives it; (None, None) where a run has none.
+
+    Says what it found, if not a whole one. Raises InputError where none is whole, or a run that has done an epoch has
+    lost them.
     """
-    last = folder / "checkpoints" / LAST
-    draft = Path(f"{last}{DRAFT}")
+    from mnv2_tasks.weights.checkpoint import read_checkpoint
+
+    draft = folder / "checkpoints" / f"{LAST}{DRAFT}"
     if draft.exists():
         rank_zero_only(print)(f"{draft}: not written to its end, and left aside: the one before counts")
-    if has_begun(folder):
-        return last
-    rank_zero_only(print)(f"{folder}: none of its epochs was done: it starts from the beginning")
-    return None
+    if not has_begun(folder):
+        rank_zero_only(print)(f"{folder}: no checkpoint was written: it starts from the beginning")
+        return None, None
+    newest, *others = checkpoints(folder) or [folder / "checkpoints" / LAST]
+    try:
+        return newest, read_checkpoint(newest)
+    except InputError as error:
+        for path in others:
+            try:
+                checkpoint = read_checkpoint(path)
+            except InputError:
+                continue
+            rank_zero_only(print)(f"{error}; {path.name} is whole: it goes on from there, step {checkpoint['step']}")
+            return path, checkpoint
+        raise

@@ -20,7 +20,8 @@ OLD_CONFIG = {"fit": "stretch", "assign": {}}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "step", "writer"}.
+    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "epochs",
+    "step", "writer"}, of which epoch is that in which it was written, and epochs are those done.
 
     Settings that its version did not have yet get the values that it worked with. Raises InputError where the file is
     cut short, damaged, or not one of ours.
@@ -49,7 +50,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} ({by}): it has no {error.args[0]}; copy the whole file again") from error
     state = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
     epoch, step = (content.get(n) if isinstance(content.get(n), int) else None for n in ("epoch", "global_step"))
-    return {"config": config, "classes": classes, "state": state, "epoch": epoch, "step": step, "writer": by}
+    epochs = about.get("epochs")  # done; earlier versions wrote checkpoints at the end of one
+    epochs = epochs if isinstance(epochs, int) else (epoch or 0) + 1
+    about = {"config": config, "classes": classes, "state": state}
+    return {**about, "epoch": epoch, "epochs": epochs, "step": step, "writer": by}
 
 
 def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:

@@ -268,7 +268,7 @@ def test_a_runs_folder_starts_no_study(cli, tmp_path, run_config):
 
 
 def test_a_checkpoint_tells_no_file_to_be_deleted(tmp_path):
-    from mnv2_tasks.training.callbacks import Best
+    from mnv2_tasks.training.checkpoints import Best
 
     other, best = str(tmp_path / ".." / "other.txt"), str(tmp_path / "best.ckpt")
     state = {"dirpath": str(tmp_path), "best_model_score": torch.tensor(0.5), "kth_value": torch.tensor(-1.0)}

@@ -115,8 +115,10 @@ def _for_each(config: Mapping[str, Any], overrides: Sequence[str], folder: Path,
 
 
 def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]:
+    from mnv2_tasks.training.run_folder import checkpoints
+
     start = [sys.executable, "-m", "mnv2_tasks.train"]
-    if (one.folder / "checkpoints" / "last.ckpt").exists():
+    if checkpoints(one.folder):
         return [*start, f"resume={one.folder}", f"trust=[{','.join(trust)}]"]
     if one.folder.exists():  # stopped before its first epoch was over
         shutil.rmtree(one.folder)

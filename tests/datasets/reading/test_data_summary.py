@@ -19,7 +19,7 @@ from mnv2_tasks.datasets.formats.scenes import Scenes
 from mnv2_tasks.datasets.reading.data_summary import check_labels, check_samples, check_sides, describe
 from mnv2_tasks.datasets.reading.labelled_split import LabelledImages
 from mnv2_tasks.kinds import CLASSIFICATION, MULTILABEL, SEGMENTATION, Kind
-from mnv2_tasks.training.callbacks import Best
+from mnv2_tasks.training.checkpoints import Best
 
 
 def picture(path: Path, colour: str = "teal") -> Path:
