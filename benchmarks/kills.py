@@ -5,7 +5,7 @@ each time goes on with resume=; a quarter of the kills come while a checkpoint i
 the averaged ones must be equal to the last bit, and metrics.csv but for its timings. Of each case it says how many runs
 were equal, and how much work a kill cost at most, in steps. Exit code 1 where a run differs.
 
-Processes are forked from one that has imported the libraries, but for the cases of two processes, which torchrun starts.
+Processes are forked from one that has imported the libraries, but for the cases of two, which torchrun starts.
 """
 
 import argparse

@@ -11,12 +11,18 @@ from mnv2_tasks.assembly.suggestions import describe_suggestions
 from mnv2_tasks.errors import InputError, one_line, reason_of
 from mnv2_tasks.machine import tune_for_cpu
 
+AUTO = "auto"  # resume=auto: the run of this name where there is one, else a new one
+
 
 def main(config) -> None:  # type: ignore[no-untyped-def]
     began = time.monotonic()
     tune_for_cpu()
     from pytorch_lightning.utilities import rank_zero_only
 
+    typed_changes = list(typed().changes)
+    if config.resume == AUTO:
+        config.resume = found_run(config)
+        typed_changes = [text for text in typed().spelled if not text.startswith("resume=")]
     # A wrong setting is told before anything heavy is imported.
     said = () if config.resume else describe_suggestions(config)
     settings = None if config.resume else settle_training(config)
@@ -31,7 +37,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
 
     before, changed = None, {}
     if settings is None:
-        typed_changes, defaults = list(typed().changes), settle(config)
+        defaults = settle(config)
         settings = resumed_config(config.resume, typed_changes, defaults)
         before = resumed_config(config.resume, [change for change in typed_changes if "trust=" in change], defaults)
         changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(config.resume)))
@@ -53,6 +59,14 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         if not fit(trainer, task, data, last):
             changes.refuse_idle(folder, changed)
         finish(task, data, settings, folder, began=began, make_trainer=lambda: make_trainer(settings, None, stop))
+
+
+def found_run(config) -> str | None:  # type: ignore[no-untyped-def]
+    """The folder of the run that these settings name, where it has begun: a job started again needs no other line."""
+    if not config.name:
+        raise InputError(f"resume={AUTO}: give name=<name>, by which the run is found when the same line starts again")
+    folder = Path(config.runs) / "+".join(config.heads) / str(config.name)
+    return str(folder) if (folder / "config.yaml").exists() else None
 
 
 def prepare(settings, before=None, said=()):  # type: ignore[no-untyped-def]

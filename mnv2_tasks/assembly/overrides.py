@@ -34,6 +34,7 @@ class Typed:
     settings: tuple[str, ...]
     of_hydra: tuple[str, ...]
     changes: tuple[str, ...] = ()  # of a run that goes on: what is not of `settings`, spelled for Hydra
+    spelled: tuple[str, ...] = ()  # `settings`, spelled for Hydra
 
     @property
     def names(self) -> list[str]:
@@ -48,6 +49,7 @@ def typed() -> Typed:
     return Typed(
         settings=tuple(_unspelled(override) for override in settings if override.key_or_group != f"{ASIDE}changes"),
         of_hydra=tuple(overrides.hydra),
+        spelled=tuple(str(override.input_line) for override in settings if override.key_or_group != f"{ASIDE}changes"),
         changes=tuple(map(str, changes[0])) if changes and isinstance(changes[0], list) else (),
     )
 
@@ -66,7 +68,7 @@ def expand(arguments: list[str]) -> list[str]:
 def set_aside(arguments: list[str]) -> list[str]:
     """Of a run that goes on, all changes are `changes`: it is that run's settings that they change, not a new one's."""
     resumes = [override for override in map(_parsed, arguments) if override and override.key_or_group == "resume"]
-    if not any(override.value() for override in resumes):
+    if all(override.value() in (None, "", "auto") for override in resumes):
         return arguments
     if {"--cfg", "-c"} & set(arguments):
         fail("--cfg prints what a new run has; the settings of a run that goes on are in its config.yaml")

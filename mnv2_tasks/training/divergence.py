@@ -1,6 +1,8 @@
 """A training that diverges is ended soon, with a line that says where it began."""
 
 import math
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from mnv2_tasks.errors import InputError
+from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.errors import InputError, shorten
 
 EVERY = 10  # steps from one look at the losses to the next: to look is to wait for the GPU
 ROW = 3  # bad steps in a row that are no accident: in half precision a step is skipped now and then
@@ -59,6 +62,7 @@ class Divergence(Callback):
     def __init__(self) -> None:
         self._courses: dict[Term, Course] = {}
         self._unread: list[tuple[int, float, dict[Term, Tensor]]] = []  # step, learning rate, terms
+        self._batches: deque[tuple[int, list[Tensor]]] = deque(maxlen=2 * EVERY)  # step, image_ids of each source
         self._good = 0  # the step when an epoch ended well
 
     def on_train_batch_end(
@@ -66,6 +70,7 @@ class Divergence(Callback):
     ) -> None:
         terms: Any = module.terms
         self._unread.append((trainer.global_step, _rate(trainer), terms))
+        self._batches.append((trainer.global_step, _image_ids(trainer, batch)))
         # Not on_train_epoch_end, where the first process alone reads metrics, which are reduced over all.
         last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
         if last or len(self._unread) >= EVERY:
@@ -129,7 +134,27 @@ class Divergence(Callback):
         folder = Path(trainer.default_root_dir)
         if 0 < self._good < step and (folder / "checkpoints" / "last.ckpt").exists():
             advice += f"; resume={folder} goes on from step {self._good}"
-        raise InputError(f"the training has diverged: {what} at step {step}, learning rate {rate:.3g}; {advice}")
+        ids = next((ids for at, ids in self._batches if at == step), [])
+        images = _names(trainer, ids) if trainer.world_size == 1 else ""  # another process may have had them
+        raise InputError(
+            f"the training has diverged: {what} at step {step}, learning rate {rate:.3g}; {advice}{images}"
+        )
+
+
+def _image_ids(trainer: Any, batch: Any) -> list[Tensor]:
+    """The places (B,) of a batch's images in each source, of a `DataModule`'s batch."""
+    if not isinstance(trainer.datamodule, DataModule):
+        return []
+    return [next(iter(targets.values()))["image_id"] for _, targets in batch if isinstance(targets, Mapping)]
+
+
+def _names(trainer: Any, ids: list[Tensor]) -> str:
+    names = []
+    for source, places in zip(trainer.datamodule.sources if ids else (), ids, strict=False):
+        split = trainer.datamodule.split(source, "train")
+        path = getattr(split, "path", None)  # drawn images have none
+        names += [path(i).name if path else f"{source} {i}" for i in places.tolist()]
+    return f"; the images of that step: {shorten(', '.join(names), 300)}" if names else ""
 
 
 def _rate(trainer: pl.Trainer) -> float:
