@@ -19,15 +19,15 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     tune_for_cpu()
     from pytorch_lightning.utilities import rank_zero_only
 
-    typed_changes = list(typed().changes)
+    found = None
     if config.resume == AUTO:
-        config.resume = found_run(config)
-        typed_changes = [text for text in typed().spelled if not text.startswith("resume=")]
+        found = found_run(config)
+        config.resume = None
     # A wrong setting is told before anything heavy is imported.
     said = () if config.resume else describe_suggestions(config)
     settings = None if config.resume else settle_training(config)
     from mnv2_tasks.assembly import changes
-    from mnv2_tasks.assembly.resume import resumed_config
+    from mnv2_tasks.assembly.resume import as_begun, resumed_config
     from mnv2_tasks.assembly.trainer import agree, make_trainer
     from mnv2_tasks.lab.study import runner
     from mnv2_tasks.training import loggers
@@ -37,10 +37,14 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
 
     before, changed = None, {}
     if settings is None:
-        defaults = settle(config)
+        typed_changes, defaults = list(typed().changes), settle(config)
         settings = resumed_config(config.resume, typed_changes, defaults)
         before = resumed_config(config.resume, [change for change in typed_changes if "trust=" in change], defaults)
         changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(config.resume)))
+    elif found:
+        before = resumed_config(found, [], settings)
+        settings = as_begun(settings, before)
+        changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(found)))
     if runner.wanted(settings):
         runner.run(settings)
         return

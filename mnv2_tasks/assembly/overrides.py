@@ -34,7 +34,6 @@ class Typed:
     settings: tuple[str, ...]
     of_hydra: tuple[str, ...]
     changes: tuple[str, ...] = ()  # of a run that goes on: what is not of `settings`, spelled for Hydra
-    spelled: tuple[str, ...] = ()  # `settings`, spelled for Hydra
 
     @property
     def names(self) -> list[str]:
@@ -49,7 +48,6 @@ def typed() -> Typed:
     return Typed(
         settings=tuple(_unspelled(override) for override in settings if override.key_or_group != f"{ASIDE}changes"),
         of_hydra=tuple(overrides.hydra),
-        spelled=tuple(str(override.input_line) for override in settings if override.key_or_group != f"{ASIDE}changes"),
         changes=tuple(map(str, changes[0])) if changes and isinstance(changes[0], list) else (),
     )
 

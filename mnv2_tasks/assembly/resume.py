@@ -16,6 +16,7 @@ from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown
 
 Config = dict[str, Any]
 PLAIN_SECTIONS = ("loader", "optim", "trainer")  # whose keys are the same in every run
+DECIDED = ("output_stride", "freeze_norm")  # of the backbone, where they are null (see `resolve`)
 MOST_CONFIG = 1 << 20  # bytes of a config.yaml
 
 
@@ -57,6 +58,20 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
         if changes:
             raise
         raise InputError(f"{path}: {error}") from error
+
+
+def as_begun(settings: Config, own: Config) -> Config:
+    """The settings of the line that began a run, composed once more, with what the run's `own` settings decided then.
+
+    So only what is typed otherwise now is a change.
+    """
+    decided = {key: own["backbone"][key] for key in DECIDED if settings["backbone"].get(key) is None}
+    if own.get("matched"):
+        decided |= {key: own["backbone"][key] for key in ("match", "width", "divisor")}
+    heads = {task: settings["heads"][task] for task in [*own["heads"], *settings["heads"]] if task in settings["heads"]}
+    kept: Config = {key: own[key] for key in ("resume", "matched", "study") if key in own}
+    depth = settings["depth"] or own["depth"]
+    return {**settings, **kept, "backbone": {**settings["backbone"], **decided}, "heads": heads, "depth": depth}
 
 
 def _fill(own: dict[str, Any], defaults: Mapping[str, Any], path: Path, prefix: str) -> None:
