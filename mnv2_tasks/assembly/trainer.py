@@ -21,11 +21,12 @@ from mnv2_tasks.processes import Stop
 from mnv2_tasks.training.callbacks import EMA, AtStop, Best, EpochLog, Examples, LastCheckpoint, Settings, WholeFiles
 from mnv2_tasks.training.progress import Progress
 from mnv2_tasks.training.run_folder import LAST
+from mnv2_tasks.training.step_log import StepLog
 
 Config = dict[str, Any]
 OURS = {  # arguments of the Trainer that every run gives it
     "callbacks": "others go beside them: callbacks=<of configs/callbacks>, or +callbacks.<name>._target_=<class>",
-    "logger": "choose others with logger=wandb or logger=tensorboard",
+    "logger": "choose others with logger=wandb, logger=tensorboard or logger=mlflow",
     "enable_checkpointing": "best.ckpt and last.ckpt are always written",
     "default_root_dir": "its folder is <runs>/<task>/<name>",
     "use_distributed_sampler": "the order of the images is shared out by itself",
@@ -81,6 +82,7 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
             Best(folder / "checkpoints"),
             LastCheckpoint(folder / "checkpoints" / LAST),
             EpochLog(folder / "metrics.csv"),
+            StepLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),
             Settings(config, folder / "config.yaml"),
         ]

@@ -1,21 +1,25 @@
 """Where numbers and pictures go besides the run folder: Weights & Biases and TensorBoard."""
 
+import hashlib
+import json
 import os
 import secrets
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+import yaml
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from mnv2_tasks.errors import InputError, one_line, reason_of
+from mnv2_tasks.errors import InputError, one_line
 from mnv2_tasks.kinds.kind import Kind, Picture
 from mnv2_tasks.training.example_pictures import Example
 from mnv2_tasks.training.module import MultiTask
+from mnv2_tasks.training.wandb_logger import WandbLogger
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -35,25 +39,45 @@ def logged_in() -> bool:
         return False
 
 
+OURS = ("project", "entity", "group", "tags", "name", "job_type", "mode", "id", "dir", "resume")  # of wandb.init
+
+
 def wandb(
     folder: str,
-    name: str,
+    name: str | None = None,
     *,
-    project: str = "mnv2_tasks",
+    project: str | None = None,
     entity: str | None = None,
     group: str | None = None,
+    job_type: str | None = None,
     tags: list[str] | None = None,
     mode: Mode = "auto",
     log_model: bool = False,
+    registry: str | None = None,
+    predictions: int = 64,
+    watch: Literal["gradients", "parameters", "all"] | None = None,
+    save_code: bool = False,
+    init: Mapping[str, Any] | None = None,
 ) -> Logger:
     """W&B in the run folder; "auto" is online when logged in and offline otherwise, and nothing ever prompts.
 
-    WANDB_MODE in the environment goes before "auto". The run's id is kept in the folder, so that a resumed run goes
-    on in its old curve. An offline run is sent later with `wandb sync`. `log_model` uploads best.ckpt as an artifact.
-    The run starts at once; `closing_wandb` ends it.
+    What is None is taken from W&B's environment variables, and else from the run: its folder's name, its tasks as tags,
+    its settings without the seed as the group. The run's id is kept in the folder, so that a resumed run goes on in its
+    old curve. An offline run is sent later with `wandb sync`. The run starts at once; `closing_wandb` ends it.
+
+    Args:
+        folder: of the run.
+        name, project, entity, group, job_type, tags: as in `wandb.init`.
+        mode: auto, online, offline or disabled; WANDB_MODE in the environment goes before auto.
+        log_model, registry, predictions, watch: see `WandbLogger`.
+        save_code: whether this package's code is kept with the run.
+        init: other options of `wandb.init`. Its `settings` are left to W&B's environment variables: a run folder may be
+            a stranger's, and they could send the key to another server.
     """
     if mode not in ("auto", "online", "offline", "disabled"):
         raise InputError(f"logger.wandb.mode is {mode!r}: use auto, online, offline or disabled")
+    if watch not in (None, "gradients", "parameters", "all"):
+        raise InputError(f"logger.wandb.watch is {watch!r}: use gradients, parameters, all or null")
     setting: Any = mode
     if mode == "auto":
         setting = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
@@ -61,43 +85,94 @@ def wandb(
         raise InputError(
             f"logger.wandb.mode={setting}, but no one is logged in: run `wandb login`, or use mode=offline"
         )
-    path = Path(folder) / "wandb_id.txt"
-    run_id = path.read_text(encoding="utf-8").strip() if path.exists() else secrets.token_hex(4)
+    if registry and not log_model:
+        raise InputError("logger.wandb.registry: there is nothing to link without logger.wandb.log_model=true")
+    others = _init_options(init or {})
+    place = Path(folder)
+    file = place / "wandb_id.txt"
+    told = file.read_text(encoding="utf-8").strip() if file.exists() else os.environ.get("WANDB_RUN_ID")
     os.environ.setdefault("WANDB_SILENT", "true")
+    settings = _settings_of(place)
+    usual: dict[str, tuple[str, Any]] = {  # option -> W&B's environment variable, and what else it is
+        "name": ("WANDB_NAME", place.name),
+        "project": ("WANDB_PROJECT", "mnv2_tasks"),
+        "entity": ("WANDB_ENTITY", None),
+        "group": ("WANDB_RUN_GROUP", _group(settings)),
+        "job_type": ("WANDB_JOB_TYPE", "train"),
+        "tags": ("WANDB_TAGS", sorted({*(settings.get("heads") or {}), *(settings.get("data") or {})})),
+    }
+    given = {"name": name, "project": project, "entity": entity, "group": group, "job_type": job_type, "tags": tags}
+    options = {}
+    for option, (variable, value) in usual.items():
+        if given[option] is not None:
+            options[option] = _plain(given[option])
+        elif not os.environ.get(variable):
+            options[option] = value
+    options["project"] = options.get("project") or os.environ["WANDB_PROJECT"]  # Lightning has another default
     logger = WandbLogger(
-        project=project,
-        entity=entity,
-        group=group,
-        tags=tags,
-        name=name,
-        id=run_id,
+        place,
+        watch=watch,
+        log_model=log_model,
+        registry=registry,
+        predictions=predictions,
+        **others,
+        **options,
+        id=told or secrets.token_hex(4),
         resume="allow",
         mode=setting,
-        save_dir=folder,
-        log_model=log_model,
+        save_dir=os.environ.get("WANDB_DIR") or folder,
+        save_code=save_code,
     )
-    _start(logger, path)
+    logger.start()
+    if save_code and not logger.is_off:
+        logger.experiment.log_code(str(Path(__file__).parents[1]))
     return logger
 
 
-@rank_zero_only
-def _start(logger: WandbLogger, path: Path) -> None:
-    """Start the run and write down its id, which in a sweep is the sweep's choice."""
-    from wandb import Error
+def _init_options(init: Mapping[str, Any]) -> dict[str, Any]:
+    from inspect import signature
 
-    try:
-        experiment = logger.experiment
-    except Error as error:
-        raise InputError(f"logger=wandb: {reason_of(error)}; mend it, or use logger.wandb.mode=offline") from error
-    if not experiment.disabled:
-        path.write_text(experiment.id, encoding="utf-8")
+    from wandb import init as function
+
+    for key in init:
+        if key in OURS or key == "save_code":
+            raise InputError(f"logger.wandb.init.{key}: it is set otherwise, see logger.wandb")
+        if key == "settings":
+            raise InputError("logger.wandb.init.settings: give them as W&B's environment variables, WANDB_<NAME>")
+        if key not in signature(function).parameters:
+            raise InputError(f"logger.wandb.init.{key}: wandb.init has no such option")
+    return {key: _plain(value) for key, value in init.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value that Hydra may have wrapped, as W&B takes it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """A run folder's config.yaml; nothing where there is none."""
+    file = folder / "config.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _group(settings: Mapping[str, Any]) -> str | None:
+    """One name for the runs that differ in nothing but the seed: their tasks, and a checksum of the settings."""
+    if not settings:
+        return None
+    apart = ("seed", "name", "runs", "resume", "trust", "logger", "hydra")
+    same = {key: value for key, value in settings.items() if key not in apart}
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{'+'.join(settings.get('heads') or ())} {digest[:8]}"
 
 
 @contextmanager
 def closing_wandb() -> Iterator[None]:
     """The W&B run that starts in the block ends with it, so that the next run of a multirun has its own.
 
-    It ends as finished, or as failed with the exit code of what ended the block.
+    It ends as finished, or as failed with the exit code of what ended the block; a line says where it is to be seen.
     """
     code = 0
     try:
@@ -113,8 +188,14 @@ def closing_wandb() -> Iterator[None]:
         raise
     finally:
         package = sys.modules.get("wandb")
-        if package is not None and package.run is not None:
+        run = getattr(package, "run", None)
+        if package is not None and run is not None:
+            url = None if run.disabled else f"wandb sync {shlex.quote(run.settings.sync_dir)}"
+            if url and not run.offline:
+                url = run.url
             package.finish(exit_code=code)
+            if url:
+                print(f"W&B: {url}")
 
 
 def tensorboard(folder: str) -> Logger:
@@ -137,7 +218,7 @@ def log_examples(
     step: int,
 ) -> None:
     """Send {task: examples} of each source to a logger that shows them; `make` is not called for one that does not."""
-    if not isinstance(logger, WandbLogger) or logger.experiment.disabled:
+    if not isinstance(logger, WandbLogger) or logger.is_off:
         return
     for source in sources:
         for task, examples in make(source).items():
@@ -145,7 +226,7 @@ def log_examples(
             canvas = (max(heights), max(widths))  # W&B shows together what has one size
             kind, names = module.model.heads[task].kind, module.classes[task]
             pictures = [wandb_image(example, task, kind, names, canvas) for example in examples]
-            logger.experiment.log({f"{task}/val/examples": pictures, "trainer/global_step": step})
+            logger.send({f"{task}/val/examples": pictures}, step)
 
 
 def wandb_image(example: Example, task: str, kind: Kind, names: tuple[str, ...], canvas: tuple[int, int]) -> Any:
