@@ -1,7 +1,8 @@
-"""Where numbers and pictures go besides the run folder: Weights & Biases and TensorBoard."""
+"""Where numbers and pictures go besides the run folder: Weights & Biases, TensorBoard and MLflow."""
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -13,9 +14,10 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
-from mnv2_tasks.errors import InputError, one_line
+from mnv2_tasks.errors import InputError, one_line, reason_of
 from mnv2_tasks.kinds.kind import Kind, Picture
 from mnv2_tasks.training.example_pictures import Example
 from mnv2_tasks.training.module import MultiTask
@@ -205,6 +207,61 @@ def tensorboard(folder: str) -> Logger:
     except ImportError as error:
         raise InputError("logger=tensorboard needs its extra: pip install -e '.[tensorboard]'") from error
     return TensorBoardLogger(folder, name="", version="tensorboard")
+
+
+class MLflowRun(MLFlowLogger):
+    """Lightning's, for a run that may be resumed: MLflow refuses parameters that change, so the first ones stay."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        if not self.experiment.get_run(self.run_id).data.params:
+            super().log_hyperparams(params)
+
+
+def mlflow(
+    folder: str,
+    name: str | None = None,
+    *,
+    experiment: str | None = None,
+    uri: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Logger:
+    """MLflow; its files are in the run folder's `mlruns/`, where neither `uri` nor MLFLOW_TRACKING_URI names a server.
+
+    The run's id is kept in the folder, so that a resumed run goes on in its old curve.
+
+    Args:
+        folder: of the run.
+        name: of the run; None: the folder's.
+        experiment: that it is listed in; None: MLFLOW_EXPERIMENT_NAME, or mnv2_tasks.
+        uri: of the tracking server, or of a folder as file:<path>.
+        tags: of the run.
+    """
+    try:
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise InputError("logger=mlflow needs its extra: pip install -e '.[mlflow]'") from error
+    place, file = Path(folder), Path(folder) / "mlflow_id.txt"
+    if not uri and not os.environ.get("MLFLOW_TRACKING_URI"):
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions want to be asked for files
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logger = MLflowRun(
+        experiment_name=experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "mnv2_tasks",
+        run_name=name or place.name,
+        tracking_uri=uri or os.environ.get("MLFLOW_TRACKING_URI") or (place / "mlruns").absolute().as_uri(),
+        tags=_plain(tags) if tags else None,
+        run_id=file.read_text(encoding="utf-8").strip() if file.exists() else None,
+    )
+
+    @rank_zero_only
+    def start() -> None:
+        try:
+            file.write_text(str(logger.run_id), encoding="utf-8")
+        except MlflowException as error:
+            raise InputError(f"logger=mlflow: {reason_of(error)}; mend it, or choose another uri") from error
+
+    start()
+    return logger
 
 
 LEAST = 0.1  # score of the boxes that W&B is sent; its pages have a slider
