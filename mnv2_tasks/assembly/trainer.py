@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
+from mnv2_tasks.assembly.loggers import make_loggers
 from mnv2_tasks.errors import InputError, quote, reason_of, suggest
 from mnv2_tasks.processes import Stop
 from mnv2_tasks.training.callbacks import EMA, AtStop, Best, EpochLog, Examples, LastCheckpoint, Settings, WholeFiles
@@ -91,7 +92,7 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
         if config["early_stopping"]:
             callbacks.append(EarlyStopping("val/score", patience=config["early_stopping"], mode="max"))
         callbacks += [_callback(name, node) for name, node in config["callbacks"].items() if node]
-        loggers = [instantiate(node, folder=str(folder)) for node in config["logger"].values() if node]
+        loggers = make_loggers(config, folder)
     if config.get("early_stopping") and config["trainer"].get("limit_val_batches") == 0:
         raise InputError("early_stopping waits for val/score, but trainer.limit_val_batches=0; set it to null")
     try:

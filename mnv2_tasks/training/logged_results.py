@@ -53,6 +53,30 @@ def log_results(
             _log_pictures(logger, folder, step)
 
 
+def log_files(loggers: Iterable[Logger], rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """What a report says of exported files, {file: its row}: "<file>/latency_ms/1", ...; and the folder's pictures."""
+    numbers = dict(_numbers(rows))
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            if not logger.is_off:
+                logger.experiment.summary.update(numbers)
+                logger.send({"files": as_wandb(_listed(rows)), **wandb_pictures(folder)}, 0)
+        else:
+            logger.log_metrics(numbers, 0)
+            _log_pictures(logger, folder, 0)
+
+
+def _listed(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A file a row; a column for each number or text that any file has."""
+    flat = {
+        file: {**{key: value for key, value in row.items() if isinstance(value, str)}, **dict(_numbers(row))}
+        for file, row in rows.items()
+    }
+    columns = list(dict.fromkeys(key for row in flat.values() for key in row if key != "file"))
+    lines: list[Any] = [[file, *(row.get(key) for key in columns)] for file, row in flat.items()]
+    return Table(["file", *columns], lines)
+
+
 def record_numbers(record: RunRecord) -> Iterator[tuple[str, float]]:
     """The numbers of metrics.json as "<side>/<task>/<metric>", "parameters", ...; of many classes not each one."""
     for side, metrics in record.metrics.items():

@@ -22,23 +22,9 @@ from mnv2_tasks.kinds.kind import Kind, Picture
 from mnv2_tasks.training.example_pictures import Example
 from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.wandb_logger import WandbLogger
+from mnv2_tasks.weights.artifacts import logged_in
 
 Mode = Literal["auto", "online", "offline", "disabled"]
-
-
-def logged_in() -> bool:
-    """Whether a W&B key is at hand, in the environment or in the netrc file that `wandb login` writes."""
-    import netrc
-
-    from wandb import Settings
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = Settings().base_url.removeprefix("https://").removeprefix("http://").split("/")[0]
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 OURS = ("project", "entity", "group", "tags", "name", "job_type", "mode", "id", "dir", "resume")  # of wandb.init

@@ -22,6 +22,7 @@ from mnv2_tasks.training.example_pictures import example_sheet, examples, task_e
 from mnv2_tasks.training.logged_results import log_results
 from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.run_record import RunRecord
+from mnv2_tasks.training.wandb_artifacts import log_checkpoints
 from mnv2_tasks.training.wandb_logger import WandbLogger
 
 LISTED = 40  # classes, at most, with rows in the table at the end
@@ -162,8 +163,9 @@ def finish(
     write_settings(folder / "config.yaml", config)  # those that a run without another epoch was evaluated with
     record.write(folder)
     for logger in loggers:
-        if isinstance(logger, WandbLogger):  # where no epoch was left, no training has sent it
-            logger.send_history(rows)
+        if isinstance(logger, WandbLogger):
+            logger.send_history(rows)  # where no epoch was left, no training has sent it
+            log_checkpoints(logger, record, config, folder)
     step = int(rows[-1]["step"]) - 1 if rows else 0
     log_results(loggers, record, folder, step=step, task=task, data=data, split=sides[-1])
     print_table(record)

@@ -9,8 +9,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.files import read_rows
 from mnv2_tasks.training.module import MultiTask
+from mnv2_tasks.training.wandb_artifacts import use_data
 from mnv2_tasks.training.wandb_logger import WandbLogger
 
 
@@ -40,6 +42,8 @@ class StepLog(Callback):
                 logger.keep_best(highest=["val/score", *headlines], lowest=[f"{task}/val/loss" for task in heads])
                 logger.send_history(read_rows(self.path), trainer.global_step)
                 logger.watch_model(module.model)
+                if isinstance(data := getattr(trainer, "datamodule", None), DataModule):
+                    use_data(logger, data, (module.config or {}).get("data") or {})
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._row_began = time.perf_counter()
