@@ -89,12 +89,12 @@ def _log(loggers: list[Any], folder: Path, model: str) -> None:
     """The files and what their report says of them."""
     from mnv2_tasks.export.benchmark import proved
     from mnv2_tasks.export.session import ABOUT
-    from mnv2_tasks.training.logged_results import log_files
+    from mnv2_tasks.training.logged_results import log_rows
     from mnv2_tasks.training.wandb_artifacts import log_exported, use_checkpoint
     from mnv2_tasks.training.wandb_logger import WandbLogger
 
     rows = proved(folder)
-    log_files(loggers, rows, folder)
+    log_rows(loggers, rows, folder)
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     metadata = {key: about[key] for key in ("config", "classes", "size", "license", "files") if key in about}
     for logger in loggers:

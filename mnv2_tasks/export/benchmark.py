@@ -38,9 +38,9 @@ def main(config: Any) -> None:
         plot_formats(rows, str(settings["threads"][0]), folder / "benchmark.png")
     with logging_to(settings, folder, job_type="benchmark") as loggers:
         if loggers:
-            from mnv2_tasks.training.logged_results import log_files
+            from mnv2_tasks.training.logged_results import log_rows
 
-            log_files(loggers, {row["file"]: row for row in rows}, folder)
+            log_rows(loggers, {row["file"]: row for row in rows}, folder)
     print(f"benchmark: {folder}")
 
 

@@ -53,28 +53,31 @@ def log_results(
             _log_pictures(logger, folder, step)
 
 
-def log_files(loggers: Iterable[Logger], rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """What a report says of exported files, {file: its row}: "<file>/latency_ms/1", ...; and the folder's pictures."""
-    numbers = dict(_numbers(rows))
+def log_rows(loggers: Iterable[Logger], rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """What a report says of files, or of a study's variants: "<name>/latency_ms/1", ...; and the folder's pictures.
+
+    rows: {name: its numbers, nested as they may be, and texts}.
+    """
+    numbers = dict(_numbers({file.replace(".", "_"): row for file, row in rows.items()}))  # to W&B a dot is a level
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             if not logger.is_off:
                 logger.experiment.summary.update(numbers)
-                logger.send({"files": as_wandb(_listed(rows)), **wandb_pictures(folder)}, 0)
+                logger.send({"rows": as_wandb(_in_columns(rows)), **wandb_pictures(folder)}, 0)
         else:
             logger.log_metrics(numbers, 0)
             _log_pictures(logger, folder, 0)
 
 
-def _listed(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A file a row; a column for each number or text that any file has."""
+def _in_columns(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A name a row; a column for each number or text that any of them has."""
     flat = {
         file: {**{key: value for key, value in row.items() if isinstance(value, str)}, **dict(_numbers(row))}
         for file, row in rows.items()
     }
     columns = list(dict.fromkeys(key for row in flat.values() for key in row if key != "file"))
     lines: list[Any] = [[file, *(row.get(key) for key in columns)] for file, row in flat.items()]
-    return Table(["file", *columns], lines)
+    return Table(["name", *columns], lines)
 
 
 def record_numbers(record: RunRecord) -> Iterator[tuple[str, float]]:
