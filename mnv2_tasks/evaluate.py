@@ -19,7 +19,7 @@ def main(config: Any) -> None:
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
-    from mnv2_tasks.assembly.loggers import logging_to
+    from mnv2_tasks.assembly.logging_to import logging_to
     from mnv2_tasks.assembly.trainer import agree, make_trainer
     from mnv2_tasks.complexity import forward_ms
     from mnv2_tasks.files import new_folder
@@ -67,7 +67,7 @@ def main(config: Any) -> None:
 def evaluate_exported(config: Any, names: list[str]) -> None:
     """The metrics of an exported file, through its own runtime. The data set is not in the file: it is asked for."""
     from mnv2_tasks.assembly.build import make_data
-    from mnv2_tasks.assembly.loggers import logging_to
+    from mnv2_tasks.assembly.logging_to import logging_to
     from mnv2_tasks.assembly.network import build_model, build_told
     from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.export.compare import Proof

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-from mnv2_tasks.assembly.loggers import make_loggers
+from mnv2_tasks.assembly.logging_to import make_loggers
 from mnv2_tasks.errors import InputError, quote, reason_of, suggest
 from mnv2_tasks.processes import Stop
 from mnv2_tasks.training.callbacks import EMA, AtStop, Best, EpochLog, Examples, LastCheckpoint, Settings, WholeFiles

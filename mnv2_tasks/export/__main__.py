@@ -75,7 +75,7 @@ def main(config: Any) -> None:
         from mnv2_tasks.export.web import write_page
 
         write_page(folder / written[0], folder / "web", runtime)
-    from mnv2_tasks.assembly.loggers import logging_to
+    from mnv2_tasks.assembly.logging_to import logging_to
 
     with logging_to(settings, folder, job_type="export") as loggers:
         if loggers:
@@ -87,13 +87,14 @@ def main(config: Any) -> None:
 
 def _log(loggers: list[Any], folder: Path, model: str) -> None:
     """The files and what their report says of them."""
-    from mnv2_tasks.export.benchmark import proved
     from mnv2_tasks.export.session import ABOUT
     from mnv2_tasks.training.logged_results import log_rows
     from mnv2_tasks.training.wandb_artifacts import log_exported, use_checkpoint
     from mnv2_tasks.training.wandb_logger import WandbLogger
 
-    rows = proved(folder)
+    report = folder / "export.json"  # of proof=true
+    listed = json.loads(report.read_text(encoding="utf-8"))["files"] if report.exists() else []
+    rows = {row["file"]: row for row in listed}
     log_rows(loggers, rows, folder)
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     metadata = {key: about[key] for key in ("config", "classes", "size", "license", "files") if key in about}

@@ -16,7 +16,7 @@ def main(config: Any) -> None:
     settings = settle(config)
     if not isinstance(settings["model"], str) or not settings["model"]:
         raise InputError("model is not given: add model=<the folder that an export wrote> to the command")
-    from mnv2_tasks.assembly.loggers import logging_to
+    from mnv2_tasks.assembly.logging_to import logging_to
     from mnv2_tasks.files import new_folder, write_json
     from mnv2_tasks.visual.export_plot import plot_formats
 

@@ -78,7 +78,7 @@ def wandb(
     others = _init_options(init or {})
     place = Path(folder)
     file = place / "wandb_id.txt"
-    told = file.read_text(encoding="utf-8").strip() if file.exists() else os.environ.get("WANDB_RUN_ID")
+    run_id = file.read_text(encoding="utf-8").strip() if file.exists() else os.environ.get("WANDB_RUN_ID")
     os.environ.setdefault("WANDB_SILENT", "true")
     settings = _settings_of(place)
     usual: dict[str, tuple[str, Any]] = {  # option -> W&B's environment variable, and what else it is
@@ -92,11 +92,12 @@ def wandb(
     given = {"name": name, "project": project, "entity": entity, "group": group, "job_type": job_type, "tags": tags}
     options = {}
     for option, (variable, value) in usual.items():
-        if given[option] is not None:
-            options[option] = _plain(given[option])
-        elif not os.environ.get(variable):
-            options[option] = value
-    options["project"] = options.get("project") or os.environ["WANDB_PROJECT"]  # Lightning has another default
+        told = os.environ.get(variable)  # W&B itself reads them once a process
+        if told and option == "tags":
+            value = told.split(",")
+        elif told:
+            value = told
+        options[option] = value if given[option] is None else _plain(given[option])
     logger = WandbLogger(
         place,
         watch=watch,
@@ -105,7 +106,7 @@ def wandb(
         predictions=predictions,
         **others,
         **options,
-        id=told or secrets.token_hex(4),
+        id=run_id or secrets.token_hex(4),
         resume="allow",
         mode=setting,
         save_dir=os.environ.get("WANDB_DIR") or folder,

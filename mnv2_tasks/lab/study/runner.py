@@ -120,7 +120,7 @@ def _for_each(config: Mapping[str, Any], overrides: Sequence[str], folder: Path,
 
 def _log(config: Mapping[str, Any], results: Mapping[str, Any], folder: Path) -> None:
     """The study as a run of its own in the loggers: its variants with their costs, its plots."""
-    from mnv2_tasks.assembly.loggers import logging_to
+    from mnv2_tasks.assembly.logging_to import logging_to
 
     group = _group(config, folder)
     with logging_to({**config}, folder, job_type="study", group=group, name=group) as loggers:
