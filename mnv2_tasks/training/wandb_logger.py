@@ -129,7 +129,7 @@ class WandbLogger(loggers.WandbLogger):
             mark = Path(f"{file}.synced")
             if old != here and file.exists() and not mark.exists():
                 mark.touch()
-                print(f"W&B: {amount(epochs, 'epoch')} of {old.name} stand in {here.name} too: sync that one alone")
+                print(f"W&B: {here.name} holds what {old.name} does, {amount(epochs, 'epoch')}: sync the new one alone")
 
 
 def _read_lines(path: Path) -> list[dict[str, float]]:
