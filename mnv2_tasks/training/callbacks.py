@@ -175,6 +175,11 @@ class EpochLog(Callback):
             "step_ms": round(median(self._steps), 2) if self._steps else None,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
+        for logger in trainer.loggers:  # Lightning sends the others; the step is that of its rows
+            logger.log_metrics(
+                {name: value for name, value in row.items() if name != "step" and value is not None},
+                trainer.global_step - 1,
+            )
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         if not self._validated:  # Lightning keeps the numbers of the last validation
             values = {name: value for name, value in values.items() if "val/" not in name}
@@ -253,4 +258,4 @@ class Examples(Callback):
             return task_examples(module, data, source, "val", self.count)
 
         for logger in trainer.loggers:
-            log_examples(logger, module, data.sources, make, trainer.global_step)
+            log_examples(logger, module, data.sources, make, trainer.global_step - 1)
