@@ -19,11 +19,15 @@ def main(config: Any) -> None:
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
+    from mnv2_tasks.assembly.logging_to import logging_to
     from mnv2_tasks.assembly.trainer import agree, make_trainer
     from mnv2_tasks.complexity import forward_ms
     from mnv2_tasks.files import new_folder
+    from mnv2_tasks.training.logged_results import log_results
     from mnv2_tasks.training.module import MultiTask
     from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
+    from mnv2_tasks.training.wandb_artifacts import use_checkpoint, use_data
+    from mnv2_tasks.training.wandb_logger import WandbLogger
 
     names = typed().names
     if config.ckpt and Path(config.ckpt).suffix != ".ckpt":
@@ -50,6 +54,12 @@ def main(config: Any) -> None:
     )
     record.write(folder)
     write_pictures(task, data, split, folder, count=settings["examples"])
+    with logging_to(settings, folder, job_type="evaluate") as loggers:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                use_data(logger, data, settings["data"])
+                use_checkpoint(logger, config.ckpt or config.weights)
+        log_results(loggers, record, folder, task=task, data=data, split=split)
     print_table(record)
     print(f"results: {folder}")
 
@@ -57,12 +67,14 @@ def main(config: Any) -> None:
 def evaluate_exported(config: Any, names: list[str]) -> None:
     """The metrics of an exported file, through its own runtime. The data set is not in the file: it is asked for."""
     from mnv2_tasks.assembly.build import make_data
+    from mnv2_tasks.assembly.logging_to import logging_to
     from mnv2_tasks.assembly.network import build_model, build_told
     from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.export.compare import Proof
     from mnv2_tasks.export.report import batches
     from mnv2_tasks.files import new_folder
     from mnv2_tasks.predict.predictor import Predictor
+    from mnv2_tasks.training.logged_results import log_results
     from mnv2_tasks.training.results import print_table, record_of
     from mnv2_tasks.weights.checkpoint import checked_config
     from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown, writer
@@ -93,6 +105,8 @@ def evaluate_exported(config: Any, names: list[str]) -> None:
     metrics = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
     record = replace(record_of({split: metrics}, model, data, predictor.classes), model=str(config.ckpt))
     record.write(folder)
+    with logging_to(settings, folder, job_type="evaluate") as loggers:
+        log_results(loggers, record, folder)
     print_table(record)
     print(f"results: {folder}")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 from places import ROOT
@@ -38,6 +39,7 @@ from mnv2_tasks.training.schedules import warmup_cosine
 
 def settled(*overrides: str) -> dict:
     """The settings of a run with these overrides; a folder that has to be given is somewhere."""
+    GlobalHydra.instance().clear()  # a command line that ran in this process leaves its own
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", list(overrides))
     for key in OmegaConf.missing_keys(config):

@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 # The grandchild stands for a loader's worker. Both hold the pipe open as long as they live.
 GRANDCHILD = "import signal, sys; pipe = open(sys.argv[1], 'w'); pipe.write('g'); pipe.flush(); signal.pause()"
 CHILD = f"""

@@ -1,9 +1,9 @@
 """Text files are UTF-8 whatever the locale, in every place that opens one."""
 
 import ast
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from places import ROOT
+
 SOURCES = [
     *ROOT.glob("mnv2_tasks/**/*.py"),
     *ROOT.glob("benchmarks/*.py"),

@@ -13,12 +13,12 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from places import ROOT
 from refusal import refused
 
 from mnv2_tasks.training.checkpoints import Checkpoints
 from mnv2_tasks.training.run_folder import open_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "size=64",
     "backbone.width=0.35",

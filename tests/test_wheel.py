@@ -6,13 +6,12 @@ import site
 import subprocess
 import venv
 import zipfile
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mnv2_tasks.__main__ import VERBS
 
-ROOT = Path(__file__).resolve().parents[1]
 PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
 pytestmark = pytest.mark.slow
 

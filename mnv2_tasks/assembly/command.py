@@ -43,9 +43,10 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
         sys.argv[1:] = arguments  # for processes that start this command again
         logging.getLogger("hydra").setLevel(logging.INFO)  # on its own: Hydra has put every library's INFO on stdout
         logging.getLogger().setLevel(logging.WARNING)
-        folder = config.runs if config.get("resume") in (None, "auto") else config.resume
-        with in_one_line(folder, resumes=config_name == "train" and not config.get("study")):
-            check_writable(folder)
+        folder = config.get("runs") if config.get("resume") in (None, "auto") else config.resume
+        with in_one_line(folder or "", resumes=config_name == "train" and not config.get("study")):
+            if folder is not None or "runs" in config:
+                check_writable(folder)
             main(config)
 
     sys.argv[1:] = expanded  # where Hydra looks for them, options and all

@@ -21,8 +21,11 @@ CONFIGS = next(  # a wheel has them inside, a clone beside the package
     (folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir()), PACKAGE / "configs"
 )
 # Settings whose value is a path, a pattern of paths, an address or a name; of `data`, those that end so.
-PATHS = ("source", "model", "ckpt", "weights", "resume", "runs", "name", "photos", "web_runtime", "backbone.weights")
-PLACES = ("root", "file", "images", "masks", "annotations", "lists", "labels")
+PATHS = (
+    *("source", "model", "ckpt", "weights", "resume", "runs", "name", "out", "photos", "web_runtime"),
+    "backbone.weights",
+)
+PLACES = ("root", "cache", "file", "images", "masks", "annotations", "lists", "labels")
 ASIDE = "given."  # a section beside those of the configs, which `settings.settle` empties into them
 OPEN = ("baselines.", "assign.", "balance.weights.")  # sections of tasks, whose names no config lists
 

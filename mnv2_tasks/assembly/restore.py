@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, one_line, reason_of, shorten
+from mnv2_tasks.weights.artifacts import PREFIX, local_file
 
 if TYPE_CHECKING:
     from mnv2_tasks.assembly.resolve import Resolved
@@ -13,9 +14,14 @@ if TYPE_CHECKING:
 
 
 def need_model(config: Any) -> None:
-    """Raises InputError where neither a checkpoint nor weights are given; to be called before anything takes time."""
+    """The config's checkpoint as a file, which may be a W&B artifact's; to be called before anything takes time.
+
+    Raises InputError where neither a checkpoint nor weights are given.
+    """
     if not config.ckpt and not config.weights:
         raise InputError("ckpt is not given: add ckpt=<a run's best.ckpt>, or weights=<file> and the model's settings")
+    if str(config.ckpt).startswith(PREFIX):
+        config.ckpt = str(local_file(config.ckpt))
 
 
 def assemble(config: Any, typed: list[str], *, data: bool = True) -> "tuple[Resolved, Model]":

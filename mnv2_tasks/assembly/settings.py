@@ -16,6 +16,7 @@ OmegaConf.register_new_resolver("suggested", suggested, replace=True)  # before 
 WANTED = {  # what a setting that has to be given is
     "model": "<a run's best.ckpt, or a file or folder that an export wrote>",
     "source": "<picture, folder, film or address>",
+    "out": "<new folder, or s3://...>",
     "data.root": "<folder of the data set>",
 }
 

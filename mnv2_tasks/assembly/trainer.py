@@ -16,16 +16,18 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
+from mnv2_tasks.assembly.logging_to import make_loggers
 from mnv2_tasks.errors import InputError, quote, reason_of, suggest
 from mnv2_tasks.processes import Stop
 from mnv2_tasks.training.callbacks import EMA, EpochLog, Examples, Settings
 from mnv2_tasks.training.checkpoints import LAST, AtStop, Best, Checkpoints, Every, WholeFiles
 from mnv2_tasks.training.progress import Progress
+from mnv2_tasks.training.step_log import StepLog
 
 Config = dict[str, Any]
 OURS = {  # arguments of the Trainer that every run gives it
     "callbacks": "others go beside them: callbacks=<of configs/callbacks>, or +callbacks.<name>._target_=<class>",
-    "logger": "choose others with logger=wandb or logger=tensorboard",
+    "logger": "choose others with logger=wandb, logger=tensorboard or logger=mlflow",
     "enable_checkpointing": "best.ckpt and last.ckpt are always written",
     "default_root_dir": "its folder is <runs>/<task>/<name>",
     "use_distributed_sampler": "the order of the images is shared out by itself",
@@ -82,6 +84,7 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
             Best(folder / "checkpoints"),
             Checkpoints(folder / "checkpoints" / LAST, every=every, stop=stop),
             EpochLog(folder / "metrics.csv"),
+            StepLog(folder / "metrics.csv"),
             Examples(count=config["examples"]),
             Settings(config, folder / "config.yaml"),
         ]
@@ -90,7 +93,7 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
         if config["early_stopping"]:
             callbacks.append(EarlyStopping("val/score", patience=config["early_stopping"], mode="max"))
         callbacks += [_callback(name, node) for name, node in config["callbacks"].items() if node]
-        loggers = [instantiate(node, folder=str(folder)) for node in config["logger"].values() if node]
+        loggers = make_loggers(config, folder)
     if config.get("early_stopping") and config["trainer"].get("limit_val_batches") == 0:
         raise InputError("early_stopping waits for val/score, but trainer.limit_val_batches=0; set it to null")
     try:

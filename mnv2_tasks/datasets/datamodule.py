@@ -15,8 +15,7 @@ from mnv2_tasks.datasets import transforms
 from mnv2_tasks.datasets.batches import Batch, Collate, Transformed
 from mnv2_tasks.datasets.reading import data_summary
 from mnv2_tasks.datasets.reading.depth import DEPTHS
-from mnv2_tasks.datasets.reading.file_split import FileSplit
-from mnv2_tasks.datasets.reading.images import find_depth
+from mnv2_tasks.datasets.reading.file_split import EncodedSplit
 from mnv2_tasks.datasets.sampling import EvaluationOrder, TrainingOrder
 from mnv2_tasks.datasets.transforms import Fit, Size
 from mnv2_tasks.errors import InputError
@@ -83,7 +82,8 @@ class LateLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:  # of batches; torch names a private class here
         if self.batches_done is not None and isinstance(self.sampler, TrainingOrder):
-            self.sampler.skipped = self.batches_done() * (self.batch_size or 1)
+            order, batch = self.sampler, self.batch_size or 1
+            order.go_on(order.epoch, self.batches_done() * batch * order.processes)
         yield from super().__iter__()
 
 
@@ -184,20 +184,20 @@ class DataModule(pl.LightningDataModule):
         """The raw samples of one side, made once; None where the data set has no such side."""
         if (source, side) not in self._splits:
             split = self._splits[source, side] = self.sources[source].split(side)
-            if isinstance(split, FileSplit):
+            if isinstance(split, EncodedSplit):
                 split.depth = self.depth
         return self._splits[source, side]
 
     def find_depth(self) -> int | None:
         """The bits that 16-bit files use, from the values of some training images; None without such files."""
-        files = [split for name in self.sources if isinstance(split := self.split(name, "train"), FileSplit)]
-        return max((depth for one in files if (depth := find_depth(one.some_paths())) is not None), default=None)
+        files = [split for name in self.sources if isinstance(split := self.split(name, "train"), EncodedSplit)]
+        return max((depth for one in files if (depth := one.find_depth()) is not None), default=None)
 
     def scale_by(self, depth: int) -> None:
         """Take the values of 16-bit files as ones of `depth` bits."""
         self.depth = depth
         for split in self._splits.values():
-            if isinstance(split, FileSplit):
+            if isinstance(split, EncodedSplit):
                 split.depth = depth
 
     def tell(self, sides: Sequence[str]) -> None:
@@ -257,12 +257,13 @@ class DataModule(pl.LightningDataModule):
         split = self.split(source, side)
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         tasks, mixing = self.assigned[source], None
-        order: Any = EvaluationOrder(len(split), processes=processes, rank=rank)
+        shares: dict[str, Any] = {"processes": processes, "rank": rank, "blocks": getattr(split, "blocks", None)}
+        order: Any = EvaluationOrder(len(split), **shares)
         transform = None
         if training:
             weights = _equal_chances(source, split) if self.balanced else None
             draws = steps * batch_size
-            order = TrainingOrder(len(split), draws, processes=processes, rank=rank, seed=self.seed, weights=weights)
+            order = TrainingOrder(len(split), draws, seed=self.seed, weights=weights, **shares)
             make = self.augment.get(self.augmented_as(source))
             transform = make(self.sizes[source]) if make else None
             mixing = _mixing(*self.mixing)
@@ -344,7 +345,10 @@ def _mixing(mixup: float, cutmix: float) -> v2.Transform | None:
 
 def _equal_chances(source: str, split: Any) -> Tensor:
     """(N,) the chance of each image that makes all classes equally frequent."""
-    labels = torch.tensor([split.label(index) if hasattr(split, "label") else -1 for index in range(len(split))])
+    if hasattr(split, "all_labels"):
+        labels = torch.from_numpy(split.all_labels())
+    else:
+        labels = torch.tensor([split.label(index) if hasattr(split, "label") else -1 for index in range(len(split))])
     known = labels >= 0
     if not known.any():
         raise InputError(f"loader.balanced=true: data={source} has no one label an image to balance by; leave it out")

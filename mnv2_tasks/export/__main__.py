@@ -75,9 +75,35 @@ def main(config: Any) -> None:
         from mnv2_tasks.export.web import write_page
 
         write_page(folder / written[0], folder / "web", runtime)
+    from mnv2_tasks.assembly.logging_to import logging_to
+
+    with logging_to(settings, folder, job_type="export") as loggers:
+        if loggers:
+            _log(loggers, folder, config.ckpt or config.weights)
     print(f"export: {folder}")
     if failed:
         raise InputError(f"{'; '.join(failed)}; the report is {folder / 'export.md'}")
+
+
+def _log(loggers: list[Any], folder: Path, model: str) -> None:
+    """The files and what their report says of them."""
+    from mnv2_tasks.export.session import ABOUT
+    from mnv2_tasks.training.logged_results import log_rows
+    from mnv2_tasks.training.wandb_artifacts import log_exported, use_checkpoint
+    from mnv2_tasks.training.wandb_logger import WandbLogger
+
+    report = folder / "export.json"  # of proof=true
+    listed = json.loads(report.read_text(encoding="utf-8"))["files"] if report.exists() else []
+    rows = {row["file"]: row for row in listed}
+    log_rows(loggers, rows, folder)
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    metadata = {key: about[key] for key in ("config", "classes", "size", "license", "files") if key in about}
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            use_checkpoint(logger, model)
+            log_exported(
+                logger, folder, metadata | {"after": {name: row.get("after", {}) for name, row in rows.items()}}
+            )
 
 
 def _listed(value: Any) -> list[str]:

@@ -16,6 +16,7 @@ def main(config: Any) -> None:
     settings = settle(config)
     if not isinstance(settings["model"], str) or not settings["model"]:
         raise InputError("model is not given: add model=<the folder that an export wrote> to the command")
+    from mnv2_tasks.assembly.logging_to import logging_to
     from mnv2_tasks.files import new_folder, write_json
     from mnv2_tasks.visual.export_plot import plot_formats
 
@@ -35,6 +36,11 @@ def main(config: Any) -> None:
     print(table)
     if any("latency_ms" in row for row in rows):
         plot_formats(rows, str(settings["threads"][0]), folder / "benchmark.png")
+    with logging_to(settings, folder, job_type="benchmark") as loggers:
+        if loggers:
+            from mnv2_tasks.training.logged_results import log_rows
+
+            log_rows(loggers, {row["file"]: row for row in rows}, folder)
     print(f"benchmark: {folder}")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mnv2_tasks.kinds import Decoding, Kind, Prediction, Targets
+from mnv2_tasks.metrics.tables import Table
 
 Taps: TypeAlias = dict[str, Tensor]
 
@@ -83,3 +84,7 @@ class Head(nn.Module):
     @abstractmethod
     def plot(self, metric: Any, classes: tuple[str, ...], folder: Path) -> None:
         """Write the metric's plots as PNG files."""
+
+    def tables(self, metric: Any, classes: tuple[str, ...]) -> dict[str, Table]:
+        """{name: what a plot is drawn from}, for loggers that draw it themselves; "confusion" is drawn as a matrix."""
+        return {}

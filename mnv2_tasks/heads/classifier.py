@@ -14,6 +14,7 @@ from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Head, Prediction, Taps, Targets
 from mnv2_tasks.kinds import CLASSIFICATION, MULTILABEL
 from mnv2_tasks.metrics.classification import ClassificationMetric, MultiLabelMetric
+from mnv2_tasks.metrics.tables import Table, confusion_table, reliability_table
 
 CONFUSED = 100  # pairs of classes in confused.csv
 
@@ -154,6 +155,12 @@ class Classifier(_Pooled):
             writer.writerow(["truth", "prediction", "count"])
             for truth, found, count in metric.most_confused(CONFUSED):
                 writer.writerow([classes[truth], classes[found], count])
+
+    def tables(self, metric: ClassificationMetric, classes: tuple[str, ...]) -> dict[str, Table]:
+        return {
+            "reliability": reliability_table(*metric.reliability()),
+            "confusion": confusion_table(metric.confusion(), classes),
+        }
 
 
 class MultiLabel(_Pooled):

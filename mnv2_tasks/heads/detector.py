@@ -8,6 +8,7 @@ from typing import Any
 from mnv2_tasks.heads import Head, Prediction, Targets
 from mnv2_tasks.kinds import DETECTION
 from mnv2_tasks.metrics.detection import CocoMAP
+from mnv2_tasks.metrics.tables import Table, confusion_table, precision_recall_table
 
 SCORE, IOU = 0.5, 0.5  # from which a prediction counts, and is right, in confusion.png and worst.png
 
@@ -49,3 +50,9 @@ class Detector(Head):
         plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
         matrix, title = metric.confusion(SCORE, IOU), f"score at least {SCORE:g}, IoU at least {IOU:g}"
         plot_confusion(matrix, classes, folder / "confusion.png", background=True, title=title)
+
+    def tables(self, metric: CocoMAP, classes: tuple[str, ...]) -> dict[str, Table]:
+        return {
+            "precision_recall": precision_recall_table(metric.curves(), classes),
+            "confusion": confusion_table(metric.confusion(SCORE, IOU), [*classes, "background"]),
+        }

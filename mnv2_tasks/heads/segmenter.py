@@ -11,6 +11,7 @@ from mnv2_tasks.errors import InputError
 from mnv2_tasks.heads import Head, Prediction, Targets, mask_losses
 from mnv2_tasks.kinds import SEGMENTATION
 from mnv2_tasks.metrics.segmentation import SegmentationMetric, count_masks
+from mnv2_tasks.metrics.tables import Table, confusion_table
 
 
 @runtime_checkable
@@ -109,3 +110,6 @@ class Segmenter(Head):
 
         plot_confusion(metric.confusion(), classes, folder / "confusion.png")
         plot_iou(metric.confusion(), classes, folder / "iou.png")
+
+    def tables(self, metric: SegmentationMetric, classes: tuple[str, ...]) -> dict[str, Table]:
+        return {"confusion": confusion_table(metric.confusion(), classes)}

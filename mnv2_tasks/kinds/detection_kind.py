@@ -153,6 +153,10 @@ class Detection(Kind):
         boxes = {side: _overlay(annotation, whole, classes, least) for side, annotation in sides.items()}
         return {"boxes": boxes, "caption": f"predictions: score at least {least:g}"}
 
+    def certain(self, target: Mapping[str, Tensor]) -> Prediction:
+        known = target["labels"] >= 0
+        return {"labels": target["labels"][known], "scores": torch.ones(int(known.sum()))}
+
     def counted(self, least: float) -> str:
         return f"objects that score {least:g} or more"
 

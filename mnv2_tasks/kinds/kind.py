@@ -1,6 +1,7 @@
 """What every kind of annotation says of itself: its fields, batches, predictions, pictures, files and graphs."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -163,6 +164,16 @@ class Kind(ABC):
     ) -> dict[str, Any]:
         """What W&B's Image takes besides the pixels to show "ground_truth" and "predictions" of `sides` on them."""
 
+    def words(self, sides: Mapping[str, Any], classes: tuple[str, ...], *, least: float) -> tuple[str, str]:
+        """The "ground_truth" and the "predictions" of `sides` in words, for a table: "2 car, person"."""
+        certain, predicted = self.certain(sides["ground_truth"]), sides["predictions"]
+        true, shown = (Counter(self.labels(one, len(classes), least)) for one in (certain, predicted))
+        return _listed(true, classes), _listed(shown, classes)
+
+    def certain(self, target: Mapping[str, Tensor]) -> Prediction:
+        """One image's targets as a prediction that is sure of them, for `labels`."""
+        return dict(target)
+
     @abstractmethod
     def counted(self, least: float) -> str:
         """What `labels` counts, for a line: "images"."""
@@ -219,6 +230,11 @@ class Kind(ABC):
         of the image's longer side for boxes. unlike: pixels of another class, or detections without a partner, out of
         the total.
         """
+
+
+def _listed(counts: Mapping[int, int], classes: tuple[str, ...]) -> str:
+    names = [f"{count} {classes[k]}" if count > 1 else classes[k] for k, count in sorted(counts.items())]
+    return ", ".join(names) or "nothing"
 
 
 class Picture(NamedTuple):

@@ -31,10 +31,12 @@ class LabelKind(Kind):
         self, sides: Mapping[str, Any], classes: tuple[str, ...], *, picture: Picture, least: float
     ) -> dict[str, Any]:
         """A caption: the truth, and what is predicted."""
+        return {"caption": " | ".join(self.words(sides, classes, least=least))}
+
+    def words(self, sides: Mapping[str, Any], classes: tuple[str, ...], *, least: float) -> tuple[str, str]:
         scores = sides["predictions"]["scores"]
         true, predicted = self.caption(sides["ground_truth"], scores, classes)
-        text = ", ".join(f"{classes[i]} {scores[i]:.2f}" for i in predicted) or "nothing"
-        return {"caption": f"{true} | {text}"}
+        return true, ", ".join(f"{classes[i]} {scores[i]:.2f}" for i in predicted) or "nothing"
 
     @abstractmethod
     def caption(self, target: Mapping[str, Tensor], scores: Tensor, classes: tuple[str, ...]) -> tuple[str, list[int]]:

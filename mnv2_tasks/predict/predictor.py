@@ -21,6 +21,7 @@ from mnv2_tasks.export.decode import predictions
 from mnv2_tasks.files import open_regular
 from mnv2_tasks.kinds import Decoding, Kind, Prediction
 from mnv2_tasks.kinds.detection_kind import DRAWN_SCORE, Decides
+from mnv2_tasks.weights.artifacts import local_file
 
 if TYPE_CHECKING:
     from mnv2_tasks.export.session import Exported
@@ -35,7 +36,8 @@ class Predictor:
     """A checkpoint, or a file that `python -m mnv2_tasks.export` wrote; `mnv2_tasks.load` makes one.
 
     Args:
-        path: best.ckpt, or model.onnx, model.tflite, ... with the model.json beside it.
+        path: best.ckpt, or model.onnx, model.tflite, ... with the model.json beside it; or a W&B artifact, as
+            wandb:<entity>/<project>/<name>:<alias>.
         size: (H, W) that images are brought to; None: what the model was trained or exported with.
         device: of a checkpoint.
         threads: of an exported file's runtime; None: as many as PyTorch uses.
@@ -52,7 +54,7 @@ class Predictor:
         threads: int | None = None,
         trust: Sequence[str] = (),
     ) -> None:
-        self.path = Path(path)
+        path = self.path = local_file(path)
         self.device = usable_device(device)
         if not self.path.exists():
             raise InputError(f"{path}: no such file; give a checkpoint or an exported model")

@@ -64,10 +64,18 @@ class EpochLog(Callback):
         self._validating = 0.0  # seconds of this epoch
         self._validated = False
         self._unwritten: list[dict[str, Any]] = []  # rows for which the disk had no space
+        self._before = (0.0, 0)  # seconds and images of this epoch, in the run that goes on
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": time.monotonic() - self._began, "images": self._images} if self._images else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = (state_dict.get("seconds", 0.0), state_dict.get("images", 0))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._began = time.monotonic()
-        self._images = 0
+        seconds, self._images = self._before
+        self._before = (0.0, 0)
+        self._began = time.monotonic() - seconds
         self._validating = 0.0
         self._validated = False
         self.started = True
@@ -88,17 +96,23 @@ class EpochLog(Callback):
         self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        seconds, images = time.monotonic() - self._began, self._images
+        self._images = 0  # a checkpoint from here on has none of an epoch
         if not trainer.is_global_zero:
             return
-        seconds = time.monotonic() - self._began
         row = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "seconds": round(seconds, 2),
-            "images_per_second": round(self._images / max(seconds - self._validating, 1e-9), 2),
+            "images_per_second": round(images / max(seconds - self._validating, 1e-9), 2),
             "step_ms": round(median(self._steps), 2) if self._steps else None,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
+        for logger in trainer.loggers:  # Lightning sends the others; the step is that of its rows
+            logger.log_metrics(
+                {name: value for name, value in row.items() if name != "step" and value is not None},
+                trainer.global_step - 1,
+            )
         values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         if not self._validated:  # Lightning keeps the numbers of the last validation
             values = {name: value for name, value in values.items() if "val/" not in name}
@@ -184,4 +198,4 @@ class Examples(Callback):
             return task_examples(module, data, source, "val", self.count)
 
         for logger in trainer.loggers:
-            log_examples(logger, module, data.sources, make, trainer.global_step)
+            log_examples(logger, module, data.sources, make, trainer.global_step - 1)

@@ -1,6 +1,7 @@
 """Example images with truth and prediction, for sheets of pictures and for loggers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ class Example:
     seen: tuple[int, int]  # (h, w) at the top left of the input, which holds the image
     targets: dict[str, dict[str, Tensor]]
     predictions: dict[str, dict[str, Tensor]]
+    losses: Mapping[str, float] = field(default_factory=dict)  # of each task, on this image
 
 
 def task_examples(module: MultiTask, data: DataModule, source: str, side: str, count: int) -> dict[str, list[Example]]:
@@ -39,13 +41,19 @@ def examples(module: MultiTask, data: DataModule, source: str, side: str, picked
     for index in picked:  # one at a time: big inputs would need much memory together
         images, targets = data.batch(source, side, [index])
         with torch.inference_mode():
-            predictions = module.model.predict(images.to(module.device), data.assigned[source])
+            outputs = module.model.infer(images.to(module.device), data.assigned[source])
+            predictions = {task: module.model.heads[task].predict(out) for task, out in outputs.items()}
+            losses = {}
+            for task, out in outputs.items():
+                there = {name: value.to(module.device) for name, value in targets[task].items()}
+                losses[task] = float(torch.stack(list(module.model.heads[task].loss(out, there).values())).sum())
         pictures.append(
             Example(
                 raw[index]["image"].as_subclass(Tensor),
                 tuple(next(iter(targets.values()))["seen"][0].tolist()),
                 {task: {name: value[0] for name, value in fields.items()} for task, fields in targets.items()},
                 {task: {name: value.cpu() for name, value in rows[0].items()} for task, rows in predictions.items()},
+                losses,
             )
         )
     module.train(training)

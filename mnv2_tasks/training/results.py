@@ -19,8 +19,11 @@ from mnv2_tasks.files import place_of, read_rows, write_settings
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.training import joint_gain
 from mnv2_tasks.training.example_pictures import example_sheet, examples, task_examples
+from mnv2_tasks.training.logged_results import log_results
 from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.run_record import RunRecord
+from mnv2_tasks.training.wandb_artifacts import log_checkpoints
+from mnv2_tasks.training.wandb_logger import WandbLogger
 
 LISTED = 40  # classes, at most, with rows in the table at the end
 Config = dict[str, Any]
@@ -125,6 +128,7 @@ def finish(
     from mnv2_tasks.weights.checkpoint import read_checkpoint
     from mnv2_tasks.weights.tensors import load_exactly
 
+    loggers = task.trainer.loggers  # those of the training
     best = folder / "checkpoints" / "best.ckpt"
     if not best.exists():
         best = best.with_name("last.ckpt")
@@ -158,6 +162,12 @@ def finish(
         record = replace(record, joint=joint_gain.compare(record, config["baselines"]))
     write_settings(folder / "config.yaml", config)  # those that a run without another epoch was evaluated with
     record.write(folder)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.send_history(rows)  # where no epoch was left, no training has sent it
+            log_checkpoints(logger, record, config, folder)
+    step = int(rows[-1]["step"]) - 1 if rows else 0
+    log_results(loggers, record, folder, step=step, task=task, data=data, split=sides[-1])
     print_table(record)
     if record.joint:
         joint_gain.print_comparison(record.joint)

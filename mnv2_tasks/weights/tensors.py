@@ -14,14 +14,18 @@ from torch import Tensor, nn
 
 from mnv2_tasks.errors import InputError, reason_of
 from mnv2_tasks.files import open_regular
+from mnv2_tasks.weights.artifacts import local_file
 
 State = dict[str, Tensor]
 MOST_UNPACKED = 50  # times its own size that a file may unpack to
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """What a `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.npz` file holds. Nothing in the file is executed."""
-    path = Path(path)
+    """What a `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.npz` file holds, or a W&B artifact (see `local_file`).
+
+    Nothing in the file is executed.
+    """
+    path = local_file(path)
     if not path.exists():
         raise InputError(f"{path}: no such weights file; check the path")
     try:

@@ -23,6 +23,7 @@ _CALLBACKS = tuple(
     for name in ("early_stopping", "gradient_accumulation_scheduler", "lr_monitor", "model_summary", "timer")
 )
 _LOGGERS = "mnv2_tasks.training.loggers"
+LOGGERS = ("wandb", "tensorboard", "mlflow")
 
 
 def _is_class(base: type, *modules: str) -> Check:
@@ -47,7 +48,7 @@ def _is_data(thing: Any) -> bool:
 
 
 def _is_logger(thing: Any) -> bool:
-    return inspect.isfunction(thing) and thing.__name__ in ("wandb", "tensorboard") and _is_public(_LOGGERS)(thing)
+    return inspect.isfunction(thing) and thing.__name__ in LOGGERS and _is_public(_LOGGERS)(thing)
 
 
 def _is_trainer(thing: Any) -> bool:

@@ -5,13 +5,12 @@ import functools
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from builders import settled
 from hydra.utils import get_class
 from torch import Tensor
 
 from mnv2_tasks.assembly.network import build_model
 from mnv2_tasks.assembly.overrides import CONFIGS
-from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.model import Model
 
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
@@ -22,14 +21,13 @@ IDS = [7, 3, 5, -1]
 
 
 @functools.cache
-def settled(task: str) -> dict:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return settle(compose("train", [f"task=[{task}]", "backbone.width=0.35"]))
+def settings(task: str) -> dict:
+    return settled(f"task=[{task}]", "backbone.width=0.35")
 
 
 def make(task: str, stride: int | None = None) -> tuple[Model, str]:
     torch.manual_seed(0)
-    config = copy.deepcopy(settled(task))
+    config = copy.deepcopy(settings(task))
     (name,) = config["heads"]
     config["backbone"]["output_stride"] = stride or get_class(config["heads"][name]["_target_"]).strides[0]
     return build_model(config, {name: CLASSES}), name
@@ -74,7 +72,7 @@ def make_targets(kind: str, known: list[bool] | None = None, ids: list[int] | No
 def strides() -> list[tuple[str, int]]:
     pairs = []
     for task in TASKS:
-        head = next(iter(settled(task)["heads"].values()))
+        head = next(iter(settings(task)["heads"].values()))
         pairs += [(task, stride) for stride in get_class(head["_target_"]).strides]
     return pairs
 

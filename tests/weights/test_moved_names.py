@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from builders import settled
 from PIL import Image
 
 import mnv2_tasks
 from mnv2_tasks.assembly.network import build_model
-from mnv2_tasks.assembly.overrides import CONFIGS
 from mnv2_tasks.assembly.resume import resumed_config
-from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.export.formats import need
 from mnv2_tasks.weights.moved_names import MOVED, new_name, with_new_names
 from mnv2_tasks.weights.trust import look_up
@@ -72,8 +70,7 @@ def test_a_checkpoint_is_evaluated_on_its_data(cli, checkpoint, tmp_path):
 
 
 def test_a_run_has_the_settings_that_it_had():
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        defaults = settle(compose("train"))
+    defaults = settled()
     before = yaml.safe_load((KEPT / "config.yaml").read_text(encoding="utf-8"))
     settings = resumed_config(KEPT, [], defaults)
     assert {**settings, "resume": None} == with_new_names(before)
@@ -112,6 +109,5 @@ def test_an_exported_file_predicts(cli, monkeypatch, tmp_path):
 
 
 def test_a_config_of_ones_own_may_name_classes_where_they_lay():
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = settle(compose("train", ["data.scenes._target_=mnv2_tasks.datasets.scenes.Scenes"]))
+    config = settled("data.scenes._target_=mnv2_tasks.datasets.scenes.Scenes")
     assert config["data"]["scenes"]["_target_"] == "mnv2_tasks.datasets.formats.scenes.Scenes"

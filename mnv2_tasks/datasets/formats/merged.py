@@ -96,6 +96,10 @@ class MergedSplit(FileSplit):
         """(N, 2) float32: width and height of the boxes, as fractions of their images."""
         return self._teller("detection").box_sizes()
 
+    def box_labels(self) -> Tensor:
+        """(N,) int64: the classes of these boxes."""
+        return self._teller("detection").box_labels()
+
     def pixel_counts(self) -> Tensor:
         """(K,) int64: pixels of each class in the masks."""
         return self._teller("segmentation").pixel_counts()

@@ -171,6 +171,10 @@ class DetectionSplit(FileSplit):
         sides = (single.boxes[:, 2:] - single.boxes[:, :2]) / self._sizes[single.image][:, ::-1]
         return torch.from_numpy(sides.astype(np.float32))
 
+    def box_labels(self) -> Tensor:
+        """(N,) int64: the classes of the boxes of `box_sizes`."""
+        return torch.from_numpy(self._objects.labels[~self._objects.crowd])
+
     def label_counts(self) -> Tensor:
         """(K,) int64: how many images have each class, not counting crowds."""
         single = self._objects.take(~self._objects.crowd)

@@ -4,6 +4,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from mnv2_tasks.datasets.reading.images import image_size, read_image
+from mnv2_tasks.datasets.reading.images import find_depth, image_size, read_image
 from mnv2_tasks.datasets.reading.listing import LeftOut
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.files import read_bytes
 
 MAX_SIDE = 1333  # of an image as it is read: detail enough for the input sizes used here, and big photos load fast
 
 
-class FileSplit(Dataset[dict[str, Any]]):
-    """One side of a data set of image files; a format fills in where they are and their labels.
+@dataclass(frozen=True)
+class Original:
+    """An image as it is stored: its file's name and bytes, (H, W), whether that was declared, labels in its pixels."""
+
+    name: str
+    content: bytes
+    size: tuple[int, int]
+    declared: bool
+    labels: dict[str, Any]
+
+
+class EncodedSplit(Dataset[dict[str, Any]]):
+    """One side of a data set whose images are encoded files, alone or in shards.
 
     Args:
         max_side: an image with a longer side is reduced when it is read, and its labels with it.
@@ -40,12 +53,33 @@ class FileSplit(Dataset[dict[str, Any]]):
     def __len__(self) -> int: ...
 
     @abstractmethod
+    def find_depth(self) -> int | None:
+        """The bits that the values of 16-bit files use; None where there are no such files."""
+
+    @abstractmethod
+    def original(self, index: int) -> Original:
+        """The image and its labels, as another data set can store them. Raises InputError."""
+
+
+class FileSplit(EncodedSplit):
+    """One side of a data set of image files; a format fills in where they are and their labels."""
+
+    @abstractmethod
     def path(self, index: int) -> Path:
         """The image's file."""
 
     def some_paths(self, most: int = 1000) -> list[Path]:
         """At most so many of the images' files, evenly spread."""
         return [self.path(i) for i in np.linspace(0, len(self) - 1, min(len(self), most)).astype(int).tolist()]
+
+    def find_depth(self) -> int | None:
+        return find_depth(self.some_paths())
+
+    def original(self, index: int) -> Original:
+        path, declared = self.path(index), self.declared(index)
+        content = read_bytes(path, fix="put it there, or remove it from the data")
+        size = declared or image_size(path)
+        return Original(path.name, content, size, declared is not None, self.labels(index, size=size, canvas=size))
 
     def contents(self) -> str:
         """What the side holds besides images, for the line at the start: "3 classes, 12 boxes"."""

@@ -1,5 +1,6 @@
 """Image files in: any ordinary file becomes uint8 RGB, and a broken file is named before training starts."""
 
+import io
 import math
 import os
 import struct
@@ -52,18 +53,24 @@ _UNREADABLE = (*_BROKEN, Image.DecompressionBombError)
 
 
 def read_image(
-    path: str | Path, *, declared: tuple[int, int] | None = None, max_side: int | None = None, depth: int = 16
+    path: str | Path,
+    *,
+    content: bytes | None = None,
+    declared: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    depth: int = 16,
 ) -> tv_tensors.Image:
     """Read any image as uint8 (3, H, W) RGB: grey, CMYK, palette and 16-bit ones, too; transparency is dropped.
 
     Of 16-bit values that use `depth` bits the upper 8 of these are kept. The EXIF rotation is applied, unless
     `declared`, the (H, W) of the annotations, fits only the image as stored. A long side over `max_side` is reduced to
-    it (a JPEG then decodes at a fraction of its size, much faster); a side under 16 pixels is stretched to 16. Raises
-    InputError for a file that is missing, broken or no image, or when `declared` fits neither way up.
+    it (a JPEG then decodes at a fraction of its size, much faster); a side under 16 pixels is stretched to 16. With
+    `content`, a file's bytes from elsewhere, `path` is what messages call it. Raises InputError for a file that is
+    missing, broken or no image, or when `declared` fits neither way up.
     """
     limit = (max_side, max_side) if max_side else None
     try:
-        with open_regular(path) as file, open_image(file) as opened:
+        with open_regular(path) if content is None else io.BytesIO(content) as file, open_image(file) as opened:
             stored = (opened.height, opened.width)
             if limit and opened.format in ("JPEG", "MPO"):
                 opened.thumbnail(limit, reducing_gap=1.0)  # before anything else loads the pixels

@@ -67,7 +67,7 @@ def by_side(names: Iterable[str], where: Path, *, among_others: bool = False, pl
     return {side: sides[side] for side in SPELLINGS if side in sides}
 
 
-def no_train(root: Path, sides: Iterable[str], *, fix: str) -> InputError:
+def no_train(root: Path | str, sides: Iterable[str], *, fix: str) -> InputError:
     """What to raise once train is asked for, where only other sides are there, which may be evaluated."""
     return InputError(f"{root}: there is {' and '.join(sides)}, but no train side to learn from; {fix}")
 

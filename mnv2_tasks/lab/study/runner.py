@@ -24,6 +24,8 @@ from mnv2_tasks.lab.study.plan import Run, override_value, plan
 from mnv2_tasks.machine import cores
 from mnv2_tasks.weights.trust import foreign_modules
 
+METHODS = ("grid", "random", "bayes")  # of a W&B sweep
+FIRST_CUT = 3  # validations after which hyperband first ends the worst runs
 MEMORY = 2 << 30  # bytes that a run on the CPU may need
 
 
@@ -51,7 +53,9 @@ def run(config: Mapping[str, Any]) -> None:
         done = sum(one.finished for one in runs)
         print(f"stopped: {done} of {len(runs)} runs are finished; the same command does the others", file=sys.stderr)
         raise SystemExit(130) from None
-    write(config, runs, folder)
+    results = write(config, runs, folder)
+    if results:
+        _log(config, results, folder)
     if failed:
         raise InputError(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
 
@@ -108,10 +112,26 @@ def _for_each(config: Mapping[str, Any], overrides: Sequence[str], folder: Path,
     """What else all runs are told: their W&B group, and as many loader processes as there are cores left."""
     extra = []
     if "wandb" in config["logger"]:
-        extra.append(f"logger.wandb.group={quoted(config['study']['name'] + ' ' + folder.name)}")
+        extra.append(f"logger.wandb.group={quoted(_group(config, folder))}")
     if not any(override.startswith("loader.workers=") for override in overrides):
         extra.append(f"loader.workers={min(8, max(0, cores() // jobs - 1))}")
     return extra
+
+
+def _log(config: Mapping[str, Any], results: Mapping[str, Any], folder: Path) -> None:
+    """The study as a run of its own in the loggers: its variants with their costs, its plots."""
+    from mnv2_tasks.assembly.logging_to import logging_to
+
+    group = _group(config, folder)
+    with logging_to({**config}, folder, job_type="study", group=group, name=group) as loggers:
+        if loggers:
+            from mnv2_tasks.training.logged_results import log_rows
+
+            log_rows(loggers, {variant["name"]: variant for variant in results["variants"]}, folder)
+
+
+def _group(config: Mapping[str, Any], folder: Path) -> str:
+    return f"{config['study']['name']} {folder.name}"
 
 
 def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]:
@@ -174,7 +194,14 @@ def _same_study(folder: Path, overrides: Sequence[str], vary: Mapping[str, Any],
 
 
 def write_sweep(path: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """The same grid as a W&B sweep: `wandb sweep <path>`, then `wandb agent` on as many machines as there are."""
+    """The same runs as a W&B sweep: `wandb sweep <path>`, then `wandb agent` on as many machines as there are.
+
+    Raises InputError for a method that W&B has not.
+    """
+    search = {"method": "grid", "stop_early": False, **(config["study"].get("sweep") or {})}
+    method = search["method"]
+    if method not in METHODS:
+        raise InputError(f"study.sweep.method={method}: use {', '.join(METHODS[:-1])} or {METHODS[-1]}")
     pairs = (override.split("=", 1) for override in overrides if not override.startswith("logger="))
     fixed: dict[str, Any] = {key: {"value": value} for key, value in pairs}
     fixed |= {"logger": {"value": "wandb"}, "study.variant": {"value": "sweep"}}
@@ -182,7 +209,9 @@ def write_sweep(path: Path, config: Mapping[str, Any], overrides: Sequence[str])
     sweep = {
         "program": "mnv2_tasks.train",
         "name": f"{config['study']['name']} {path.parent.name}",
-        "method": "grid",
+        "method": method,
+        "metric": {"name": "val/score", "goal": "maximize"},
+        **({"early_terminate": {"type": "hyperband", "min_iter": FIRST_CUT}} if search["stop_early"] else {}),
         "command": ["${interpreter}", "-m", "${program}", "${args_no_hyphens}"],
         "parameters": {**fixed, **varied, "seed": {"values": list(config["study"]["seeds"])}},
     }

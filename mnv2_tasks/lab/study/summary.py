@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 EQUAL = 0.02  # costs that differ by no more count as equal
 
 
-def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> None:
-    """Write the results of those of the planned runs that are finished, and print the table."""
+def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> dict[str, Any] | None:
+    """Write the results of those of the planned runs that are finished, print the table and give study.json's content.
+
+    None where no run of the variant that the others are compared with is finished.
+    """
     from mnv2_tasks.files import write_json
     from mnv2_tasks.visual.study_plots import plot_curves, plot_pareto, plot_values
     from mnv2_tasks.weights.trust import foreign_modules
@@ -26,7 +29,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
     baseline, done = runs[0].variant, [one for one in runs if one.finished]
     if not any(one.variant == baseline for one in done):
         print(f"no table: no run of {baseline}, which the others are compared with, is finished")
-        return
+        return None
     done.sort(key=lambda one: one.variant != baseline)
     results = {"study": config["study"]["name"], **summarise(done)}
     # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
@@ -42,6 +45,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> Non
     (folder / other).unlink(missing_ok=True)  # of a time when fewer runs were finished
     (plot_values if results["equal_cost"] else plot_pareto)(results, folder / picture)
     print(f"\n{table}\nstudy folder: {folder}")
+    return results
 
 
 def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
