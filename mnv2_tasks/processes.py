@@ -31,6 +31,11 @@ class Stop:
                     self._before[number] = signal.signal(number, self._wish)
         return self
 
+    def take_again(self) -> None:
+        """Once a library has put handlers of its own before these."""
+        for number in self._before:
+            signal.signal(number, self._wish)
+
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

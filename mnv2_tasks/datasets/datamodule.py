@@ -1,5 +1,6 @@
 """From data sources to batches: kinds for tasks, transforms, padding, one loader a source."""
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -65,6 +66,11 @@ def assign_tasks(
     if idle := [name for name, kinds in assigned.items() if not kinds]:
         raise InputError(f"no task learns from data={idle[0]} ({offers}); leave it out, or set assign.<task>={idle[0]}")
     return assigned
+
+
+def outlast_signal(worker: int = 0) -> None:
+    """In a loader's process: the first SIGTERM, which a scheduler sends to all, is for the run, which ends this one."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class LateLoader(DataLoader[Any]):
@@ -276,6 +282,7 @@ class DataModule(pl.LightningDataModule):
             collate_fn=Collate(tasks, self.classes, mixing=mixing, whole=not training),
             num_workers=workers,
             persistent_workers=workers > 0 and training,
+            worker_init_fn=outlast_signal,
             batches_done=self._batches_done if training else None,
             pin_memory=torch.cuda.is_available(),
         )

@@ -150,6 +150,8 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
+        if self.stop is not None:  # Lightning's would end the run before its checkpoint
+            self.stop.take_again()
         if self._place:
             self._find_place(trainer)
             for callback in _callbacks_of(trainer):  # Lightning starts no epoch that goes on
