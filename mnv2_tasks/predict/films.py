@@ -68,7 +68,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise InputError("videos and cameras need PyAV: pip install -e '.[video]' in the clone") from error
+        raise InputError("videos and cameras need PyAV: pip install 'mnv2_tasks[video]'") from error
     return av
 
 

@@ -192,7 +192,7 @@ def tensorboard(folder: str) -> Logger:
     try:
         import tensorboard as _  # noqa: F401
     except ImportError as error:
-        raise InputError("logger=tensorboard needs its extra: pip install -e '.[tensorboard]'") from error
+        raise InputError("logger=tensorboard needs its extra: pip install 'mnv2_tasks[tensorboard]'") from error
     return TensorBoardLogger(folder, name="", version="tensorboard")
 
 
@@ -227,7 +227,7 @@ def mlflow(
     try:
         from mlflow.exceptions import MlflowException
     except ImportError as error:
-        raise InputError("logger=mlflow needs its extra: pip install -e '.[mlflow]'") from error
+        raise InputError("logger=mlflow needs its extra: pip install 'mnv2_tasks[mlflow]'") from error
     place, file = Path(folder), Path(folder) / "mlflow_id.txt"
     if not uri and not os.environ.get("MLFLOW_TRACKING_URI"):
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions want to be asked for files

@@ -270,7 +270,7 @@ def _aggregator(name: str) -> nn.Module:
     try:
         from torchjd import aggregation
     except ImportError as error:
-        raise InputError("balance=torchjd needs TorchJD: pip install -e '.[torchjd]'") from error
+        raise InputError("balance=torchjd needs TorchJD: pip install 'mnv2_tasks[torchjd]'") from error
     names = [n for n in aggregation.__all__ if not n.endswith(("Weighting", "Aggregator"))]
     if name not in names:
         raise InputError(f"balance.aggregator: TorchJD has no {name}; it has {', '.join(names)}")

@@ -40,7 +40,7 @@ class Format:
 
     suffix: str  # of the file, or the folder, that it writes
     packages: tuple[str, ...]  # that it imports, for writing and for running
-    extra: str  # of pyproject.toml: pip install -e '.[<extra>]'
+    extra: str  # of pyproject.toml: pip install 'mnv2_tasks[<extra>]'
     write: Writer
     read: Callable[[Path, Metadata, int], Session]  # a file, what it tells and threads -> it in its own runtime
     embedded: Callable[[Path], str | None] = nothing_inside  # the JSON of the metadata inside a file
@@ -72,7 +72,7 @@ def need(name: str) -> Format:
     target = get_format(name)
     missing = [package for package in target.packages if find_spec(package) is None]
     if missing:
-        raise InputError(f"to={name} needs {', '.join(missing)}: pip install -e '.[{target.extra}]' in the clone")
+        raise InputError(f"to={name} needs {', '.join(missing)}: pip install 'mnv2_tasks[{target.extra}]'")
     return target
 
 
