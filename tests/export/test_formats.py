@@ -345,7 +345,7 @@ def test_files_that_hold_code_are_not_loaded_unasked(classifier_in, tmp_path):
 
 def test_what_is_not_there_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"to=executorch needs executorch: pip install -e '.\[executorch\]'"):
+    with pytest.raises(InputError, match=r"to=executorch needs executorch: pip install 'mnv2_tasks\[executorch\]'"):
         need("executorch")
     with pytest.raises(InputError, match="to=tensorrt: no such format"):
         need("tensorrt")

@@ -379,7 +379,7 @@ def test_torchjd_errors(monkeypatch):
 
 def test_without_torchjd(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
-    with pytest.raises(InputError, match=r"pip install -e '.\[torchjd\]'"):
+    with pytest.raises(InputError, match=r"pip install 'mnv2_tasks\[torchjd\]'"):
         TorchJD(TASKS)
 
 
