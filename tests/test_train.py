@@ -262,31 +262,102 @@ def test_wandb_stays_offline_and_asks_nothing(cli, tmp_path, monkeypatch):
     assert code == 2 and "wandb login" in err
 
 
+TWO = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu")
+SHARED = (*TINY, "data.train=24", "data.val=7", "checkpoint.every=1")  # three steps an epoch of two processes
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A finished run of two processes that Lightning started."""
+    base = tmp_path_factory.getbasetemp()
+    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two"
+    with FileLock(f"{runs}.lock"):
+        if not runs.exists():
+            process = spawn(
+                "train.py", *SHARED, *TWO, f"runs={runs}", "name=two", stdout=subprocess.PIPE, env=ONE_THREAD
+            )
+            _, err = process.communicate()
+            assert process.returncode == 0, err[-2000:]
+    return runs / "ssdlite" / "two"
+
+
 @pytest.mark.slow
-def test_two_processes_make_one_run(cli, tmp_path):
-    two = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu")
-    settings = [*TINY, "data.val=7", f"runs={tmp_path}", "name=two", *two]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = spawn("train.py", *settings, stdout=subprocess.PIPE, env=environment)
-    _, err = process.communicate()
-    assert process.returncode == 0, err[-2000:]
-    folder = tmp_path / "ssdlite" / "two"
-    assert files(folder) == FILES and len(list((tmp_path / "ssdlite").iterdir())) == 1
-    assert len(rows(folder)) == 2
-    ckpt = f"ckpt={folder / 'checkpoints' / 'best.ckpt'}"
+def test_two_processes_make_one_run(two, cli, tmp_path):
+    assert files(two) == FILES and len(list(two.parent.iterdir())) == 1
+    assert [row["step"] for row in rows(two)] == ["3", "6"]
+    ckpt = f"ckpt={two / 'checkpoints' / 'best.ckpt'}"
     arguments = (ckpt, f"runs={tmp_path}", "loader.workers=0")  # seven images on two: one is counted twice, or not
     cli("evaluate", *arguments, "name=one")
     process = spawn(
-        "-m", "mnv2_tasks.evaluate", *arguments, "name=two", *two, stdout=subprocess.DEVNULL, env=environment
+        "-m", "mnv2_tasks.evaluate", *arguments, "name=two", *TWO, stdout=subprocess.DEVNULL, env=ONE_THREAD
     )
     _, err = process.communicate()
     assert process.returncode == 0, err[-2000:]
     results = [json.loads((tmp_path / "evaluate" / n / "metrics.json").read_text())["val"] for n in ("one", "two")]
-    trained = json.loads((folder / "metrics.json").read_text())["val"]
+    trained = json.loads((two / "metrics.json").read_text())["val"]
     for name, value in results[0].items():
         if "loss" not in name:
             assert results[1][name] == (None if value is None else pytest.approx(value, abs=1e-6)), name
             assert trained[name] == results[1][name], name
+
+
+DYING = """# train.py of which one process dies, after its fourth step, unless torchrun has started it once more
+import os, runpy, signal, sys
+from mnv2_tasks.training.checkpoints import Checkpoints
+whole = Checkpoints.on_train_batch_end
+def once(self, trainer, *rest):
+    whole(self, trainer, *rest)
+    again = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
+    if trainer.global_rank == 1 and trainer.global_step == 4 and not again:
+        os.kill(os.getpid(), signal.SIGKILL)
+Checkpoints.on_train_batch_end = once
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_and_torchrun_goes_on(two, tmp_path):
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    elastic = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", str(script)]
+    settings = (*SHARED, "trainer.accelerator=cpu", f"runs={tmp_path}", "name=a", "resume=auto")
+    environment = {**ONE_THREAD, "PYTHONPATH": str(ROOT)}
+    process = spawn(*elastic, *settings, stdout=subprocess.PIPE, env=environment)
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-2000:]
+    assert "exitcode: -9" in err and out.count("reading scenes") == 2
+    assert files(tmp_path / "ssdlite" / "a") == FILES
+    assert_same_runs(two, tmp_path / "ssdlite" / "a")
+
+
+@pytest.mark.slow
+def test_srun_on_two_machines_makes_one_run(two, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"NTASKS": 2, "NTASKS_PER_NODE": 1, "NNODES": 2, "JOB_ID": 7, "NODELIST": "127.0.0.1", "LOCALID": 0}
+    environment = ONE_THREAD | {f"SLURM_{name}": str(value) for name, value in job.items()}
+    environment |= {"SLURM_JOB_NAME": "train", "MASTER_PORT": str(port)}
+    each = [{"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in (0, 1)]
+    settings = ("train.py", *SHARED, "trainer.accelerator=cpu", f"runs={tmp_path}")  # its folder is named by the time
+    machines = [spawn(*settings, stdout=subprocess.PIPE, env=environment | own) for own in each]
+    said = [process.communicate() for process in machines]
+    assert [process.returncode for process in machines] == [0, 0], said
+    (folder,) = (tmp_path / "ssdlite").iterdir()
+    assert files(folder) == FILES
+    assert_same_runs(two, folder)
+
+
+def test_torchrun_tells_how_many_machines_there_are(monkeypatch):
+    from mnv2_tasks.assembly.trainer import launched
+
+    environment = {"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "a", "RANK": "0"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GROUP_RANK", "0")
+    assert launched({"devices": "auto"}) == {"devices": 4, "num_nodes": 2} and launched({"devices": 1}) == {}
 
 
 @pytest.mark.slow
@@ -305,30 +376,6 @@ def test_every_run_of_a_multirun_is_a_wandb_run(cli, tmp_path, monkeypatch):
     import wandb
 
     assert wandb.run is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
-def test_processes_of_a_launcher_make_one_run(tmp_path, launcher):
-    tiny = ["train.py", *TINY, "trainer.max_epochs=1", "examples=0", "trainer.accelerator=cpu", f"runs={tmp_path}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if launcher == "torchrun":
-        one = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *tiny]
-        ranks = [spawn(*one, stdout=subprocess.PIPE, env=environment)]
-    else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        job = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0, "JOB_ID": 7, "NODELIST": "127.0.0.1"}
-        environment |= {f"SLURM_{name}": str(value) for name, value in job.items()}
-        environment |= {"SLURM_JOB_NAME": "train", "MASTER_PORT": str(port)}
-        each = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1)]
-        ranks = [spawn(*tiny, "name=one", stdout=subprocess.PIPE, env=environment | own) for own in each]
-    said = [process.communicate() for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * len(ranks), said
-    (folder,) = (tmp_path / "ssdlite").iterdir()
-    assert files(folder) >= FILES - {"examples.png", "worst.png", "checkpoints/previous.ckpt"}
-    assert len(rows(folder)) == 1
 
 
 JOINT = "task=[classifier,ssdlite,deeplabv3]"

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.utilities import rank_zero_only
 
 from mnv2_tasks.assembly.logging_to import make_loggers
 from mnv2_tasks.errors import InputError, quote, reason_of, suggest
@@ -55,6 +56,7 @@ def agree(trainer: pl.Trainer, decide: Callable[[], Path]) -> Path:
         if starts_others:
             os.environ[RUN_VARIABLE] = str(folder)
         return folder
+    _join_again(strategy)
     strategy.setup_environment()
     answer: str | None = None
     try:
@@ -65,6 +67,34 @@ def agree(trainer: pl.Trainer, decide: Callable[[], Path]) -> Path:
     if answer is None:
         raise SystemExit(2)
     return Path(answer)
+
+
+def _join_again(strategy: Any) -> None:
+    """Make the process group of processes that torchrun has started once more.
+
+    All its attempts share one store (torch 2.14), in which they would find the addresses of processes that have ended.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    if strategy.num_nodes > 1:  # whose agents count otherwise
+        rank_zero_only(print)(
+            "torchrun has started the processes again: if they do not find each other, export "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before it"
+        )
+        return
+    from torch.distributed import PrefixStore, TCPStore, init_process_group
+
+    environment = strategy.cluster_environment
+    store = TCPStore(environment.main_address, environment.main_port, is_master=False)
+    on_gpu = strategy.root_device.type == "cuda"
+    init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=PrefixStore(f"attempt {attempt}", store),
+        rank=environment.global_rank(),
+        world_size=environment.world_size(),
+        device_id=strategy.root_device if on_gpu else None,
+    )
 
 
 def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) -> pl.Trainer:
@@ -98,7 +128,7 @@ def make_trainer(config: Config, folder: Path | None, stop: Stop | None = None) 
         raise InputError("early_stopping waits for val/score, but trainer.limit_val_batches=0; set it to null")
     try:
         trainer = instantiate(
-            {**config["trainer"], **_launched(config["trainer"])},
+            {**config["trainer"], **launched(config["trainer"])},
             callbacks=callbacks,
             logger=loggers or False,
             plugins=[WholeFiles(), *instantiate(config["trainer"].get("plugins") or [])],
@@ -126,7 +156,7 @@ def _callback(name: str, section: Config) -> Callback:
     return callback
 
 
-def _launched(section: Mapping[str, Any]) -> dict[str, int]:
+def launched(section: Mapping[str, Any]) -> dict[str, int]:
     """Where `devices` is "auto": one for each process that torchrun or srun started on this machine; the machines."""
     if section.get("devices") != "auto":
         return {}
@@ -151,5 +181,6 @@ def _quiet() -> None:
         ".*in eval mode.*",  # frozen layers are
         ".*dataloader is not resumable.*",  # its order is (see `datamodule.LateLoader`)
         ".*callbacks used to create the checkpoint.*",  # one that is switched off
+        ".*sync_dist=True.*",  # metrics are gathered before
     ):
         warnings.filterwarnings("ignore", what)
