@@ -73,7 +73,7 @@ def start(arguments: list[str], processes: int, log: Path, *, kill_in_write: boo
     """The process id of a training."""
     if processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             child = subprocess.Popen(
                 [*command, "train.py", *arguments], cwd=ROOT, stdout=file, stderr=file, start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -109,7 +109,7 @@ def steps_of(folder: Path) -> int:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [{n: v for n, v in row.items() if n not in TIMED} for row in csv.DictReader(file)]
 
 
@@ -145,7 +145,7 @@ def main() -> None:
         began = time.monotonic()
         typed = [*COMMON, *settings, f"runs={base / name.replace(' ', '_').replace(',', '')}", "name=whole"]
         status = ended(start(typed, processes, base / "whole.log"), 900)
-        assert status == 0, (name, (base / "whole.log").read_text()[-3000:])
+        assert status == 0, (name, (base / "whole.log").read_text(encoding="utf-8")[-3000:])
         took[name] = time.monotonic() - began
         (whole[name],) = base.glob(f"{name.replace(' ', '_').replace(',', '')}/*/whole")
         print(f"{name}: in one go {took[name]:.1f} s", flush=True)
@@ -175,7 +175,7 @@ def main() -> None:
             elif os.WIFSIGNALED(status):
                 kills += 1
             else:
-                assert status == 0, (name, log.read_text()[-3000:])
+                assert status == 0, (name, log.read_text(encoding="utf-8")[-3000:])
                 break
             results[name][1] += 1
         if not (folder / "metrics.json").exists():
@@ -184,7 +184,7 @@ def main() -> None:
                 *COMMON, *settings, f"runs={folder.parents[1]}", f"name={folder.name}",
             ]  # fmt: skip
             status = ended(start(typed, processes, log), 900)
-            assert status == 0, (name, log.read_text()[-3000:])
+            assert status == 0, (name, log.read_text(encoding="utf-8")[-3000:])
         found = difference(whole[name], folder)
         results[name][0] += not found
         results[name][2] += 1

@@ -124,7 +124,7 @@ def simulate(root: Path, count: int) -> None:
     }
     side = SideIndex(count, names, sizes, starts, columns, max_side=1333, facts=facts, contents="1,000 classes")
     classes = {"classification": tuple(f"class{i}" for i in range(1000))}
-    (root / "index.json").write_text(to_json(classes, {"train": side}))
+    (root / "index.json").write_text(to_json(classes, {"train": side}), encoding="utf-8")
 
 
 def files(root: Path, count: int, table: str) -> None:
@@ -134,19 +134,21 @@ def files(root: Path, count: int, table: str) -> None:
         (root / "images" / f"{i:08d}.jpg").touch()
     if table == "csv":
         lines = [f"images/{i:08d}.jpg,class{i % 1000}" for i in range(count)]
-        (root / "labels.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+        (root / "labels.csv").write_text("\n".join(["file,label", *lines]) + "\n", encoding="utf-8")
         return
     images = [{"id": i, "file_name": f"{i:08d}.jpg", "width": 500, "height": 375} for i in range(count)]
     notes = [
         {"id": i, "image_id": i, "category_id": i % 80, "bbox": [10, 20, 100, 50], "iscrowd": 0} for i in range(count)
     ]
     categories = [{"id": i, "name": f"class{i}"} for i in range(80)]
-    (root / "all.json").write_text(json.dumps({"images": images, "annotations": notes, "categories": categories}))
+    (root / "all.json").write_text(
+        json.dumps({"images": images, "annotations": notes, "categories": categories}), encoding="utf-8"
+    )
 
 
 def memory() -> float:
     """MB at most so far, as Linux counts them; pages of mapped files, which processes share, among them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 
 

@@ -231,10 +231,10 @@ class MultiTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         classes = {task: list(names) for task, names in self.classes.items()}
-        progress: Any = self.trainer.fit_loop.epoch_progress
-        epochs = progress.current.processed  # done
-        about = {"version": __version__, "config": self.config, "classes": classes, "epochs": epochs}
-        checkpoint["mnv2_tasks"] = about
+        checkpoint["mnv2_tasks"] = {"version": __version__, "config": self.config, "classes": classes}
+        if self._trainer is not None:  # the public `trainer` raises an error where there is none
+            progress: Any = self._trainer.fit_loop.epoch_progress
+            checkpoint["mnv2_tasks"]["epochs"] = progress.current.processed  # done
 
 
 def check_images(images: Tensor) -> None:
