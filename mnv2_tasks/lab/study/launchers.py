@@ -1,6 +1,8 @@
 """What does the runs of a study: processes of this machine, jobs of submitit (for SLURM), or tasks of Ray."""
 
 import os
+import re
+import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -201,6 +203,7 @@ class OnRay:
         options = {key: value for key, value in section.items() if value is not None}
         address = options.pop("address", None)
         if self._is_own:
+            _check_reachable(address)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what Ray will do in later versions
@@ -238,6 +241,15 @@ class OnRay:
         if self._is_own:
             self._ray.shutdown()
         return "the same command does the others"
+
+
+def _check_reachable(address: Any) -> None:
+    """Raises InputError where nothing answers at host:port, which Ray itself tells after minutes."""
+    if match := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", str(address)):
+        try:
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(f"study.ray.address={address}: {reason_of(error)}; give that of `ray start`") from error
 
 
 def _call(job: Job) -> int:
