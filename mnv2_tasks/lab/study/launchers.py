@@ -161,9 +161,12 @@ class Submitit:
     def ended(self, started: Any) -> str | None:
         if not started.done():
             return None
-        if started.paths.result_pickle.exists():
+        if not started.paths.result_pickle.exists():
+            return f"job {started.job_id} has ended as {started.state}, see {started.paths.stderr}"
+        if (error := started.exception()) is None:
             return ""
-        return f"job {started.job_id} has ended as {started.state}, see {started.paths.stderr}"
+        trace = re.split(r"\n-{10,}\n", str(error))  # submitit quotes it between two lines
+        return f"job {started.job_id}: {trace[min(1, len(trace) - 1)].strip().splitlines()[-1]}"
 
     def leave(self, started: Sequence[Any]) -> str:
         if self._outlasts and started:
