@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
@@ -67,7 +68,9 @@ class Lasting(io.TextIOWrapper):
         os.close(nowhere)
 
 
-def start(command: Sequence[str], *, output: IO[Any] | int, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], *, output: IO[Any] | int, env: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
     """A child with its loaders in a process group of its own; `output` gets what it prints.
 
     Nothing is ever written to its standard input. The system closes that when this process ends, by SIGKILL as well,
@@ -79,6 +82,7 @@ def start(command: Sequence[str], *, output: IO[Any] | int, env: Mapping[str, st
         stdout=output,
         stderr=subprocess.STDOUT,
         env={**env, VARIABLE: "1"},
+        cwd=cwd,
         start_new_session=True,
     )
 

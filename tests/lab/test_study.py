@@ -198,9 +198,16 @@ def _metrics(folder, name):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_named_and_the_others_go_on(cli, tmp_path):
+def test_a_run_that_fails_is_named_and_the_others_go_on_with_every_launcher(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # launchers set it, for their jobs to inherit
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     vary = "study.vary={backbone.block.kernel_size: [3, 4]}"
-    code, err = cli("train", "study=blocks", "study.seeds=[0]", *TINY, vary, f"runs={tmp_path}", fails=True)
-    assert code == 2 and "1 of 2 runs failed" in err and "kernel_size" in err
-    found = json.loads((tmp_path / "study" / "blocks" / "classifier" / "study.json").read_text())
-    assert [v["name"] for v in found["variants"]] == ["kernel_size=3"]
+    tables = []
+    for launcher in ("local", "submitit", "ray"):
+        runs = tmp_path / launcher
+        engine = [f"study.launcher={launcher}", "study.submitit.cluster=local"]
+        code, err = cli("train", "study=blocks", "study.seeds=[0]", *TINY, vary, f"runs={runs}", *engine, fails=True)
+        assert code == 2 and "1 of 2 runs failed, first kernel_size_4_0.txt" in err and "use an odd number" in err
+        tables.append(json.loads((runs / "study" / "blocks" / "classifier" / "study.json").read_text()))
+        assert tables[-1]["variants"][0].pop("latency_ms") > 0
+    assert tables[0] == tables[1] == tables[2] and [v["name"] for v in tables[0]["variants"]] == ["kernel_size=3"]

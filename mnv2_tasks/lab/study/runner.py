@@ -1,25 +1,25 @@
 """A study: one setting varied over seeds, as runs of their own, then a table and plots; `mnv2 study blocks`.
 
-The runs are processes of `mnv2 train`, several at a time, that end with this one. Hydra's launchers would hold them in
-one process or end them all with the first that fails; these go on, and a study that was stopped does only what is left
-when started again.
+The runs are processes of `mnv2 train`, here or as jobs of a cluster (see `launchers`). Hydra's launchers would hold
+them in one process or end them all with the first that fails; these go on, and a study that was stopped does only what
+is left when started again.
 """
 
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mnv2_tasks import processes
-from mnv2_tasks.assembly.overrides import PACKAGE, as_typed, quoted, typed
+from mnv2_tasks.assembly.overrides import as_typed, quoted, typed
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import read_text
+from mnv2_tasks.lab.study.job import Job
+from mnv2_tasks.lab.study.launchers import LAUNCHERS, Launcher, Local, OnRay, Submitit
 from mnv2_tasks.lab.study.plan import Run, override_value, plan
 from mnv2_tasks.machine import cores
 from mnv2_tasks.weights.trust import foreign_modules
@@ -43,27 +43,38 @@ def run(config: Mapping[str, Any]) -> None:
     runs = plan(config["study"], folder, tasks=list(config["heads"]))
     _same_study(folder, overrides, config["study"]["vary"], runs)
     write_sweep(folder / "sweep.yaml", config, overrides)
-    jobs, devices = _room(config["study"]["jobs"], len(runs))
-    print(f"study {config['study']['name']}: {len(runs)} runs, {jobs} at a time; logs in {folder / 'logs'}", flush=True)
-    shared = [*overrides, f"runs={quoted(str(folder / 'runs'))}", *_for_each(config, overrides, folder, jobs)]
+    launcher = _launcher(config["study"], folder, len(runs))
+    print(f"study {config['study']['name']}: {len(runs)} runs, {launcher.about}; logs in {folder / 'logs'}", flush=True)
+    shared = [
+        *overrides,
+        f"runs={quoted(str(folder / 'runs'))}",
+        *_for_each(config, overrides, folder, launcher.workers),
+    ]
     trust = foreign_modules(config)
-    try:
-        failed = execute(runs, lambda one: _command(one, shared, trust), folder=folder, jobs=jobs, devices=devices)
-    except KeyboardInterrupt:
-        done = sum(one.finished for one in runs)
-        print(f"stopped: {done} of {len(runs)} runs are finished; the same command does the others", file=sys.stderr)
-        raise SystemExit(130) from None
+    failed = execute(runs, lambda one: _settings(one, shared), launcher, folder=folder, trust=trust)
     results = write(config, runs, folder)
     if results:
         _log(config, results, folder)
     if failed:
-        raise InputError(f"{len(failed)} of {len(runs)} runs failed, first {failed[0].name}: {_last_line(failed[0])}")
+        log, why = next(iter(failed.items()))
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed, first {log.name}: {why}")
 
 
-def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devices: Sequence[str | None]) -> list[Path]:
-    """Start what is not finished, `jobs` at a time; returns the logs of the runs that failed.
+def execute(
+    runs: Sequence[Run],
+    settings: Callable[[Run], Sequence[str]],
+    launcher: Launcher,
+    *,
+    folder: Path,
+    trust: Sequence[str] = (),
+) -> dict[Path, str]:
+    """Start what is not finished, as many at a time as the launcher takes.
 
-    A line for each run that ends, with the time left; what a run itself prints goes to logs/<run>.txt.
+    A line for each run that ends, with the time left; what a run itself prints goes to logs/<run>.txt. Ctrl-C ends the
+    program with a line on what is done and what becomes of the rest.
+
+    Returns:
+        {log: why} of the runs that failed.
     """
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -71,34 +82,49 @@ def execute(runs: Sequence[Run], command: Any, *, folder: Path, jobs: int, devic
     done, total, began = len(runs) - len(waiting), len(runs), time.monotonic()
     if done:
         print(f"{done} of {total} are finished already", flush=True)
-    active: dict[Any, Any] = {}
-    failed: list[Path] = []
-    first = done
-    free = [devices[i % len(devices)] for i in range(jobs)]
+    active: dict[Any, tuple[Run, Path, float]] = {}
+    failed: dict[Path, str] = {}
+    first, rest = done, ""
     try:
-        while waiting or active:
-            while waiting and free:
-                one, device = waiting.pop(0), free.pop(0)
-                log = logs / f"{one.folder.name}.txt"
-                with log.open("w", encoding="utf-8") as output:
-                    process = processes.start(command(one), output=output, env=_environment(jobs, device))
-                active[process] = one, device, log, time.monotonic()
-            time.sleep(0.1)
-            for process in [p for p in active if p.poll() is not None]:
-                processes.stop(process)
-                one, device, log, started = active.pop(process)
-                free.append(device)
-                done += 1
-                took, left = time.monotonic() - started, (time.monotonic() - began) / (done - first) * (total - done)
-                said = "done" if one.finished else f"FAILED: {_last_line(log)}"
-                if not one.finished:
-                    failed.append(log)
-                end = f"; about {_clock(left)} left" if left else ""
-                print(f"[{done}/{total}] {one.variant}, seed {one.seed}: {said} ({_clock(took)}){end}", flush=True)
-    finally:
-        for process in active:
-            processes.stop(process)
+        try:
+            while waiting or active:
+                while waiting and (launcher.room is None or len(active) < launcher.room):
+                    one, place = waiting.pop(0), Path.cwd()
+                    log = logs / f"{one.folder.name}.txt"
+                    job = Job(place, one.folder, log, settings(one), trust)
+                    active[launcher.start(job)] = one, log, time.monotonic()
+                time.sleep(launcher.pause)
+                for started in list(active):
+                    if (said := launcher.ended(started)) is None:
+                        continue
+                    one, log, at = active.pop(started)
+                    done += 1
+                    took, left = time.monotonic() - at, (time.monotonic() - began) / (done - first) * (total - done)
+                    if not one.finished:
+                        failed[log] = "; ".join(filter(None, (said, _last_line(log))))
+                    word = "done" if one.finished else f"FAILED: {failed[log]}"
+                    end = f"; about {_clock(left)} left" if left else ""
+                    print(f"[{done}/{total}] {one.variant}, seed {one.seed}: {word} ({_clock(took)}){end}", flush=True)
+        finally:
+            rest = launcher.leave(list(active))
+    except KeyboardInterrupt:
+        done = sum(one.finished for one in runs)
+        print(f"stopped: {done} of {total} runs are finished; {rest}", file=sys.stderr)
+        raise SystemExit(130) from None
     return failed
+
+
+def _launcher(study: Mapping[str, Any], folder: Path, runs: int) -> Launcher:
+    name, jobs = study.get("launcher", "local"), study["jobs"]
+    if name not in LAUNCHERS:
+        raise InputError(f"study.launcher={name}: use {', '.join(LAUNCHERS[:-1])} or {LAUNCHERS[-1]}")
+    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        raise InputError(f"study.jobs={jobs}: give a number of runs at a time, at least 1, or null")
+    if name == "submitit":
+        return Submitit(study["submitit"], jobs, folder)
+    if name == "ray":
+        return OnRay(study["ray"], jobs)
+    return Local(*_room(jobs, runs))
 
 
 def _common_overrides() -> list[str]:
@@ -108,13 +134,13 @@ def _common_overrides() -> list[str]:
     return [*places, *(override for override in command.settings if not pattern.match(override))]
 
 
-def _for_each(config: Mapping[str, Any], overrides: Sequence[str], folder: Path, jobs: int) -> list[str]:
+def _for_each(config: Mapping[str, Any], overrides: Sequence[str], folder: Path, workers: int | None) -> list[str]:
     """What else all runs are told: their W&B group, and as many loader processes as there are cores left."""
     extra = []
     if "wandb" in config["logger"]:
         extra.append(f"logger.wandb.group={quoted(_group(config, folder))}")
-    if not any(override.startswith("loader.workers=") for override in overrides):
-        extra.append(f"loader.workers={min(8, max(0, cores() // jobs - 1))}")
+    if workers is not None and not any(override.startswith("loader.workers=") for override in overrides):
+        extra.append(f"loader.workers={workers}")
     return extra
 
 
@@ -134,25 +160,17 @@ def _group(config: Mapping[str, Any], folder: Path) -> str:
     return f"{config['study']['name']} {folder.name}"
 
 
-def _command(one: Run, shared: Sequence[str], trust: Sequence[str]) -> list[str]:
-    from mnv2_tasks.training.run_folder import checkpoints
-
-    start = [sys.executable, "-m", "mnv2_tasks.train"]
-    if checkpoints(one.folder):
-        return [*start, f"resume={one.folder}", f"trust=[{','.join(trust)}]"]
-    if one.folder.exists():  # stopped before its first epoch was over
-        shutil.rmtree(one.folder)
+def _settings(one: Run, shared: Sequence[str]) -> list[str]:
+    """Of a run that begins."""
     varied = [f"{key}={override_value(value)}" for key, value in one.settings.items()]
     identity = [f"seed={one.seed}", f"name={quoted(one.folder.name)}", f"study.variant={quoted(one.variant)}"]
-    return [*start, *shared, *varied, *identity]
+    return [*shared, *varied, *identity]
 
 
 def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
     """How many runs at a time, and the GPUs that they share in turn; [None] where there is none."""
     import torch
 
-    if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
-        raise InputError(f"study.jobs={jobs}: give a number of runs at a time, at least 1, or null")
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices: list[str | None] = [*(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))]
@@ -161,16 +179,6 @@ def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
     if meminfo.exists() and (free := re.search(r"MemAvailable: +(\d+)", meminfo.read_text(encoding="utf-8"))):
         most = max(1, min(most, 1024 * int(free[1]) // MEMORY))
     return min(jobs or most, runs), [None]
-
-
-def _environment(jobs: int, device: str | None) -> dict[str, str]:
-    variables = dict(os.environ)
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE.parent), variables.get("PYTHONPATH"))))
-    if device is None:
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    else:
-        variables["CUDA_VISIBLE_DEVICES"] = device
-    return variables
 
 
 def _same_study(folder: Path, overrides: Sequence[str], vary: Mapping[str, Any], runs: Sequence[Run]) -> None:
@@ -219,6 +227,8 @@ def write_sweep(path: Path, config: Mapping[str, Any], overrides: Sequence[str])
 
 
 def _last_line(log: Path) -> str:
+    if not log.exists():
+        return f"it left no {log}, which has to be on a disk that its machine shares with this one"
     lines: Iterator[str] = (
         line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace", encoding="utf-8"))
     )
