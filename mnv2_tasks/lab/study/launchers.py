@@ -1,5 +1,6 @@
 """What does the runs of a study: processes of this machine, jobs of submitit (for SLURM), or tasks of Ray."""
 
+import logging
 import os
 import re
 import socket
@@ -210,7 +211,7 @@ class OnRay:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what Ray will do in later versions
-                    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise InputError(f"study.ray.address={address}: {reason_of(error)}") from error
         options.setdefault("num_gpus", 1 if ray.cluster_resources().get("GPU") else 0)
