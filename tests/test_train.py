@@ -119,10 +119,11 @@ def once(self, first, *rest):
     path = str(first)
     if method == "replace" and not (path.endswith("last.ckpt") and os.path.exists(path.replace("last", "previous"))):
         return whole(self, first, *rest)
-    if method == "on_train_epoch_end":
+    after = method in ("on_train_epoch_end", "_save_within")
+    if after:
         whole(self, first, *rest)
     os.kill(os.getpid(), int(number))
-    if method != "on_train_epoch_end":
+    if not after:
         return whole(self, first, *rest)
 setattr(owner, method, once)
 sys.argv = ["train.py", *sys.argv[4:]]
@@ -154,12 +155,16 @@ DEFAULTS = tuple(setting for setting in TINY if not setting.startswith("loader.w
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "task", [("task=ssdlite",), ("task=classifier",), ("task=[classifier,ssdlite,deeplabv3]", "balance=gradnorm")]
+    ("task", "method"),
+    [
+        (("task=ssdlite",), "on_train_epoch_end"),
+        (("task=[classifier,ssdlite,deeplabv3]", "balance=gradnorm", "checkpoint.every=1"), "_save_within"),
+    ],
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, tmp_path, task):
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(cli, tmp_path, task, method):
     settings = (*DEFAULTS, *task, f"runs={tmp_path}")
     cli("train", *settings, "name=whole")
-    assert cut(signal.SIGKILL, *settings, "name=cut")[0] == -signal.SIGKILL
+    assert cut(signal.SIGKILL, *settings, "name=cut", at=("Checkpoints", method))[0] == -signal.SIGKILL
     (whole,) = tmp_path.glob("*/whole")
     assert len(rows(whole)) == 2 and not (whole.with_name("cut") / "metrics.json").exists()
     cli("train", f"resume={whole.with_name('cut')}")

@@ -11,8 +11,8 @@ import fuzz
 
 GROUPS = {
     "annotations": (fuzz.annotations, 600),
-    "yolo": (fuzz.yolo, 300),
-    "tables": (fuzz.tables, 500),
+    "yolo": (fuzz.yolo, 150),
+    "tables": (fuzz.tables, 250),
     "pictures": (fuzz.pictures, 300),
 }
 
