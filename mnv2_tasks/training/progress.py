@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
@@ -26,6 +27,7 @@ class Progress(TQDMProgressBar):
         self._start: tuple[float, int] | None = None
         self._loss: Tensor | None = None  # summed over the batches of this epoch
         self._batches = 0
+        self._before: dict[str, Any] = {}  # of an epoch that goes on, the two
         self._validated = False
         self._lines = not sys.stderr.isatty()
         self._last_line = time.monotonic()
@@ -48,11 +50,17 @@ class Progress(TQDMProgressBar):
         with redirect_stdout(sys.stderr):
             return super().init_test_tqdm()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._loss is None else {"loss": float(self._loss), "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = dict(state_dict)
+
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_start(trainer, *args)
         if trainer.is_global_zero:
             processes = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
-            begun = f", from epoch {trainer.current_epoch}" if trainer.current_epoch else ""
+            begun = f", from epoch {trainer.current_epoch}, step {trainer.global_step}" if trainer.global_step else ""
             most = trainer.max_epochs or -1
             epochs = f"{amount(most, 'epoch')} of " if most > 0 else ""
             batches = amount(trainer.num_training_batches, "batch", "batches")
@@ -62,8 +70,10 @@ class Progress(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
-        self._loss = None
-        self._batches = 0
+        before = self._before.get("loss")
+        self._loss = None if before is None else torch.tensor(before, device=trainer.strategy.root_device)
+        self._batches = self._before.get("batches", 0)
+        self._before = {}
         self._validated = False
         self._epoch_began = time.monotonic()
 
@@ -102,6 +112,7 @@ class Progress(TQDMProgressBar):
                 items.pop("val/score", None)
             items["seconds"] = f"{time.monotonic() - self._epoch_began:.1f}"
             self._print_line(f"epoch {trainer.current_epoch}", items)
+        self._loss = None  # a checkpoint from here on has none of an epoch
 
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         items = super().get_metrics(trainer, module)
