@@ -3,7 +3,7 @@
 Each case is trained once in one go, and again by a process that gets SIGKILL at a random moment, up to three times, and
 each time goes on with resume=; a quarter of the kills come while a checkpoint is written. The weights in training and
 the averaged ones must be equal to the last bit, and metrics.csv but for its timings. Of each case it says how many runs
-were equal, and how much work a kill cost at most, in steps. Exit code 1 where a run differs.
+were equal, after how many kills. Exit code 1 where a run differs.
 
 Processes are forked from one that has imported the libraries, but for the cases of two, which torchrun starts.
 """
@@ -98,14 +98,6 @@ def ended(pid: int, seconds: float) -> int | None:
             return status
         time.sleep(0.01)
     return None
-
-
-def steps_of(folder: Path) -> int:
-    for name in ("last.ckpt", "previous.ckpt"):
-        path = folder / "checkpoints" / name
-        if path.exists():
-            return int(torch.load(path, weights_only=True)["global_step"])
-    return 0
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
