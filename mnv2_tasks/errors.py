@@ -86,12 +86,7 @@ def one_line(error: BaseException, folder: str | Path = "", *, resumes: bool = F
 
     folder: where the command writes; resumes: whether it can go on where a full disk stopped it.
     """
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    for link in chain:
+    for link in _causes(error):
         if isinstance(link, InputError):
             return str(link)
         if isinstance(link, OSError) and link.errno in FULL:
@@ -106,12 +101,17 @@ def one_line(error: BaseException, folder: str | Path = "", *, resumes: bool = F
 
 def is_full(error: BaseException) -> bool:
     """Whether an error, or what led to it, is that of a full disk."""
+    return any(isinstance(link, OSError) and link.errno in FULL for link in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, and what led to it."""
+    chain: list[BaseException] = []
     link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.errno in FULL:
-            return True
+    while link is not None and link not in chain:
+        chain.append(link)
         link = link.__cause__ or link.__context__
-    return False
+    return chain
 
 
 def suggest(key: str, known: Any) -> str:

@@ -5,13 +5,11 @@ import time
 from pathlib import Path
 
 from mnv2_tasks.assembly.command import command
-from mnv2_tasks.assembly.overrides import typed
+from mnv2_tasks.assembly.overrides import AUTO, typed
 from mnv2_tasks.assembly.settings import settle, settle_training
 from mnv2_tasks.assembly.suggestions import describe_suggestions
 from mnv2_tasks.errors import InputError, one_line, reason_of
 from mnv2_tasks.machine import tune_for_cpu
-
-AUTO = "auto"  # resume=auto: the run of this name where there is one, else a new one
 
 
 def main(config) -> None:  # type: ignore[no-untyped-def]

@@ -60,18 +60,23 @@ def spawn(*arguments: str, **settings) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, text=True, stderr=subprocess.PIPE, **settings)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A finished run of two epochs, started as a person would; one serves all processes of the tests."""
+def finished(tmp_path_factory, name: str, *settings: str, env=None) -> Path:
+    """The folder of a run, which the first process of the tests that asks for it makes."""
     base = tmp_path_factory.getbasetemp()
-    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(f"{runs}.lock"):
         if not runs.exists():
-            process = spawn("train.py", *TINY, f"runs={runs}", "name=whole", stdout=subprocess.PIPE)
+            process = spawn("train.py", *settings, f"runs={runs}", f"name={name}", stdout=subprocess.PIPE, env=env)
             out, err = process.communicate()
             assert process.returncode == 0, err
             assert "ssdlite/map_50" in out and "run folder" in out and "run ends in" in err + out
-    return runs / "ssdlite" / "whole"
+    return runs / "ssdlite" / name
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run of two epochs, started as a person would; one serves all processes of the tests."""
+    return finished(tmp_path_factory, "trained", *TINY)
 
 
 @pytest.mark.slow
@@ -275,16 +280,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
     """A finished run of two processes that Lightning started."""
-    base = tmp_path_factory.getbasetemp()
-    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two"
-    with FileLock(f"{runs}.lock"):
-        if not runs.exists():
-            process = spawn(
-                "train.py", *SHARED, *TWO, f"runs={runs}", "name=two", stdout=subprocess.PIPE, env=ONE_THREAD
-            )
-            _, err = process.communicate()
-            assert process.returncode == 0, err[-2000:]
-    return runs / "ssdlite" / "two"
+    return finished(tmp_path_factory, "two", *SHARED, *TWO, env=ONE_THREAD)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mnv2_tasks import processes
-from mnv2_tasks.assembly.overrides import CONFIGS, composing_error, expand, known_keys, set_aside
+from mnv2_tasks.assembly.overrides import AUTO, CONFIGS, composing_error, expand, known_keys, set_aside
 from mnv2_tasks.errors import fail, one_line
 from mnv2_tasks.files import check_writable
 from mnv2_tasks.processes import Lasting
@@ -43,7 +43,7 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
         sys.argv[1:] = arguments  # for processes that start this command again
         logging.getLogger("hydra").setLevel(logging.INFO)  # on its own: Hydra has put every library's INFO on stdout
         logging.getLogger().setLevel(logging.WARNING)
-        folder = config.get("runs") if config.get("resume") in (None, "auto") else config.resume
+        folder = config.get("runs") if config.get("resume") in (None, AUTO) else config.resume
         with in_one_line(folder or "", resumes=config_name == "train" and not config.get("study")):
             if folder is not None or "runs" in config:
                 check_writable(folder)

@@ -26,6 +26,7 @@ PATHS = (
     "backbone.weights",
 )
 PLACES = ("root", "cache", "file", "images", "masks", "annotations", "lists", "labels")
+AUTO = "auto"  # resume=auto: the run of this name where there is one, else a new one
 ASIDE = "given."  # a section beside those of the configs, which `settings.settle` empties into them
 OPEN = ("baselines.", "assign.", "balance.weights.")  # sections of tasks, whose names no config lists
 
@@ -69,7 +70,7 @@ def expand(arguments: list[str]) -> list[str]:
 def set_aside(arguments: list[str]) -> list[str]:
     """Of a run that goes on, all changes are `changes`: it is that run's settings that they change, not a new one's."""
     resumes = [override for override in map(_parsed, arguments) if override and override.key_or_group == "resume"]
-    if all(override.value() in (None, "", "auto") for override in resumes):
+    if all(override.value() in (None, "", AUTO) for override in resumes):
         return arguments
     if {"--cfg", "-c"} & set(arguments):
         fail("--cfg prints what a new run has; the settings of a run that goes on are in its config.yaml")

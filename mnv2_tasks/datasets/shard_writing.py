@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,11 @@ from mnv2_tasks.datasets.reading.file_split import EncodedSplit, Original
 from mnv2_tasks.datasets.reading.places import SHARD, checksum, file_system, is_address
 from mnv2_tasks.datasets.reading.shard_index import COLUMNS, INDEX, LARGEST, SideIndex, to_json
 from mnv2_tasks.datasets.reading.shard_split import LABELS, MASK
+from mnv2_tasks.datasets.reading.sides import SIDES
 from mnv2_tasks.errors import InputError, amount, reason_of, shorten
 from mnv2_tasks.files import replacing
 from mnv2_tasks.kinds import KINDS
 
-SIDES = ("train", "val", "test")
 _END = bytes(1024)  # of a tar file
 _KNOWN = {"image", "image_id", "size", "label", "presence", "boxes", "labels", "crowd", "area", "mask"}
 
@@ -207,7 +208,7 @@ class _Side:
             first = next(samples, None)
             if first is None:
                 return
-            yield _chain(first, samples)
+            yield chain([first], samples)
 
     def _sample(self, row: int, index: int) -> tuple[bytes, set[str]]:
         """The members of a sample, and the names of its labels."""
@@ -276,8 +277,3 @@ def _member(name: str, content: bytes) -> bytes:
     header = tarfile.TarInfo(name)
     header.size = len(content)
     return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
-
-
-def _chain(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from others

@@ -20,6 +20,7 @@ from torch import Tensor
 from mnv2_tasks.errors import InputError, is_full, quote
 from mnv2_tasks.files import replacing
 from mnv2_tasks.processes import Stop
+from mnv2_tasks.training.callbacks import callbacks_of
 from mnv2_tasks.training.divergence import Divergence
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -154,7 +155,7 @@ class Checkpoints(Checkpoint):
             self.stop.take_again()
         if self._place:
             self._find_place(trainer)
-            for callback in _callbacks_of(trainer):  # Lightning starts no epoch that goes on
+            for callback in callbacks_of(trainer):  # Lightning starts no epoch that goes on
                 callback.on_train_epoch_start(trainer, module)
             module.on_train_epoch_start()
 
@@ -189,7 +190,7 @@ class Checkpoints(Checkpoint):
             )
 
     def _save_within(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        for callback in _callbacks_of(trainer):
+        for callback in callbacks_of(trainer):
             if isinstance(callback, Divergence):  # a checkpoint is a place to go back to
                 callback.check(trainer, module)
         self._place = {"images": self._images(trainer), "sums": _sums(trainer)}
@@ -260,7 +261,3 @@ def _images_a_step(trainer: pl.Trainer) -> int:
     """Of all processes."""
     loaders: Any = trainer.train_dataloader
     return sum(one.batch_size for one in loaders) * trainer.world_size
-
-
-def _callbacks_of(trainer: Any) -> list[Callback]:
-    return list(trainer.callbacks)

@@ -11,12 +11,12 @@ import numpy as np
 
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.datasets.reading.file_split import FileSplit
+from mnv2_tasks.datasets.reading.sides import SIDES
 from mnv2_tasks.errors import reason_of
 from mnv2_tasks.training.run_record import RunRecord
 from mnv2_tasks.training.wandb_logger import WandbLogger
 from mnv2_tasks.weights.artifacts import artifact_of
 
-SIDES = ("train", "val", "test")
 LOOKED_AT = 10_000  # images of a side, at most, whose names and sizes make its checksum
 
 

@@ -52,8 +52,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     epoch, step = (content.get(n) if isinstance(content.get(n), int) else None for n in ("epoch", "global_step"))
     epochs = about.get("epochs")  # done; earlier versions wrote checkpoints at the end of one
     epochs = epochs if isinstance(epochs, int) else (epoch or 0) + 1
-    about = {"config": config, "classes": classes, "state": state}
-    return {**about, "epoch": epoch, "epochs": epochs, "step": step, "writer": by}
+    place = {"epoch": epoch, "epochs": epochs, "step": step}
+    return {"config": config, "classes": classes, "state": state, **place, "writer": by}
 
 
 def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:

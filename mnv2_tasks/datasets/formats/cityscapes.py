@@ -10,6 +10,7 @@ from mnv2_tasks.datasets.reading.file_split import check_root
 from mnv2_tasks.datasets.reading.legend import Legend, choose, index_legend
 from mnv2_tasks.datasets.reading.listing import LeftOut, walk
 from mnv2_tasks.datasets.reading.masked_split import MaskSplit, make_split
+from mnv2_tasks.datasets.reading.sides import SIDES
 from mnv2_tasks.errors import InputError, amount
 from mnv2_tasks.samples import IGNORED
 
@@ -56,7 +57,7 @@ class Cityscapes:
         self.root = check_root(root, val_fraction=0)
         self.max_side = max_side
         for folder in ("leftImg8bit", "gtFine"):
-            if not any((self.root / folder / side).is_dir() for side in ("train", "val", "test")):
+            if not any((self.root / folder / side).is_dir() for side in SIDES):
                 raise InputError(
                     f"{self.root / folder / 'train'}: there is no such folder; unpack leftImg8bit_trainvaltest.zip "
                     "and gtFine_trainvaltest.zip into data.root"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnv2_tasks.datasets.reading.file_split import FileSplit
+from mnv2_tasks.datasets.reading.sides import SIDES
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.kinds import KINDS
 
@@ -139,7 +140,7 @@ class Merged:
         return self._splits.get(name)
 
     def _merge(self) -> dict[str, MergedSplit | None]:
-        sides = {side: self._read(side) for side in ("train", "val", "test")}
+        sides = {side: self._read(side) for side in SIDES}
         evaluation_keys = {key for side in ("val", "test") for _, keys in sides[side].values() for key in keys}
         for name, (split, keys) in sides["train"].items():
             mask = np.array([key not in evaluation_keys for key in keys])

@@ -21,6 +21,7 @@ from mnv2_tasks.datasets.reading.file_split import MAX_SIDE, part
 from mnv2_tasks.datasets.reading.images import check_images
 from mnv2_tasks.datasets.reading.labelled_split import LabelledImages, held_out_by_class, label_contents, only_classes
 from mnv2_tasks.datasets.reading.listing import LeftOut, subfolders
+from mnv2_tasks.datasets.reading.sides import SIDES
 from mnv2_tasks.errors import InputError
 
 
@@ -132,7 +133,7 @@ def flowers102(
     page = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
     files = f"102flowers.tgz, imagelabels.mat and setid.mat from {page} and put them into {root}/flowers-102"
     sides = {}
-    for side in ("train", "val", "test"):
+    for side in SIDES:
         # A loader that gives the path back: images are read here as those of every other set.
         make = partial(datasets.Flowers102, Path(root).expanduser(), side, loader=Path)
         reader = read(make, root, files, download=download)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mnv2_tasks.datasets.reading.depth import DEPTHS
 from mnv2_tasks.datasets.reading.places import SHARD, Cached, Folder, Place, checksum, is_address
+from mnv2_tasks.datasets.reading.sides import SIDES
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.files import parse_json, read_bytes
 from mnv2_tasks.kinds import KINDS
@@ -135,7 +136,7 @@ def read_index(root: str | Path, *, cache: Path, most: int) -> ShardIndex:
         provides = {kind: _names(names) for kind, names in table["classes"].items()}
         _check(bool(provides) and set(provides) <= set(KINDS), "classes")
         sides = {side: _side(entry, side, provides) for side, entry in table["sides"].items()}
-        _check(set(sides) <= {"train", "val", "test"}, "sides")
+        _check(set(sides) <= set(SIDES), "sides")
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         name = str(error) if isinstance(error, (KeyError, _FieldError)) else "sides"
         raise InputError(f"{where}: its field {name} is missing, or is not as such files have it; {FIX}") from error

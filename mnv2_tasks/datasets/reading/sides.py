@@ -12,6 +12,7 @@ SPELLINGS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "tst"),
 }
+SIDES = tuple(SPELLINGS)
 BOTH = "trainval"  # train and val in one, as Pascal VOC calls it
 _SIDE = {word: side for side, words in SPELLINGS.items() for word in words} | {BOTH: BOTH}
 _PLAIN = {  # words beside a side's that say nothing else: train_images, val2017, testset
