@@ -1,0 +1,66 @@
+"""Pages for a browser, each one file that needs no other: style, script and pictures stand in it.
+
+The templates are Jinja's, in `pages/`: `base.html` is what all pages are, `parts.html` what they are made of.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mnv2_tasks.files import replacing
+
+WIDEST = 1600  # pixels of a picture in a page; wider ones are made smaller
+QUALITY = 80  # of a photo, as WebP counts it
+
+
+def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
+    """Fill a template of `pages/` and write it; whatever comes from data is escaped, and a value that lacks is an error.
+
+    Args:
+        template: the name of its file.
+        values: by the names that the template uses; a picture is the path of its file.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(
+        loader=PackageLoader("mnv2_tasks.visual", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters.update(cell=cell, embedded=embedded)
+    text = pages.get_template(template).render(values)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def cell(value: Any) -> str:
+    """How a table shows a value: four digits of a fraction, thousands apart, a dash for what there is not."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    return str(value)
+
+
+def embedded(path: str | Path) -> str:
+    """A picture as a `data:` address: WebP, exact or as a photo, whichever takes fewer bytes."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    if picture.width > WIDEST:
+        picture.thumbnail((WIDEST, picture.height), Image.Resampling.LANCZOS)
+    encoded = []
+    for options in ({"lossless": True}, {"quality": QUALITY}):
+        picture.save(buffer := io.BytesIO(), "webp", **options)
+        encoded.append(buffer.getvalue())
+    return f"data:image/webp;base64,{base64.b64encode(min(encoded, key=len)).decode('ascii')}"
