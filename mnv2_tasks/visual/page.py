@@ -17,7 +17,7 @@ QUALITY = 80  # of a photo, as WebP counts it
 
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
-    """Fill a template of `pages/` and write it; whatever comes from data is escaped, and a value that lacks is an error.
+    """Fill a template of `pages/` and write it; what comes from data is escaped, and a value that lacks is an error.
 
     Args:
         template: the name of its file.
