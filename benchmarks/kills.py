@@ -3,7 +3,8 @@
 Each case is trained once in one go, and again by a process that gets SIGKILL at a random moment, up to three times, and
 each time goes on with resume=; a quarter of the kills come while a checkpoint is written. The weights in training and
 the averaged ones must be equal to the last bit, and metrics.csv but for its timings. Of each case it says how many runs
-were equal, after how many kills. Exit code 1 where a run differs.
+were equal, after how many kills, and, for one process, how many steps a kill lost at most: those since the checkpoint
+that the run goes on from. Exit code 1 where a run differs, or lost more than lies between two checkpoints.
 
 Processes are forked from one that has imported the libraries, but for the cases of two, which torchrun starts.
 """
@@ -44,9 +45,18 @@ TIMED = ("seconds", "step_ms", "images_per_second")
 
 def train(arguments: list[str], log: Path, *, kill_in_write: bool = False) -> None:
     """In a child of its own: train.py, with what it says in a log file; killed while it writes a checkpoint, or not."""
+    from mnv2_tasks.training.checkpoints import Checkpoints
+
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    steps, batch_end = os.open(steps_of(log), os.O_WRONLY | os.O_CREAT), Checkpoints.on_train_batch_end
+
+    def noted(self, trainer, *arguments):
+        os.pwrite(steps, b"%12d" % trainer.global_step, 0)
+        batch_end(self, trainer, *arguments)
+
+    Checkpoints.on_train_batch_end = noted
     if kill_in_write:
         written, choice = os.fsync, random.Random(os.getpid()).randrange(1, 8)
 
@@ -67,6 +77,20 @@ def train(arguments: list[str], log: Path, *, kill_in_write: bool = False) -> No
     finally:
         sys.stdout.flush()
     os._exit(code)
+
+
+def steps_of(log: Path) -> Path:
+    """Where a run's process notes the step that it has done."""
+    return log.with_suffix(".step")
+
+
+def lost(folder: Path, log: Path) -> int:
+    """The steps that a run had done, and has to do again; 0 where it notes none."""
+    from mnv2_tasks.training.run_folder import checkpoints, read_last
+
+    done = int(steps_of(log).read_bytes() or 0) if steps_of(log).exists() else 0
+    _, kept = read_last(folder) if checkpoints(folder) else (None, None)
+    return max(0, done - (kept["step"] if kept else 0))
 
 
 def start(arguments: list[str], processes: int, log: Path, *, kill_in_write: bool = False) -> int:
@@ -141,7 +165,7 @@ def main() -> None:
         took[name] = time.monotonic() - began
         (whole[name],) = base.glob(f"{name.replace(' ', '_').replace(',', '')}/*/whole")
         print(f"{name}: in one go {took[name]:.1f} s", flush=True)
-    kills, runs, bad, results = 0, 0, 0, {name: [0, 0, 0] for name in cases}
+    kills, runs, bad, results = 0, 0, 0, {name: [0, 0, 0, 0] for name in cases}
     while kills < args.kills:
         name = list(cases)[runs % len(cases)]
         settings, processes = cases[name]
@@ -170,6 +194,7 @@ def main() -> None:
                 assert status == 0, (name, log.read_text(encoding="utf-8")[-3000:])
                 break
             results[name][1] += 1
+            results[name][3] = max(results[name][3], lost(folder, log))
         if not (folder / "metrics.json").exists():
             again = (folder / "config.yaml").exists()
             typed = [f"resume={folder}"] if again else [
@@ -184,8 +209,10 @@ def main() -> None:
         print(f"{name} {folder.name}: {found or 'equal'} ({kills} kills)", flush=True)
         if not found:
             shutil.rmtree(folder)
-    for name, (equal, killed, total) in results.items():
-        print(f"{name}: {equal} of {total} equal, {killed} kills")
+    for name, (equal, killed, total, steps) in results.items():
+        at_most = "" if cases[name][1] > 1 else f", at most {steps} steps lost"
+        print(f"{name}: {equal} of {total} equal, {killed} kills{at_most}")
+        bad += steps > EVERY
     if not bad:
         shutil.rmtree(base)
     sys.exit(bool(bad))
