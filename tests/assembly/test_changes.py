@@ -425,7 +425,7 @@ def test_another_rate_and_length_act_and_config_says_so(cli, tmp_path):
     assert settings["optim"]["optimizer"]["lr"] == 0.0001 and settings["trainer"]["max_epochs"] == 3
 
     own = (folder / "config.yaml").read_bytes()  # now it has ended
-    timed = ("trainer.max_epochs=9", "+trainer.max_time=00:00:00:00", "ema=0.9")  # ended by the clock
+    timed = ("trainer.max_epochs=9", "trainer.max_time=00:00:00:00", "ema=0.9")  # ended by the clock
     for late in (("optim.optimizer.lr=1",), timed):
         _, err = cli("train", f"resume={folder}", *late, fails=True)
         assert f"no epoch is left for {late[-1].partition('=')[0]} to act on" in err
@@ -439,7 +439,7 @@ def test_another_rate_and_length_act_and_config_says_so(cli, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "short", ["+trainer.limit_val_batches=0", "+trainer.max_steps=1", "trainer.check_val_every_n_epoch=5"]
+    "short", ["+trainer.limit_val_batches=0", "trainer.max_steps=1", "trainer.check_val_every_n_epoch=5"]
 )
 def test_a_run_without_validation_ends_well(cli, tmp_path, short):
     _, out = cli("train", "task=classifier", *TINY, f"runs={tmp_path}", "name=a", short)
