@@ -13,6 +13,7 @@ import argparse
 import csv
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -185,7 +186,8 @@ def main() -> None:
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 if processes > 1:
-                    subprocess.run(["pkill", "-KILL", "-f", f"name={folder.name}|resume={folder}"], check=False)
+                    ours = f"name={folder.name}|resume={re.escape(str(folder))}"
+                    subprocess.run(["pkill", "-KILL", "-f", ours], check=False)
                     time.sleep(0.5)
                 kills += 1
             elif os.WIFSIGNALED(status):

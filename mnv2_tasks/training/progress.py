@@ -24,6 +24,9 @@ class Progress(TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
+        # Without a thread of its own: one that starts while loader workers are forked can hold a lock of CPython 3.11's
+        # at that moment, for which a worker then waits for ever.
+        Tqdm.monitor_interval = 0
         self._start: tuple[float, int] | None = None
         self._loss: Tensor | None = None  # summed over the batches of this epoch
         self._batches = 0
