@@ -26,6 +26,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.training.logged_results import log_results
     from mnv2_tasks.training.module import MultiTask
     from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
+    from mnv2_tasks.training.run_report import write_run_report
     from mnv2_tasks.training.wandb_artifacts import use_checkpoint, use_data
     from mnv2_tasks.training.wandb_logger import WandbLogger
 
@@ -60,6 +61,7 @@ def main(config: Any) -> None:
                 use_data(logger, data, settings["data"])
                 use_checkpoint(logger, config.ckpt or config.weights)
         log_results(loggers, record, folder, task=task, data=data, split=split)
+    write_run_report(folder, record, settings)
     print_table(record)
     print(f"results: {folder}")
 
@@ -76,6 +78,7 @@ def evaluate_exported(config: Any, names: list[str]) -> None:
     from mnv2_tasks.predict.predictor import Predictor
     from mnv2_tasks.training.logged_results import log_results
     from mnv2_tasks.training.results import print_table, record_of
+    from mnv2_tasks.training.run_report import write_run_report
     from mnv2_tasks.weights.checkpoint import checked_config
     from mnv2_tasks.weights.trust import refuse_foreign, refuse_unknown, writer
 
@@ -107,6 +110,7 @@ def evaluate_exported(config: Any, names: list[str]) -> None:
     record.write(folder)
     with logging_to(settings, folder, job_type="evaluate") as loggers:
         log_results(loggers, record, folder)
+    write_run_report(folder, record, settings)
     print_table(record)
     print(f"results: {folder}")
 

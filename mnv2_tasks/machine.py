@@ -3,8 +3,13 @@
 import ctypes
 import os
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -57,6 +62,23 @@ def tune_for_cpu() -> None:
 def cores() -> int:
     """The CPU cores that this process may use, which a cluster or taskset can make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment() -> dict[str, str]:
+    """What this process runs on: versions of what it is built of, system and processor."""
+    versions = {"python": platform.python_version()}
+    for package in ("mnv2_tasks", "torch", "torchvision", "pytorch-lightning"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {**versions, "system": platform.platform(), "processor": describe_processor(), "cores": str(cores())}
+
+
+def command_line() -> str:
+    """What was typed to start this process, to be typed again: "python train.py task=ssdlite", "mnv2 train ..."."""
+    program, *arguments = sys.orig_argv
+    if arguments and Path(arguments[0]).name == "mnv2":
+        return shlex.join(["mnv2", *arguments[1:]])
+    return shlex.join(["python", *arguments])
 
 
 def milliseconds(call: Callable[[], Any], *, seconds: float = 1.0, least: int = 7) -> float:

@@ -31,6 +31,8 @@ TINY = (
 )
 FILES = {
     "config.yaml",
+    "commands.txt",
+    "report.html",
     "metrics.csv",
     "metrics.json",
     "checkpoints/best.ckpt",

@@ -166,6 +166,7 @@ class DataModule(pl.LightningDataModule):
         self.seed = seed
         self.tested = "test"  # the side that the test and the predict loop run on
         self._splits: dict[tuple[str, str], Any] = {}
+        self.contents: list[str] = []  # what `tell` has said of each side
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
@@ -211,7 +212,8 @@ class DataModule(pl.LightningDataModule):
         splits = {(source, side): self.split(source, side) for source in self.sources for side in sides}
         splits = {key: split for key, split in splits.items() if split is not None}
         for (source, side), split in splits.items():
-            rank_zero_only(print)(data_summary.describe(source, side, split))
+            self.contents.append(data_summary.describe(source, side, split))
+            rank_zero_only(print)(self.contents[-1])
         kinds = {
             source: {kind: self.sources[source].provides[kind.name] for kind in tasks.values()}
             for source, tasks in self.assigned.items()

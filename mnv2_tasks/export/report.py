@@ -15,6 +15,7 @@ from mnv2_tasks.export.compare import Proof, eager, random_images, size_of
 from mnv2_tasks.export.decode import Arrays
 from mnv2_tasks.export.formats import FORMATS, need
 from mnv2_tasks.export.graph import Graph
+from mnv2_tasks.export.html_report import write_export_report
 from mnv2_tasks.export.metadata import Metadata, one_view
 from mnv2_tasks.export.session import Exported
 from mnv2_tasks.files import write_json
@@ -94,8 +95,10 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
     files = [row.as_dict() for row in rows]
     whole = {"side": side, "processor": processor, "pytorch": pytorch, "files": files}
     write_json(folder / "export.json", whole)
-    table = markdown(pytorch, rows, side, [*one_view(model), f"measured on {processor}"])
+    remarks = [*one_view(model), f"measured on {processor}"]
+    table = markdown(pytorch, rows, side, remarks)
     (folder / "export.md").write_text(table + "\n", encoding="utf-8")
+    write_export_report(folder, pytorch, rows, side, _notes(rows, remarks) + _columns(_tasks(rows), side))
     print(table)
     return [f"{row.file}: {row.error}" for row in rows if row.error]
 
@@ -228,7 +231,7 @@ def _verdict(row: ExportRow, settings: Mapping[str, Any]) -> str | None:
 
 def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequence[str] = ()) -> str:
     """The report as a Markdown table, which is also what the terminal shows."""
-    tasks = list(dict.fromkeys(task for row in rows for task in row.before))
+    tasks = _tasks(rows)
     titles = ["file", "MB", "largest difference", "relative", "unlike"]
     titles += [f"{task}, {side}" for task in tasks] + [f"ms, {n} thread{'s' if n > 1 else ''}" for n in THREADS]
     lines = [titles, ["---"] * len(titles)]
@@ -252,26 +255,33 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequenc
         times = [f"{row.latency_ms[str(n)]:.1f}" if row.latency_ms else "" for n in THREADS]
         lines.append([row.file, megabytes, *cells, *scores, *times])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [f"- {row.file}: {row.error or row.note}" for row in rows if row.error or row.note]
-    notes += [f"- {remark}" for remark in remarks]
+    return "\n".join([text, "", *(f"- {line}" for line in (*_notes(rows, remarks), *_columns(tasks, side)))])
+
+
+def _tasks(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(task for row in rows for task in row.before))
+
+
+def _notes(rows: Rows, remarks: Sequence[str]) -> list[str]:
+    notes = [f"{row.file}: {row.error or row.note}" for row in rows if row.error or row.note] + list(remarks)
     for how, said in SUPPRESSION.items():
         if names := [row.file for row in rows if row.boxes and row.about.nms == how]:
-            notes.append(f"- suppression {said}: {', '.join(names)}")
-    return "\n".join([text, "", *notes, *_columns(tasks, side)])
+            notes.append(f"suppression {said}: {', '.join(names)}")
+    return notes
 
 
 def _columns(tasks: Sequence[str], side: str) -> list[str]:
     """What the columns of the table say, a line each."""
     metrics = [
-        f"- {task}, {side}: the task's metric on the {side} images through the file's own runtime, and in brackets "
+        f"{task}, {side}: the task's metric on the {side} images through the file's own runtime, and in brackets "
         "what it gains or loses against PyTorch's, in hundredths"
         for task in tasks
     ]
     return [
-        "- MB: the file with its weights, in millions of bytes",
-        "- largest difference: of an output from PyTorch's: a score, a logit, a tap, or a box's corner in pixels",
-        "- relative: the same, as a share of the largest value, or of the image's longer side for boxes",
-        "- unlike: share of pixels of another class, or of detections without a partner of the same class and place",
+        "MB: the file with its weights, in millions of bytes",
+        "largest difference: of an output from PyTorch's: a score, a logit, a tap, or a box's corner in pixels",
+        "relative: the same, as a share of the largest value, or of the image's longer side for boxes",
+        "unlike: share of pixels of another class, or of detections without a partner of the same class and place",
         *metrics,
-        "- ms: median milliseconds of a call, of one batch, on so many threads",
+        "ms: median milliseconds of a call, of one batch, on so many threads",
     ]

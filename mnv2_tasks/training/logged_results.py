@@ -17,7 +17,16 @@ from mnv2_tasks.training.run_record import RunRecord
 from mnv2_tasks.training.wandb_logger import WandbLogger
 
 DRAWN = 0.5  # score of the boxes that a table of predictions counts
-APART = ("primaries", "classes", "passes", "sizes", "matched", "model")  # of a record: no results
+APART = (
+    "primaries",
+    "classes",
+    "passes",
+    "sizes",
+    "matched",
+    "model",
+    "contents",
+    "environment",
+)  # of a record: no results
 
 
 def log_results(

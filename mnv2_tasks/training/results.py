@@ -16,12 +16,14 @@ from mnv2_tasks.complexity import forward_ms, model_cost
 from mnv2_tasks.datasets.datamodule import DataModule
 from mnv2_tasks.errors import InputError, amount, shorten
 from mnv2_tasks.files import place_of, read_rows, write_settings
+from mnv2_tasks.machine import environment
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.training import joint_gain
 from mnv2_tasks.training.example_pictures import example_sheet, examples, task_examples
 from mnv2_tasks.training.logged_results import log_results
 from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.run_record import RunRecord
+from mnv2_tasks.training.run_report import NAME, write_run_report
 from mnv2_tasks.training.wandb_artifacts import log_checkpoints
 from mnv2_tasks.training.wandb_logger import WandbLogger
 
@@ -109,6 +111,8 @@ def record_of(metrics: dict[str, dict[str, float]], model: Model, data: DataModu
         madds=cost["madds"],
         sizes={source: list(size) for source, size in data.sizes.items()},
         passes=data.passes,
+        contents=data.contents,
+        environment=environment(),
     )
 
 
@@ -166,12 +170,13 @@ def finish(
         if isinstance(logger, WandbLogger):
             logger.send_history(rows)  # where no epoch was left, no training has sent it
             log_checkpoints(logger, record, config, folder)
+    write_run_report(folder, record, config)
     step = int(rows[-1]["step"]) - 1 if rows else 0
     log_results(loggers, record, folder, step=step, task=task, data=data, split=sides[-1])
     print_table(record)
     if record.joint:
         joint_gain.print_comparison(record.joint)
-    print(f"run folder: {folder}")
+    print(f"run folder: {folder} ({NAME} shows all of it)")
 
 
 def _middle(rows: list[dict[str, float]], name: str) -> float | None:

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from mnv2_tasks.errors import InputError, amount
 from mnv2_tasks.files import new_folder, read_rows, write_settings
+from mnv2_tasks.machine import command_line
 from mnv2_tasks.processes import Stop
 from mnv2_tasks.training.checkpoints import DRAFT, LAST, PREVIOUS
 
@@ -41,6 +43,8 @@ def open_folder(config: Config, tasks: Iterable[str] = ()) -> Path:
             ) from error
         write_settings(folder / "config.yaml", config)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    with (folder / "commands.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {command_line()}\n")
     return folder
 
 

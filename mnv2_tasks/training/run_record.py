@@ -36,6 +36,8 @@ class RunRecord:
     matched: Any = None  # what `backbone.match` found
     joint: Mapping[str, Any] | None = None  # see `joint_gain.compare`
     model: str | None = None  # the file that was evaluated
+    contents: list[str] | None = None  # what each side of the data holds, a line each
+    environment: Mapping[str, str] | None = None  # {what: version, or name}
 
     @property
     def tasks(self) -> list[str]:

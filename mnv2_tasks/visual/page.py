@@ -6,7 +6,8 @@ The templates are Jinja's, in `pages/`: `base.html` is what all pages are, `part
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,35 @@ from mnv2_tasks.files import replacing
 
 WIDEST = 1600  # pixels of a picture in a page; wider ones are made smaller
 QUALITY = 80  # of a photo, as WebP counts it
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report; what it has stands in this order.
+
+    Args:
+        text: a paragraph each.
+        commands: (what it does, the command).
+        titles, rows: of a table, which a click on a title sorts.
+        figures: (the file of a picture, what it shows).
+        folded: a long text that is seen when asked for.
+    """
+
+    heading: str
+    text: Sequence[str] = ()
+    commands: Sequence[tuple[str, str]] = ()
+    titles: Sequence[str] = ()
+    rows: Sequence[Sequence[str | float | None]] = ()
+    figures: Sequence[tuple[Path, str]] = ()
+    folded: str = ""
+
+
+def write_report(
+    path: Path, *, title: str, about: str, numbers: Sequence[tuple[str, Any, str]], sections: Sequence[Section]
+) -> None:
+    """A page of headline numbers, each (name, value, remark), and sections; those without content are left out."""
+    shown = [one for one in sections if one.text or one.commands or one.rows or one.figures or one.folded]
+    write_page(path, "report.html", {"title": title, "about": about, "numbers": numbers, "sections": shown})
 
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> dic
     None where no run of the variant that the others are compared with is finished.
     """
     from mnv2_tasks.files import write_json
+    from mnv2_tasks.lab.study.study_report import write_study_report
     from mnv2_tasks.visual.study_plots import plot_curves, plot_pareto, plot_values
     from mnv2_tasks.weights.trust import foreign_modules
 
@@ -44,6 +45,7 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> dic
     picture, other = ("values.png", "pareto.png") if results["equal_cost"] else ("pareto.png", "values.png")
     (folder / other).unlink(missing_ok=True)  # of a time when fewer runs were finished
     (plot_values if results["equal_cost"] else plot_pareto)(results, folder / picture)
+    write_study_report(folder, results, remarks(results))
     print(f"\n{table}\nstudy folder: {folder}")
     return results
 
@@ -121,6 +123,19 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The table of a study, ready for a README or a paper."""
+    lines = remarks(results)
+    titles = ("variant", results["metric"].split("/")[-1], "difference", "parameters", "multiply-adds", "latency")
+    lines += ["", "| " + " | ".join(titles) + " |", "|---|---|---|---|---|---|"]
+    for variant in results["variants"]:
+        spread = "" if variant["std"] is None else f" ± {variant['std']:.4f}"
+        cost = (f"{variant['parameters'] / 1e6:.3f} M", f"{variant['madds'] / 1e6:.2f} M", _ms(variant["latency_ms"]))
+        row = (variant["name"], f"{variant['mean']:.4f}{spread}", _difference(variant["difference"]), *cost)
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def remarks(results: Mapping[str, Any]) -> list[str]:
+    """What the table of a study tells, and whether costs are equal."""
     seeds = {len(variant["values"]) for variant in results["variants"]}
     paired = ", paired by seed, with their 95% interval (Student's t)"
     lines = [
@@ -132,14 +147,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     if not results["equal_cost"]:
         ratios = [variant["cost_ratio"] for variant in results["variants"]]
         lines.append(f"Costs are not equal: {min(ratios):.2f} to {max(ratios):.2f} times the baseline's multiply-adds.")
-    titles = ("variant", results["metric"].split("/")[-1], "difference", "parameters", "multiply-adds", "latency")
-    lines += ["", "| " + " | ".join(titles) + " |", "|---|---|---|---|---|---|"]
-    for variant in results["variants"]:
-        spread = "" if variant["std"] is None else f" ± {variant['std']:.4f}"
-        cost = (f"{variant['parameters'] / 1e6:.3f} M", f"{variant['madds'] / 1e6:.2f} M", _ms(variant["latency_ms"]))
-        row = (variant["name"], f"{variant['mean']:.4f}{spread}", _difference(variant["difference"]), *cost)
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _over(seeds: set[int]) -> str:

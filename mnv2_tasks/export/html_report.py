@@ -1,0 +1,63 @@
+"""report.html of an export: what each file is, and how near it comes to PyTorch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv2_tasks.machine import command_line, environment
+from mnv2_tasks.visual.page import Section, write_report
+
+if TYPE_CHECKING:
+    from mnv2_tasks.export.report import Rows
+
+
+def write_export_report(
+    folder: Path, pytorch: Mapping[str, Any], rows: "Rows", side: str, notes: Sequence[str]
+) -> None:
+    """Write report.html beside the files.
+
+    Args:
+        pytorch: {"latency_ms": {how: {threads: milliseconds}}}.
+        side: that the metrics are of.
+        notes: what is to be said of the files, a paragraph each.
+    """
+    tasks = list(dict.fromkeys(task for row in rows for task in row.before))
+    threads = list(pytorch["latency_ms"]["eager"])
+    titles = ["file", "MB", "relative difference", "unlike"]
+    titles += [f"{task}, {side}" for task in tasks] + [f"ms, {count} threads" for count in threads]
+    before: Mapping[str, float] = next((row.before for row in rows if row.before), {})
+    lines: list[list[Any]] = [
+        [f"PyTorch, {how}", None, None, None, *(before.get(task) for task in tasks), *timed.values()]
+        for how, timed in pytorch["latency_ms"].items()
+    ]
+    for row in rows:
+        megabytes = None if row.bytes is None else round(row.bytes / 1e6, 2)
+        far = [max((d.get(key, 0.0) for d in row.apart.values()), default=None) for key in ("relative", "unlike")]
+        times = [row.latency_ms.get(count) for count in threads]
+        lines.append([row.file, megabytes, *far, *(row.after.get(task) for task in tasks), *times])
+    failed = [f"{row.file}: {row.error}" for row in rows if row.error]
+    whole = [row for row in rows if not row.error]
+    commands = [
+        ("Predictions with a file, without PyTorch's network", f"python -m mnv2_tasks.predict model={folder / row.file}"
+         " source=<image or folder>")
+        for row in whole[:1]
+    ]  # fmt: skip
+    commands.append(("Every file on another machine", f"python -m mnv2_tasks.benchmark model={folder}"))
+    smallest = min((row for row in whole if row.bytes), key=lambda row: row.bytes or 0, default=None)
+    numbers: list[tuple[str, Any, str]] = [("files", len(whole), f"{len(failed)} failed" if failed else "all proved against PyTorch")]
+    if smallest is not None and smallest.bytes:
+        numbers.append((f"the smallest: {smallest.file}", f"{smallest.bytes / 1e6:.2f} MB", ""))
+    write_report(
+        folder / "report.html",
+        title=f"Exported: {', '.join(tasks) or 'taps'}",
+        about=str(folder),
+        numbers=numbers,
+        sections=[
+            Section("What failed", failed),
+            Section("Files", titles=titles, rows=lines),
+            Section("Notes", notes),
+            Section("What was done", commands=[("", command_line())]),
+            Section("How to go on", commands=commands),
+            Section("Machine", titles=("what", "which"), rows=[list(row) for row in environment().items()]),
+        ],
+    )
