@@ -92,6 +92,11 @@ def test_a_run_leaves_its_folder(trained):
     table = rows(trained)
     assert [(row["epoch"], row["step"]) for row in table] == [("0", "3"), ("1", "6")]
     assert all(float(row["ssdlite/train/loss"]) > 0 and float(row["ssdlite/val/loss"]) > 0 for row in table)
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    typed = (trained / "commands.txt").read_text(encoding="utf-8").splitlines()
+    assert len(typed) == 1 and typed[0][21:].startswith("python train.py size=64") and typed[0][21:] in page
+    assert f"<dd>{found['val']['ssdlite/map']:.4f}<small>on val" in page and page.count("<img") == 6
+    assert f"ckpt={trained}/checkpoints/best.ckpt" in page and found["contents"][0] in page
 
 
 @pytest.mark.slow
@@ -202,7 +207,7 @@ def test_a_signal_ends_a_run_with_what_is_there(cli, tmp_path, monkeypatch, name
 def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(trained, cli, tmp_path):
     code, _ = cut(signal.SIGKILL, *TINY, f"runs={tmp_path}", "name=a", at=("AtStop", "__init__"))
     folder = tmp_path / "ssdlite" / "a"
-    assert files(folder) == {"config.yaml"} and code == -signal.SIGKILL
+    assert files(folder) == {"config.yaml", "commands.txt"} and code == -signal.SIGKILL
     another = {"resume": None, "runs": tmp_path, "heads": {"ssdlite": {}}, "name": "a"}
     refused(
         lambda: open_folder(another), f"a run of that name exists; choose another name=, or go on with resume={folder}"

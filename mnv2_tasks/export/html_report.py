@@ -44,7 +44,9 @@ def write_export_report(
     ]  # fmt: skip
     commands.append(("Every file on another machine", f"python -m mnv2_tasks.benchmark model={folder}"))
     smallest = min((row for row in whole if row.bytes), key=lambda row: row.bytes or 0, default=None)
-    numbers: list[tuple[str, Any, str]] = [("files", len(whole), f"{len(failed)} failed" if failed else "all proved against PyTorch")]
+    numbers: list[tuple[str, Any, str]] = [
+        ("files", len(whole), f"{len(failed)} failed" if failed else "all proved against PyTorch")
+    ]
     if smallest is not None and smallest.bytes:
         numbers.append((f"the smallest: {smallest.file}", f"{smallest.bytes / 1e6:.2f} MB", ""))
     write_report(
