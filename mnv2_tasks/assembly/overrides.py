@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -83,6 +84,18 @@ def set_aside(arguments: list[str]) -> list[str]:
 def quoted(text: str) -> str:
     """A text as Hydra's grammar takes any."""
     return str(QuotedString(text, Quote.double).with_quotes())
+
+
+def override_value(value: Any) -> str:
+    """A value as Hydra's command line takes it."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(override_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}: {override_value(inner)}' for key, inner in value.items())}}}"
+    text = str(value)
+    return text if re.fullmatch(r"[\w.+/-]*", text, re.ASCII) else quoted(text)
 
 
 def _is_setting(argument: str) -> bool:

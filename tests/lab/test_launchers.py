@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.lab.study.job import Job
-from mnv2_tasks.lab.study.launchers import OnRay, Submitit
+from mnv2_tasks.lab.jobs.choice import choose_launcher
+from mnv2_tasks.lab.jobs.job import Job
+from mnv2_tasks.lab.jobs.launchers import OnRay, Submitit
 from mnv2_tasks.lab.study.plan import Run
-from mnv2_tasks.lab.study.runner import _launcher, execute
+from mnv2_tasks.lab.study.runner import execute
 
 SLURM = {
     "cluster": "slurm",
@@ -118,8 +119,8 @@ def test_what_is_missing_or_wrong_is_told_in_a_line(tmp_path, monkeypatch):
         ({"launcher": "ray", "jobs": 0}, "study.jobs=0"),
     ):
         with pytest.raises(InputError, match=words):
-            _launcher(study, tmp_path, 2)
+            choose_launcher(study, tmp_path, 2)
     for name in ("submitit", "ray"):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(InputError, match=rf"pip install 'mnv2_tasks\[{name}\]'"):
-            _launcher({"launcher": name, "jobs": None, name: {}}, tmp_path, 2)
+            choose_launcher({"launcher": name, "jobs": None, name: {}}, tmp_path, 2)

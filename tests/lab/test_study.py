@@ -16,9 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from places import ROOT
 from scipy import stats
 
+from mnv2_tasks.assembly.overrides import override_value
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.lab.study.plan import Run, override_value, plan, variant_name
-from mnv2_tasks.lab.study.runner import _room
+from mnv2_tasks.lab.jobs.choice import room_here
+from mnv2_tasks.lab.study.plan import Run, plan, variant_name
 from mnv2_tasks.lab.study.summary import paired_difference, summarise, write
 from mnv2_tasks.visual.study_plots import pareto_front
 
@@ -64,9 +65,9 @@ def test_studies_keep_to_the_gpus_that_they_may_use(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert _room(None, 9) == (2, ["0", "1"])
+    assert room_here(None, 9) == (2, ["0", "1"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5a")
-    assert _room(None, 9) == (2, ["2", "GPU-5a"])
+    assert room_here(None, 9) == (2, ["2", "GPU-5a"])
 
 
 def _finished(folder, variant, seed, **sides):

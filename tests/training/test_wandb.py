@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.lab.study.runner import write_sweep
+from mnv2_tasks.lab.jobs.sweep import write_sweep
 from mnv2_tasks.training import loggers, step_log
 from mnv2_tasks.training.wandb_logger import STEP, WandbLogger
 from mnv2_tasks.weights import artifacts
@@ -253,15 +253,15 @@ def test_a_checkpoint_is_read_from_an_artifact(run, tmp_path, monkeypatch):
 
 
 def test_a_sweep_names_its_metric_and_its_method(tmp_path):
-    config = {"study": {"name": "s", "vary": {"block": ["a", "b"]}, "seeds": [0], "sweep": {"method": "bayes"}}}
-    write_sweep(tmp_path / "sweep.yaml", config, [])
+    study = {"name": "s", "sweep": {"method": "bayes"}}
+    write_sweep(tmp_path / "sweep.yaml", study, [], {"block": {"values": ["a", "b"]}})
     sweep = yaml.safe_load((tmp_path / "sweep.yaml").read_text(encoding="utf-8"))
     assert sweep["method"] == "bayes" and sweep["metric"] == {"name": "val/score", "goal": "maximize"}
     assert "early_terminate" not in sweep
-    config["study"]["sweep"] = {"stop_early": True}
-    write_sweep(tmp_path / "sweep.yaml", config, [])
+    study["sweep"] = {"stop_early": True}
+    write_sweep(tmp_path / "sweep.yaml", study, [], {"block": {"values": ["a", "b"]}})
     sweep = yaml.safe_load((tmp_path / "sweep.yaml").read_text(encoding="utf-8"))
     assert sweep["method"] == "grid" and sweep["early_terminate"]["type"] == "hyperband"
-    config["study"]["sweep"] = {"method": "bays"}
+    study["sweep"] = {"method": "bays"}
     with pytest.raises(InputError, match="study.sweep.method=bays: use grid, random or bayes"):
-        write_sweep(tmp_path / "sweep.yaml", config, [])
+        write_sweep(tmp_path / "sweep.yaml", study, [], {"block": {"values": ["a", "b"]}})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnv2_tasks.assembly.overrides import quoted
+from mnv2_tasks.assembly.overrides import override_value
 from mnv2_tasks.errors import InputError
 
 
@@ -47,18 +47,6 @@ def variant_name(settings: Mapping[str, Any]) -> str:
     if len(settings) == 1 and isinstance(value := next(iter(settings.values())), str):
         return value
     return " ".join(f"{key.rpartition('.')[2]}={override_value(value)}" for key, value in settings.items())
-
-
-def override_value(value: Any) -> str:
-    """A value as Hydra's command line takes it."""
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(override_value, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}: {override_value(inner)}' for key, inner in value.items())}}}"
-    text = str(value)
-    return text if re.fullmatch(r"[\w.+/-]*", text, re.ASCII) else quoted(text)
 
 
 def _file_name(text: str) -> str:

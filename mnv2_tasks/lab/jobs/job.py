@@ -1,12 +1,13 @@
-"""A run of a study as a job of another engine: it starts the run's process, and started again it goes on."""
+"""A run as a job of another engine: it starts the run's process, and started again it goes on."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,19 @@ def environment() -> dict[str, str]:
     places = [str(Path(__file__).resolve().parents[3]), *variables.get("PYTHONPATH", "").split(os.pathsep)]
     variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, places)))
     return variables
+
+
+def last_line(log: Path) -> str:
+    """What a run said last; where it told an error, that."""
+    if not log.exists():
+        return f"it left no {log}, which has to be on a disk that its machine shares with this one"
+    lines: Iterator[str] = (
+        line.strip() for line in re.split(r"[\r\n]", log.read_text(errors="replace", encoding="utf-8"))
+    )
+    texts = [line for line in lines if line]
+    errors = [match[1] for line in texts if (match := re.search(r"(?:^|\])(error: .*)", line))]  # behind a progress bar
+    return (errors or texts or ["it printed nothing"])[-1]
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"

@@ -1,4 +1,4 @@
-"""What does the runs of a study: processes of this machine, jobs of submitit (for SLURM), or tasks of Ray."""
+"""What does the runs of a study or a search: processes of this machine, jobs of submitit (SLURM), or tasks of Ray."""
 
 import logging
 import os
@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from mnv2_tasks import processes
 from mnv2_tasks.errors import InputError, amount, reason_of
 from mnv2_tasks.files import read_json, write_json
-from mnv2_tasks.lab.study.job import Job, environment
+from mnv2_tasks.lab.jobs.job import Job, environment
 from mnv2_tasks.machine import cores
 
-LAUNCHERS = ("local", "submitit", "ray")
 WORKERS = 8  # loader processes of a run, at most
 
 
@@ -24,7 +23,7 @@ class Launcher(Protocol):
 
     Attributes:
         room: how many jobs it takes at a time; None: all.
-        about: how and where they run, for the study's first line.
+        about: how and where they run, for the command's first line.
         workers: loader processes that a run has room for; None: the run asks its machine.
         pause: seconds between two looks at the jobs.
     """
@@ -38,6 +37,10 @@ class Launcher(Protocol):
 
     def ended(self, started: Any) -> str | None:
         """None while it runs; what the engine says of its end, "" where there is nothing to say."""
+        ...
+
+    def end(self, started: Any) -> None:
+        """End one that runs, before its time; `ended` is not asked of it again."""
         ...
 
     def leave(self, started: Sequence[Any]) -> str:
@@ -81,13 +84,16 @@ class Local:
     def ended(self, started: Any) -> str | None:
         if started.poll() is None:
             return None
+        self.end(started)
+        return ""
+
+    def end(self, started: Any) -> None:
         processes.stop(started)
         self._free.append(self._devices.pop(started))
-        return ""
 
     def leave(self, started: Sequence[Any]) -> str:
         for process in started:
-            processes.stop(process)
+            self.end(process)
         return "the same command does the others"
 
 
@@ -98,6 +104,7 @@ class Submitit:
         section: `study.submitit`: the cluster, and submitit's own parameters.
         jobs: how many at a time; None: all.
         folder: of the study.
+        of: "study" or "search", of which `section` is.
 
     Raises InputError where submitit, or SLURM, is not there, or does not know a parameter.
     """
@@ -105,18 +112,19 @@ class Submitit:
     workers: int | None = None
     pause = 0.5
 
-    def __init__(self, section: Mapping[str, Any], jobs: int | None, folder: Path) -> None:
+    def __init__(self, section: Mapping[str, Any], jobs: int | None, folder: Path, *, of: str = "study") -> None:
+        self._section = f"{of}.submitit"
         try:
             import submitit
         except ModuleNotFoundError as error:
-            raise InputError("study.launcher=submitit needs its extra: pip install 'mnv2_tasks[submitit]'") from error
+            raise InputError(f"{of}.launcher=submitit needs its extra: pip install 'mnv2_tasks[submitit]'") from error
         self.room = jobs
         parameters = {key: value for key, value in section.items() if value is not None}
         for key in ("nodes", "tasks_per_node", "slurm_nodes", "slurm_ntasks_per_node", "slurm_tasks_per_node"):
             if parameters.get(key, 1) != 1:
                 raise InputError(
-                    f"study.submitit.{key}={parameters[key]}: a run is one task, which starts a process for each of "
-                    "its GPUs; give study.submitit.gpus_per_node"
+                    f"{self._section}.{key}={parameters[key]}: a run is one task, which starts a process for each of "
+                    f"its GPUs; give {self._section}.gpus_per_node"
                 )
         first = {key: parameters.pop(key) for key in ("slurm_max_num_timeout", "slurm_python") if key in parameters}
         cluster = parameters.pop("cluster", None)
@@ -125,13 +133,13 @@ class Submitit:
             self._executor = submitit.AutoExecutor(folder / "jobs", cluster, **first)
             self._executor.update_parameters(**parameters)
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
-            here = "; study.submitit.cluster=local tries it on this machine" if isinstance(error, RuntimeError) else ""
-            raise InputError(f"study.submitit: {reason_of(error)}{here}") from error
+            here = f"; {self._section}.cluster=local tries it on this machine"
+            raise InputError(
+                f"{self._section}: {reason_of(error)}{here if isinstance(error, RuntimeError) else ''}"
+            ) from error
         self.about = f"jobs of submitit ({self._executor.cluster})"
         self._list = folder / "jobs.json"
-        self._numbers: dict[str, str] = {}  # {run: its job's}
-        if self._list.exists():
-            self._numbers = read_json(self._list, fix="remove it, once no job of this study is queued")
+        self._numbers()  # where the file is damaged, it says so before anything is queued
 
     def start(self, job: Job) -> Any:
         name = job.folder.name
@@ -142,16 +150,23 @@ class Submitit:
         try:
             started = self._executor.submit(job)
         except (RuntimeError, OSError) as error:  # sbatch refused it
-            raise InputError(f"study.submitit: {reason_of(error)}") from error
-        self._numbers[name] = started.job_id
-        write_json(self._list, self._numbers)
+            raise InputError(f"{self._section}: {reason_of(error)}") from error
+        write_json(self._list, {**self._numbers(), name: started.job_id})
         return started
+
+    def _numbers(self) -> dict[str, str]:
+        """{run: its job's}, of the commands before this one and beside it."""
+        if not self._list.exists():
+            return {}
+        numbers: dict[str, str] = read_json(self._list, fix="remove it, once no job of it is queued")
+        return numbers
 
     def _before(self, name: str) -> Any:
         """The job of a command before this one that still stands in SLURM's queue, or runs."""
-        if name not in self._numbers or not self._outlasts:
+        number = self._numbers().get(name)
+        if number is None or not self._outlasts:
             return None
-        job = self._executor._executor.job_class(self._executor.folder, self._numbers[name])
+        job = self._executor._executor.job_class(self._executor.folder, number)
         return None if job.done() else job
 
     @property
@@ -169,6 +184,9 @@ class Submitit:
         trace = re.split(r"\n-{10,}\n", str(error))  # submitit quotes it between two lines
         return f"job {started.job_id}: {trace[min(1, len(trace) - 1)].strip().splitlines()[-1]}"
 
+    def end(self, started: Any) -> None:
+        started.cancel()
+
     def leave(self, started: Sequence[Any]) -> str:
         if self._outlasts and started:
             numbers = " ".join(job.job_id for job in started)
@@ -178,7 +196,7 @@ class Submitit:
                 "the same command waits for them, does the others and writes the table"
             )
         for job in started:
-            job.cancel()
+            self.end(job)
         return "the same command does the others"
 
 
@@ -188,39 +206,40 @@ class OnRay:
     Args:
         section: `study.ray`: the address, and what a task asks for.
         jobs: how many at a time; None: all.
+        of: "study" or "search", of which `section` is.
 
     Raises InputError where Ray is not there, or does not know an option.
     """
 
     pause = 0.5
 
-    def __init__(self, section: Mapping[str, Any], jobs: int | None) -> None:
+    def __init__(self, section: Mapping[str, Any], jobs: int | None, *, of: str = "study") -> None:
         os.environ.update(environment())  # a Ray that starts here hands it on
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise InputError("study.launcher=ray needs its extra: pip install 'mnv2_tasks[ray]'") from error
+            raise InputError(f"{of}.launcher=ray needs its extra: pip install 'mnv2_tasks[ray]'") from error
         self.room = jobs
         self._ray = ray
         self._is_own = not ray.is_initialized()
         options = {key: value for key, value in section.items() if value is not None}
         address = options.pop("address", None)
         if self._is_own:
-            _check_reachable(address)
+            _check_reachable(f"{of}.ray.address", address)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what Ray will do in later versions
                     ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise InputError(f"study.ray.address={address}: {reason_of(error)}") from error
+                raise InputError(f"{of}.ray.address={address}: {reason_of(error)}") from error
         options.setdefault("num_gpus", 1 if ray.cluster_resources().get("GPU") else 0)
         self.workers: int | None = min(WORKERS, max(0, int(options.get("num_cpus", 1)) - 1))
         self._options, self._function = options, ray.remote(_call)
         try:
             self._function.options(**options)
         except (ValueError, TypeError) as error:
-            raise InputError(f"study.ray: {reason_of(error)}") from error
+            raise InputError(f"{of}.ray: {reason_of(error)}") from error
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.about = f"tasks of Ray on {amount(len(machines), 'machine')}"
         for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
@@ -239,21 +258,24 @@ class OnRay:
             return reason_of(getattr(error, "cause", None) or error)
         return ""
 
+    def end(self, started: Any) -> None:
+        self._ray.cancel(started)
+
     def leave(self, started: Sequence[Any]) -> str:
         for task in started:
-            self._ray.cancel(task)
+            self.end(task)
         if self._is_own:
             self._ray.shutdown()
         return "the same command does the others"
 
 
-def _check_reachable(address: Any) -> None:
+def _check_reachable(name: str, address: Any) -> None:
     """Raises InputError where nothing answers at host:port, which Ray itself tells after minutes."""
     if match := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", str(address)):
         try:
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
         except (OSError, OverflowError) as error:
-            raise InputError(f"study.ray.address={address}: {reason_of(error)}; give that of `ray start`") from error
+            raise InputError(f"{name}={address}: {reason_of(error)}; give that of `ray start`") from error
 
 
 def _call(job: Job) -> int:
