@@ -57,7 +57,7 @@ USUAL: tuple[tuple[str, list[str]], ...] = (
     ("logger", []),
 )
 GROUPS = ("task", "data", "backbone", "block", "optim", "balance", "trainer", "logger", "callbacks")
-RECIPES = ("study", "experiment")
+RECIPES = ("study", "search", "experiment")
 COMMANDS = ("evaluate", "predict", "export", "benchmark", "analysis", "budget", "shards")
 HIDDEN = {"defaults", "hydra", "suggests", "_target_", "_partial_"}
 TAKEN = {
@@ -253,6 +253,7 @@ def everything() -> tuple[str, ...]:
         "train",
         "common",
         "study_runs",
+        "search_runs",
         *COMMANDS,
         *(name for group in (*GROUPS, *TAKEN) for name in files_of(group)),
     )
@@ -266,6 +267,7 @@ def page() -> str:
         for name in files_of(group):
             lines += section(name, f"### `{group}={name.rpartition('/')[2]}`")
     lines += section("study_runs", "## Every study")
+    lines += section("search_runs", "## Every search")
     for group in RECIPES:
         lines += [f"## {group}", "", f"`{group}=`: {groups()[group]}", ""]
         for name in files_of(group):

@@ -27,6 +27,7 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
     from mnv2_tasks.assembly import changes
     from mnv2_tasks.assembly.resume import as_begun, resumed_config
     from mnv2_tasks.assembly.trainer import agree, make_trainer
+    from mnv2_tasks.lab.search import ask_and_tell
     from mnv2_tasks.lab.study import runner
     from mnv2_tasks.training import loggers
     from mnv2_tasks.training.fitting import fit
@@ -45,6 +46,9 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         changed = changes.refuse_fixed(before, settings, begun=has_begun(Path(found)))
     if runner.wanted(settings):
         runner.run(settings)
+        return
+    if ask_and_tell.wanted(settings):
+        ask_and_tell.run(settings)
         return
     heads = list(settings["heads"])
     resolved, task, last, trainer = prepare(settings, before, said)

@@ -44,6 +44,15 @@ def _try_part(name: str, part: Any, *arguments: Any, **named: Any) -> Any:
         raise InputError(f"{name}: {reason_of(error)}") from error
 
 
+def make_part(name: str, part: Any) -> Any:
+    """What a part of the settings, such as a sampler, describes. Raises InputError where its class refuses it."""
+    _look_up_part(name, part)
+    try:
+        return instantiate(part, _convert_="all")
+    except Exception as error:  # whatever a class makes of a wrong value
+        raise InputError(f"{name}: {reason_of(error)}") from error
+
+
 def _look_up_part(name: str, part: Any) -> None:
     """Raises InputError where a part, or one within it, names no class, or has a setting that its class lacks."""
     if not isinstance(part, Mapping) or not isinstance(part.get("_target_"), str):

@@ -36,7 +36,7 @@ ANEW = "leave it out, or start another run with backbone.weights={last}"
 # Settings that a run keeps: (pattern of names, why, what to do).
 OF_ITS_FOLDER = (
     (r"name|runs", "the run keeps its folder", "move the folder itself, and resume it at its new place"),
-    (r"(study|matched)(\..*)?", "it is one run", LEAVE),
+    (r"(study|search|matched)(\..*)?", "it is one run", LEAVE),
     (r"heads\.\w+|heads\.\w+\._target_", "the folder is of a run with the heads that it has", ANEW),
 )
 # Settings that nothing can follow once an epoch was done.
@@ -50,7 +50,7 @@ OF_ITS_START = (
 NETWORK = ("backbone", "heads", "balance")
 # What acts at the end of a run; not what would measure best.ckpt otherwise than it tells of itself.
 OF_ITS_END = re.compile(
-    rf"examples|baselines(\..*)?|loader\.(batch_size|workers)|trainer\.(accelerator|devices|strategy)"
+    rf"examples|test|baselines(\..*)?|loader\.(batch_size|workers)|trainer\.(accelerator|devices|strategy)"
     rf"|data\.(\w+\.)*({'|'.join(PLACES)})"
 )
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")

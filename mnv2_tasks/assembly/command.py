@@ -44,7 +44,9 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
         logging.getLogger("hydra").setLevel(logging.INFO)  # on its own: Hydra has put every library's INFO on stdout
         logging.getLogger().setLevel(logging.WARNING)
         folder = config.get("runs") if config.get("resume") in (None, AUTO) else config.resume
-        with in_one_line(folder or "", resumes=config_name == "train" and not config.get("study")):
+        with in_one_line(
+            folder or "", resumes=config_name == "train" and not (config.get("study") or config.get("search"))
+        ):
             if folder is not None or "runs" in config:
                 check_writable(folder)
             main(config)
@@ -59,6 +61,20 @@ def command(main: Callable[[DictConfig], None], config_name: str) -> None:
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def name_choice(group: str, *, otherwise: str | None = None) -> None:
+    """Of a verb that is a group of `train`, such as `mnv2 study blocks ...`: the first word is the group's choice.
+
+    otherwise: the choice where none is named; None: one has to be.
+    """
+    if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
+        sys.argv[1] = f"{group}={sys.argv[1]}"
+    elif not any(argument.startswith((f"{group}=", "-")) for argument in sys.argv):
+        if otherwise is None:
+            choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+            fail(f"{group} is not given: mnv2 {group} <name>, of {', '.join(choices)}")
+        sys.argv.insert(1, f"{group}={otherwise}")
 
 
 @contextmanager

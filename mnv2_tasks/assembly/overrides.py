@@ -60,9 +60,9 @@ def typed() -> Typed:
 def expand(arguments: list[str]) -> list[str]:
     """The arguments of a command as Hydra composes them.
 
-    `head.x` is the only head's x, `data.x` the only data set's, whatever their names; `study.vary={...}` takes the
-    place of a study's own: `settings.settle` puts them there. `block=x` chooses the backbone's block. Tasks named in
-    `baselines.`, `assign.` and `balance.weights.` are added.
+    `head.x` is the only head's x, `data.x` the only data set's, whatever their names; `study.vary={...}` and
+    `search.space={...}` take the place of a study's or a search's own: `settings.settle` puts them there. `block=x`
+    chooses the backbone's block. Tasks named in `baselines.`, `assign.` and `balance.weights.` are added.
     """
     sweeps = bool({"-m", "--multirun"} & set(arguments))
     return [_spelled(_quoted_path(argument, sweeps=sweeps)) for argument in arguments]
@@ -142,7 +142,7 @@ def _spelled(argument: str) -> str:
     name = override.key_or_group
     if name == "block":
         return _text(replace(override, package="backbone.block"))
-    if name.startswith(("head.", "data.")) or name == "study.vary":
+    if name.startswith(("head.", "data.")) or name in ("study.vary", "search.space"):
         return _text(replace(override, type=OverrideType.FORCE_ADD, key_or_group=ASIDE + name))
     if name.startswith(OPEN):
         return _text(replace(override, type=OverrideType.FORCE_ADD))
@@ -191,7 +191,11 @@ def known_keys(config_name: str, arguments: Iterable[str]) -> Iterator[str]:
     """The names of the settings that there are with the choices of groups among the expanded arguments."""
     GlobalHydra.instance().clear()
     overrides = {text: override for text in arguments if (override := _parsed(text))}
-    groups = [text for text, override in overrides.items() if (CONFIGS / override.key_or_group).is_dir()]
+    groups = [  # and where one's own choices of them lie
+        text
+        for text, override in overrides.items()
+        if (CONFIGS / override.key_or_group).is_dir() or override.key_or_group == "hydra.searchpath"
+    ]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return setting_names(compose(config_name, groups))
 

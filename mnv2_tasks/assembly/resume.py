@@ -46,12 +46,13 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
     own |= {"trust": [], "resume": str(folder)}  # what is trusted is said now
     refuse_foreign(own, path, trust=trusted(changes))
     refuse_unknown(own, path)
-    if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched", "study")]:
+    if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched", "study", "search")]:
         fix = "take it out, or use the version that wrote it"
         raise InputError(f"{path}: this version ({__version__}) has no setting {quote(unknown[0])}; {fix}")
-    study = own.get("study")
-    if study and (not isinstance(study, dict) or study.get("variant") is None):  # it would start commands of its own
-        raise InputError(f"{path}: its study section is no run's, but a whole study's; set study to null")
+    for name, mark in (("study", "variant"), ("search", "trial")):
+        section = own.get(name)
+        if section and (not isinstance(section, dict) or section.get(mark) is None):  # it would start commands
+            raise InputError(f"{path}: its {name} section is no run's, but a whole {name}'s; set {name} to null")
     try:
         return {**compose_changes(own, changes), "resume": str(folder)}
     except InputError as error:
@@ -69,7 +70,7 @@ def as_begun(settings: Config, own: Config) -> Config:
     if own.get("matched"):
         decided |= {key: own["backbone"][key] for key in ("match", "width", "divisor")}
     heads = {task: settings["heads"][task] for task in [*own["heads"], *settings["heads"]] if task in settings["heads"]}
-    kept: Config = {key: own[key] for key in ("resume", "matched", "study") if key in own}
+    kept: Config = {key: own[key] for key in ("resume", "matched", "study", "search") if key in own}
     depth = settings["depth"] or own["depth"]
     return {**settings, **kept, "backbone": {**settings["backbone"], **decided}, "heads": heads, "depth": depth}
 

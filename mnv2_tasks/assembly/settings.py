@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from mnv2_tasks.assembly.overrides import ASIDE, CONFIGS
+from mnv2_tasks.assembly.overrides import ASIDE, CONFIGS, composing_error, expand, known_keys
 from mnv2_tasks.assembly.suggestions import suggested
 from mnv2_tasks.errors import InputError, suggest
 from mnv2_tasks.weights.moved_names import with_new_names
@@ -28,10 +28,11 @@ def settle(config: DictConfig) -> dict[str, Any]:
     """
     OmegaConf.set_struct(config, False)
     given = config.pop(ASIDE.rstrip("."), {})
-    if "study" in given:
-        if not config.get("study"):
-            raise InputError("study.vary: choose whose values it takes the place of, as in study=blocks")
-        config.study.vary = given.study.vary
+    for group, name, example in (("study", "vary", "blocks"), ("search", "space", "default")):
+        if group in given:
+            if not config.get(group):
+                raise InputError(f"{group}.{name}: choose what it takes the place of, as in {group}={example}")
+            config[group][name] = given[group][name]
     for name, plural in (("head", "heads"), ("data", "data")):
         for key, value in (given.get(name) or {}).items():
             if plural not in config:
@@ -57,6 +58,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
 def settle_training(config: DictConfig) -> dict[str, Any]:
     """`settle`, without an experiment's own settings at the top level: its interpolations alone read them.
 
+    Of a search, one of its trials keeps the names alone.
     Raises InputError for one that nothing reads.
     """
     written, plain, known = OmegaConf.to_yaml(config), settle(config), training_settings()
@@ -64,7 +66,24 @@ def settle_training(config: DictConfig) -> dict[str, Any]:
         if not re.search(rf"\$\{{{re.escape(name)}\b", written):
             raise InputError(f"{name}: no such setting in the config{suggest(name, known)}")
         plain.pop(name)
+    if plain.get("search") and plain["search"].get("trial") is not None:
+        plain["search"] = {key: plain["search"][key] for key in ("name", "trial")}
     return plain
+
+
+def settle_anew(arguments: list[str]) -> dict[str, Any]:
+    """The settings of another command line of `train`. Raises InputError where it does not compose."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    expanded = expand(arguments)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return settle_training(compose("train", expanded))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(composing_error(error, lambda: known_keys("train", expanded))) from error
 
 
 def training_settings() -> set[str]:

@@ -127,6 +127,8 @@ def finish(
 ) -> None:
     """Evaluate the best checkpoint on val, and on test where there is one; write metrics.json and the pictures.
 
+    With `test: false` in the config, test is left alone.
+
     make_trainer: gives one for evaluation alone.
     """
     from mnv2_tasks.weights.checkpoint import read_checkpoint
@@ -143,7 +145,7 @@ def finish(
         rank_zero_only(print)("no validation chose a best epoch: what is evaluated is the last one, last.ckpt")
     checkpoint = read_checkpoint(best)
     load_exactly(task.model, checkpoint["state"], str(best), hint="the file was changed")
-    sides = ["val"] + (["test"] if data.with_side("test") else [])
+    sides = ["val"] + (["test"] if config.get("test", True) and data.with_side("test") else [])
     metrics: dict[str, dict[str, float]] = {}
     for side in sides:
         metrics[side] = evaluate(task, data, make_trainer(), side)

@@ -263,6 +263,7 @@ REFUSED = {
         *("backbone.block.shortcut=none", "backbone.match=madds", "backbone=mobilenet_v1", "backbone.in_channels=1"),
         *("backbone.weights=imagenet", "seed=1", "name=b", "runs=/elsewhere", "optim=rmsprop", "optim=sgd"),
         *("task=ssdlite", "task=[classifier,ssdlite]", "balance=uncertainty", "study=width"),
+        "search=default",
         *("backbone.freeze_to=c2", "backbone.freeze_norm=true", "backbone.zero_init_residual=true"),
         *("backbone=mobilenet_v2_tf", "backbone.freeze=true", "block=classic", "head.class_weights=balanced"),
         *("augment.joint.flip=1", "augment.detection.flip=1"),
@@ -409,7 +410,7 @@ def test_an_experiments_own_settings_end_in_what_reads_them(tmp_path):
 
 
 def test_the_settings_of_training_are_those_of_its_configs():
-    assert training_settings() - set(composed()) == {"study", "matched"}
+    assert training_settings() - set(composed()) == {"study", "search", "matched"}
     assert set(composed()) <= training_settings()
 
 

@@ -96,7 +96,7 @@ def test_variants_with_other_heads_are_compared_by_their_own_metric(tmp_path):
 
 
 def test_differences_are_from_the_first_variant_though_its_first_run_failed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mnv2_tasks.lab.study.summary._latency", lambda run, config: 1.0)
+    monkeypatch.setattr("mnv2_tasks.lab.study.summary.latency_of", lambda run, config: 1.0)
     runs = [Run("a", {"v": "a"}, 0, tmp_path / "a_0"), _finished(tmp_path, "b", 0, val={"classifier": 0.5})]
     config = {"study": {"name": "s"}}
     write(config, runs, tmp_path)
@@ -116,7 +116,7 @@ def test_paired_difference_is_scipys_paired_t_interval():
 
 
 def test_a_study_of_equal_costs_shows_values_in_place_of_a_front(tmp_path, monkeypatch):
-    monkeypatch.setattr("mnv2_tasks.lab.study.summary._latency", lambda run, config: 1.0)
+    monkeypatch.setattr("mnv2_tasks.lab.study.summary.latency_of", lambda run, config: 1.0)
     runs = [_finished(tmp_path, name, seed, val={"classifier": 0.5}) for seed in (0, 1) for name in "ab"]
     (tmp_path / "pareto.png").touch()  # of a time when fewer runs were finished
     write({"study": {"name": "s"}}, runs, tmp_path)

@@ -31,6 +31,12 @@ def settings_for_each(
     return settings
 
 
+def runs_folder(folder: Path, settings: Mapping[str, Any], tasks: Sequence[str]) -> Path:
+    """Where the runs with these heads stand: those that the settings name, else the command's own `tasks`."""
+    task = settings.get("task", list(tasks))
+    return folder / "runs" / "+".join([task] if isinstance(task, str) else task)
+
+
 def refuse_others(where: object, of: str, before: Sequence[str], now: Sequence[str]) -> None:
     """Raises InputError where a study, or a search, was begun with other settings: its runs would be mixed in."""
     before = list(map(as_typed, before))  # those of older versions stand as Hydra composed them

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import write_settings
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mnv2_tasks.assembly.overrides import override_value
 from mnv2_tasks.errors import InputError
+from mnv2_tasks.lab.jobs.run_settings import runs_folder
 
 
 class Run(NamedTuple):
@@ -36,9 +37,9 @@ def plan(study: Mapping[str, Any], folder: Path, *, tasks: Sequence[str]) -> lis
     runs = []
     for seed, values in itertools.product(seeds, itertools.product(*vary.values())):
         settings = dict(zip(vary, values, strict=True))
-        name, task = variant_name(settings), settings.get("task", list(tasks))
-        heads = "+".join([task] if isinstance(task, str) else task)
-        runs.append(Run(name, settings, seed, folder / "runs" / heads / f"{_file_name(name)}_{seed}"))
+        name = variant_name(settings)
+        place = runs_folder(folder, settings, tasks) / f"{_file_name(name)}_{seed}"
+        runs.append(Run(name, settings, seed, place))
     return runs
 
 

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.files import read_rows, replacing
+from mnv2_tasks.lab.jobs.latency import latency_of
 from mnv2_tasks.training.run_record import NAME, read_run
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> dic
     # What the study's own settings name may be built, such as a head of one's own; not what lies in its folder.
     trust = foreign_modules(config)
     for variant in results["variants"]:
-        variant["latency_ms"] = _latency(next(one for one in done if one.variant == variant["name"]), trust)
+        one = next(one for one in done if one.variant == variant["name"])
+        variant["latency_ms"] = latency_of(one.folder, trust)
     write_json(folder / "study.json", results)
     _write_csv(folder / "study.csv", results)
     table = markdown(results)
@@ -174,16 +176,6 @@ def _curve(tables: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
     shared = sorted(set.intersection(*(set(score) for score in scores)))
     points = [(epoch, [score[epoch] for score in scores]) for epoch in shared]
     return [{"epoch": epoch, "mean": mean(each), "low": min(each), "high": max(each)} for epoch, each in points]
-
-
-def _latency(one: "Run", trust: Sequence[str]) -> float:
-    """Milliseconds an image of a run's model, measured here and now: the runs themselves had company."""
-    from mnv2_tasks.assembly.network import load_model
-    from mnv2_tasks.complexity import forward_ms
-
-    model, _ = load_model(one.folder / "checkpoints" / "best.ckpt", trust=trust)
-    passes = read_run(one.folder / NAME).passes or []
-    return forward_ms(model, [(tuple(size), tasks) for size, tasks in passes])
 
 
 def _write_csv(path: Path, results: Mapping[str, Any]) -> None:
