@@ -119,7 +119,7 @@ class Runs:
         return Job(Path.cwd(), self.place(settings, name), log, told, self.trust)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Active:
     taken: Taken
     job: Job
@@ -134,24 +134,24 @@ def search_on(trials: Trials, runs: Runs, launcher: Launcher, *, most: int) -> N
     A line for each trial that ends, with the time left; what a run itself prints goes to logs/<trial>.txt. Ctrl-C ends
     the program with a line on what is done; the same command goes on with the trials that were not.
     """
-    active: dict[Any, _Active] = {}  # {what the launcher knows it by: a trial}
+    active: list[_Active] = []
     began, done, look = time.monotonic(), 0, 0.0
     if before := trials.ended():
         print(f"{before} of {most} have ended already", flush=True)
     try:
         while True:
-            while time.monotonic() >= look:
-                if len(active) == (launcher.room or ON_A_CLUSTER) or not (one := _begin(trials, runs, launcher, most)):
-                    look = time.monotonic() + WAIT
-                else:
-                    active[one.started] = one
+            if time.monotonic() >= look:
+                room = launcher.room or ON_A_CLUSTER
+                while len(active) < room and (one := _begin(trials, runs, launcher, most)):
+                    active.append(one)
+                look = time.monotonic() + WAIT
             if not active and not trials.running(here=True):
                 break
             time.sleep(launcher.pause if active else WAIT)
-            for one in list(active.values()):
+            for one in list(active):
                 if (word := _look(trials, launcher, one)) is None:
                     continue
-                del active[one.started]
+                active.remove(one)
                 done, look, ended = done + 1, 0.0, trials.ended()
                 left = (time.monotonic() - began) / done * (most - ended)
                 end = f"; about {clock(left)} left" if ended < most else ""
@@ -161,8 +161,8 @@ def search_on(trials: Trials, runs: Runs, launcher: Launcher, *, most: int) -> N
                     flush=True,
                 )
     except BaseException as error:
-        rest = launcher.leave(list(active))
-        for one in active.values():
+        rest = launcher.leave([one.started for one in active])
+        for one in active:
             trials.let_go(one.taken)
         if not isinstance(error, KeyboardInterrupt):
             raise

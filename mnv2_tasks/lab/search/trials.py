@@ -87,7 +87,7 @@ class Trials:
         told = [*settings, *(f"search.{key}={override_value(value)}" for key, value in shown.items())]
         with self.asking:
             self._home = _mark(folder, told)
-            self._storage = _open_storage(search["storage"], folder)
+            self._storage = optuna.storages.get_storage(_open_storage(search["storage"], folder))
             try:
                 self.study = optuna.create_study(
                     storage=self._storage,
