@@ -25,6 +25,7 @@ CONFIGS = next(  # a wheel has them inside, a clone beside the package
 PATHS = (
     *("source", "model", "ckpt", "weights", "resume", "runs", "name", "out", "photos", "web_runtime"),
     "backbone.weights",
+    "search.storage",
 )
 PLACES = ("root", "cache", "file", "images", "masks", "annotations", "lists", "labels")
 AUTO = "auto"  # resume=auto: the run of this name where there is one, else a new one

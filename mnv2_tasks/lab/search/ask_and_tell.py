@@ -135,7 +135,7 @@ def search_on(trials: Trials, runs: Runs, launcher: Launcher, *, most: int) -> N
     the program with a line on what is done; the same command goes on with the trials that were not.
     """
     active: list[_Active] = []
-    began, done, look = time.monotonic(), 0, 0.0
+    began, look = time.monotonic(), 0.0
     if before := trials.ended():
         print(f"{before} of {most} have ended already", flush=True)
     try:
@@ -152,8 +152,8 @@ def search_on(trials: Trials, runs: Runs, launcher: Launcher, *, most: int) -> N
                 if (word := _look(trials, launcher, one)) is None:
                     continue
                 active.remove(one)
-                done, look, ended = done + 1, 0.0, trials.ended()
-                left = (time.monotonic() - began) / done * (most - ended)
+                look, ended = 0.0, trials.ended()
+                left = (time.monotonic() - began) / (ended - before) * (most - ended)
                 end = f"; about {clock(left)} left" if ended < most else ""
                 took = clock(time.monotonic() - one.began)
                 print(

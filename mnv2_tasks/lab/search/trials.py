@@ -156,13 +156,14 @@ class Trials:
 
     def report(self, taken: Taken, rows: Sequence[Mapping[str, float]]) -> bool:
         """Tell the pruner the epochs of a run that it has not seen; whether it would end the run."""
-        new = [row for row in rows if "val/score" in row and int(row["epoch"]) not in taken.reported]
-        if not self.prunes or not new:
-            return False
-        for row in new:
-            taken.reported.add(int(row["epoch"]))
-            taken.trial.report(row["val/score"], int(row["epoch"]))
-        return taken.trial.should_prune()
+        for row in rows if self.prunes else ():
+            epoch = int(row["epoch"])
+            if "val/score" in row and epoch not in taken.reported:
+                taken.reported.add(epoch)
+                taken.trial.report(row["val/score"], epoch)
+                if taken.trial.should_prune():  # asked of every epoch, so that it does not hang on when one looks
+                    return True
+        return False
 
     def complete(self, taken: Taken, values: Sequence[float], about: Mapping[str, Any]) -> None:
         self._note(taken, about)
