@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import yaml
-from builders import settled
+from builders import jpeg, settled
 
 from mnv2_tasks.assembly.settings import settle_anew
 from mnv2_tasks.errors import InputError
@@ -22,13 +22,11 @@ CALM = {"optim.optimizer.lr": [1e-4, 1e-2, "log"], "backbone.width": [0.35, 1.0]
 EPOCHS = 6
 TINY = (
     "task=classifier",
+    "data=imagefolder",
     "size=32",
     "backbone.width=0.35",
     "backbone.stem_stride=1",
-    "data.size=32",
-    "data.train=16",
-    "data.val=8",
-    "loader.batch_size=8",
+    "loader.batch_size=4",
     "trainer.max_epochs=1",
     "examples=0",
 )
@@ -86,7 +84,7 @@ def opened(folder, **changes):
     section["sampler"] = {"_target_": "optuna.samplers.RandomSampler", "seed": 0}
     section["pruner"] |= {"n_startup_trials": 2, "n_warmup_steps": 1}
     section |= {"space": SPACE, **changes}
-    return Trials(section, folder, name="s", settings=["a=1"], space=parse_space(section["space"]), seed=0)
+    return Trials(section, folder, name="s", settings=["a=1"], space=parse_space(section["space"]))
 
 
 def states(trials):
@@ -238,6 +236,8 @@ def test_two_folders_share_a_database_and_not_their_trials(tmp_path, capsys):
     back = Written()
     search_on(opened(tmp_path / "a", storage=storage, space=CALM), Runs(tmp_path / "a", ["x"], []), back, most=4)
     assert back.begun == ["trial_0000", "trial_0001"] and "RUNNING" not in states(trials)
+    search_on(trials, Runs(tmp_path / "b", ["x"], []), launcher, most=5)
+    assert launcher.begun[2:] == ["trial_0005"] and len(trials.all()) == 5
 
 
 def test_several_objectives_have_a_front_and_no_pruner(tmp_path, monkeypatch):
@@ -302,9 +302,13 @@ def test_the_spaces_of_the_heads_are_of_settings_that_there_are(name):
 
 @pytest.mark.slow
 def test_a_search_on_the_command_line_leaves_test_alone_until_the_best_is_trained_anew(cli, tmp_path):
-    asked = ["-m", "search=default", *TINY, "+data.test=8", f"runs={tmp_path}", "search.trials=1"]
+    for place in (tmp_path / "data" / side / name for side in ("train", "val", "test") for name in "ab"):
+        place.mkdir(parents=True)
+        for number in range(4):
+            (place / f"{number}.jpg").write_bytes(jpeg())
+    asked = ["-m", "search=default", *TINY, f"data.root={tmp_path}/data", f"runs={tmp_path}", "search.trials=1"]
     space = "search.space={optim.optimizer.lr: [1e-3, 1e-2, log], head.dropout: [0, 0.5]}"
-    out = cli("train", *asked, space, "search.retrain=1")[1]
+    _, out = cli("train", *asked, space, "search.retrain=1")
     folder = tmp_path / "search" / "default" / "classifier"
     assert "[1/1] trial_0000 score " in out
     trial = json.loads((folder / "runs" / "classifier" / "trial_0000" / "metrics.json").read_text())
@@ -314,8 +318,6 @@ def test_a_search_on_the_command_line_leaves_test_alone_until_the_best_is_traine
     found = json.loads((folder / "search.json").read_text())
     assert found["best"][0]["settings"]["head.dropout"] == own["heads"]["classifier"]["dropout"]
     longer = json.loads((folder / "runs" / "classifier" / "trial_0000_1_epochs" / "metrics.json").read_text())
-    assert "val" in longer
-    code, err = cli("train", *asked, space.replace("0.5", "0.6"), fails=True)
-    assert code == 2 and "holds a search with other settings" in err
+    assert "val" in longer and "test" in longer
     code, err = cli("train", *asked, "search.space={optim.optimizer.lrr: [1e-3, 1e-2]}", fails=True)
     assert code == 2 and "search.space: optim.optimizer.lrr: no such setting" in err

@@ -51,7 +51,7 @@ def run(config: Mapping[str, Any]) -> None:
         raise InputError(f"search.space: {error}") from error
     folder = Path(config["runs"]) / "search" / search["name"] / str(config["name"] or "+".join(tasks))
     group = f"{search['name']} {folder.name}"
-    trials = Trials(search, folder, name=group, settings=sorted(overrides), space=space, seed=config["seed"])
+    trials = Trials(search, folder, name=group, settings=sorted(overrides), space=space)
     _refuse_strays(folder, trials)
     drawn = {key: entry.parameter() for key, entry in space.items()}
     write_sweep(folder / "sweep.yaml", search, [*overrides, "test=false"], drawn, of="search")

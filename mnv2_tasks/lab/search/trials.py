@@ -5,8 +5,11 @@ does it holds a lock on a file of that folder, which the system lets go when the
 RUNNING trial of this folder that nobody holds is one whose runner has died, and the next one goes on with it.
 """
 
+import random
+import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +37,7 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "latency_ms": "minimize",
 }
 HOME = "folder"  # the attribute of a trial that tells whose folder it is of
+ATTEMPTS = 5  # at opening a database that is new
 BEYOND = "beyond search.trials"  # why a trial is none: two folders on one database asked for the last one at once
 
 
@@ -61,14 +65,13 @@ class Trials:
         folder: of the search.
         name: of the search in its storage.
         settings: of all trials, as typed; a search that was begun with others is refused.
-        space: what is drawn.
-        seed: of the draws, each of which depends on it, the trial's number and the trials that have ended by then.
+        space: what is drawn, by the sampler's seed, the trial's number and the trials that have ended by then.
 
     Raises InputError where Optuna or the storage's driver is not there, or the storage cannot be opened.
     """
 
     def __init__(
-        self, search: Mapping[str, Any], folder: Path, *, name: str, settings: Sequence[str], space: Space, seed: int
+        self, search: Mapping[str, Any], folder: Path, *, name: str, settings: Sequence[str], space: Space
     ) -> None:
         try:
             import optuna
@@ -78,7 +81,7 @@ class Trials:
         self.objective = parse_objective(search["objective"])
         self.prunes = len(self.objective) == 1 and search["pruner"] is not None
         self.space = space
-        self._seed, self._sampler, self._folder = seed, search["sampler"], folder
+        self._sampler, self._folder = search["sampler"], folder
         pruner = make_part("search.pruner", search["pruner"]) if self.prunes else optuna.pruners.NopPruner()
         self._make_sampler(0)  # a wrong setting is told before anything is asked
         (folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -131,7 +134,7 @@ class Trials:
         study_id = self._storage.get_study_id_from_name(self.study.study_name)
         draft = create_trial(state=TrialState.RUNNING, user_attrs={HOME: self._home})
         number = self._storage.get_trial(self._storage.create_new_trial(study_id, draft)).number
-        if number >= most:
+        if sum(one.number < number for one in self.all()) >= most:
             self._fail(number, BEYOND)
             return None
         lock = self._lock(number)
@@ -147,11 +150,13 @@ class Trials:
         return Taken(trial, number, draw(trial, self.space), lock, goes_on, reported)
 
     def _make_sampler(self, number: int) -> Any:
-        """A sampler whose seed is of this trial: of a search that goes on, one with its first seed would draw the
-        first trials again."""
+        """A sampler for one trial, whose seed is of the section's and the trial's number.
+
+        With the section's alone, a search that goes on would draw its first trials again.
+        """
         section = dict(self._sampler or {})
-        if "seed" in section:
-            section["seed"] = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        if isinstance(section.get("seed"), int):
+            section["seed"] = int(np.random.SeedSequence([section["seed"], number]).generate_state(1)[0])
         return make_part("search.sampler", section)
 
     def report(self, taken: Taken, rows: Sequence[Mapping[str, float]]) -> bool:
@@ -247,13 +252,17 @@ def _open_storage(url: str | None, folder: Path) -> "BaseStorage":
         path = str(folder / "journal.log")
         return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
     try:
         shown = make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError as error:
         raise InputError("search.storage: not the address of a database, as postgresql://user@host/name is") from error
     try:
+        for _ in range(ATTEMPTS - 1):
+            with suppress(IntegrityError, ProgrammingError):  # two runners make the tables at the same time
+                return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+            time.sleep(random.uniform(0.5, 2.0))
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as error:
         driver = getattr(error, "name", None) or reason_of(error)
