@@ -12,7 +12,7 @@ from builders import jpeg, settled
 from mnv2_tasks.assembly.settings import settle_anew
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import read_rows, write_json, write_rows
-from mnv2_tasks.lab.search import ask_and_tell, summary
+from mnv2_tasks.lab.search import ask_and_tell, outcome
 from mnv2_tasks.lab.search.ask_and_tell import Runs, search_on
 from mnv2_tasks.lab.search.space import Choices, Range, parse_space
 from mnv2_tasks.lab.search.trials import Trials, parse_objective
@@ -150,7 +150,7 @@ def test_bad_trials_end_early_failed_ones_are_told_and_the_rest_is_a_table(tmp_p
         if one.state.name == "COMPLETE":
             assert one.value == pytest.approx(one.params["optim.optimizer.lr"] * 10)
     config = {"search": {"name": "default"}, "heads": {"ssdlite": {}}}
-    found = summary.write(config, trials, runs, ["search=default", "task=ssdlite", "~preset"])
+    found = outcome.write(config, trials, runs, ["search=default", "task=ssdlite", "~preset"])
     scores = [row["score"] for row in found["best"]]
     assert scores == sorted(scores, reverse=True) and scores[0] == max(one.value or 0 for one in trials.all())
     assert found["counts"] == {
@@ -168,7 +168,7 @@ def test_the_best_is_an_experiment_file_that_does_what_the_trial_did(tmp_path, c
     search_on(trials, runs, Written(), most=4)
     asked = ["search=default", "task=ssdlite", "data=coco", 'data.root="a b"', "block=plain", "head.nms=0.4"]
     config = {"search": {"name": "default"}, "heads": {"ssdlite": {}}}
-    best = summary.write(config, trials, runs, asked)["best"][0]
+    best = outcome.write(config, trials, runs, asked)["best"][0]
     assert "differs from the trial" not in capsys.readouterr().out
     text = (tmp_path / "configs" / "experiment" / "best.yaml").read_text(encoding="utf-8")
     assert (
@@ -241,12 +241,12 @@ def test_two_folders_share_a_database_and_not_their_trials(tmp_path, capsys):
 
 
 def test_several_objectives_have_a_front_and_no_pruner(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "latency_of", lambda folder, trust: 7.0)
+    monkeypatch.setattr(outcome, "latency_of", lambda folder, trust: 7.0)
     trials, launcher = opened(tmp_path, objective=["score", "latency_ms"]), Written()
     runs = Runs(tmp_path, ["ssdlite"], [])
     search_on(trials, runs, launcher, most=8)
     assert not launcher.ended_early and not trials.prunes
-    found = summary.write(
+    found = outcome.write(
         {"search": {"name": "default"}, "heads": {"ssdlite": {}}}, trials, runs, ["search=default", "task=ssdlite"]
     )
     names = {row["name"] for row in found["best"]}
@@ -256,7 +256,7 @@ def test_several_objectives_have_a_front_and_no_pruner(tmp_path, monkeypatch):
         tmp_path / "search.md"
     ).read_text()
     rows = [{"score": s, "madds": m} for s, m in ((1, 1), (2, 3), (2, 2), (0, 4), (3, 3), (2, 2))]
-    assert summary.front(rows, ["score", "madds"]) == [rows[0], rows[2], rows[4], rows[5]]
+    assert outcome.front(rows, ["score", "madds"]) == [rows[0], rows[2], rows[4], rows[5]]
 
 
 def test_what_is_missing_or_wrong_is_told_in_a_line(tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_search_of_which_all_trials_fail_says_why(tmp_path):
     runs = Runs(tmp_path, ["x"], [])
     search_on(trials, runs, Written(), most=3)
     with pytest.raises(InputError, match="all 3 trials failed, first trial_0000: error: such a rate cannot be"):
-        summary.write({"search": {"name": "s"}, "heads": {}}, trials, runs, [])
+        outcome.write({"search": {"name": "s"}, "heads": {}}, trials, runs, [])
 
 
 @pytest.mark.parametrize("name", ["classifier", "ssdlite", "deeplabv3"])

@@ -70,7 +70,7 @@ def _do(
     folder: Path,
     group: str,
 ) -> None:
-    from mnv2_tasks.lab.search.summary import write
+    from mnv2_tasks.lab.search.outcome import write
 
     search = config["search"]
     about = launcher.about if launcher.room else f"{launcher.about}, {ON_A_CLUSTER} at a time"
