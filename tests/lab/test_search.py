@@ -160,7 +160,7 @@ def test_bad_trials_end_early_failed_ones_are_told_and_the_rest_is_a_table(tmp_p
     }
     assert len(list(csv.reader((tmp_path / "search.csv").open()))) == 17
     assert json.loads((tmp_path / "search.json").read_text())["best"][0]["name"] == found["best"][0]["name"]
-    assert {"history.png", "parallel.png", "search.md"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"history.png", "parallel.png", "search.md", "report.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_best_is_an_experiment_file_that_does_what_the_trial_did(tmp_path, capsys):

@@ -13,6 +13,7 @@ from mnv2_tasks.assembly.settings import settle_anew
 from mnv2_tasks.errors import InputError, amount
 from mnv2_tasks.files import replacing, write_json
 from mnv2_tasks.lab.jobs.latency import latency_of
+from mnv2_tasks.lab.search.search_report import write_search_report
 from mnv2_tasks.lab.search.space import drawn_before, shown
 from mnv2_tasks.lab.search.trials import DIRECTIONS, Trials, trial_name
 from mnv2_tasks.visual.figure import write_table
@@ -69,6 +70,7 @@ def write(config: Mapping[str, Any], trials: Trials, runs: "Runs", overrides: Se
     table = markdown(results, folder, overrides)
     with replacing(folder / "search.md") as draft:
         draft.write_text(table, encoding="utf-8")
+    write_search_report(folder, results, remarks(results), command(folder, overrides))
     print(f"\n{table}\nsearch folder: {folder}")
     return results
 
@@ -122,16 +124,7 @@ def _importance(trials: Trials, complete: int) -> dict[str, float] | None:
 
 def markdown(results: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> str:
     """The table of a search: its best trials, what mattered, and how to use the best."""
-    objective, best = results["objective"], results["best"]
-    counts = ", ".join(f"{count} {state}" for state, count in results["counts"].items())
-    lines = [
-        f"{results['search']} on {'+'.join(results['tasks'])}: {amount(len(results['trials']), 'trial')} ({counts}). "
-        f"Best val/score {best[0]['score']:.4f}, of {best[0]['name']}.",
-    ]
-    if len(objective) > 1:
-        lines.append(f"The front of {' against '.join(objective)}: no other trial is better in one and as good in all.")
-    if "latency_ms" in objective:
-        lines.append("Milliseconds were measured again, one model after the other, once the trials had ended.")
+    objective, best, lines = results["objective"], results["best"], remarks(results)
     settings = list(dict.fromkeys(key for row in best for key in row["settings"]))
     timed = ["latency"] if "latency_ms" in objective else []
     titles = ["trial", "score", "epochs", "parameters", "multiply-adds", *timed, *settings]
@@ -148,6 +141,21 @@ def markdown(results: Mapping[str, Any], folder: Path, overrides: Sequence[str])
     if failed := [row for row in results["trials"] if row["state"] == "failed"]:
         lines += ["", f"{amount(len(failed), 'trial')} failed, first {failed[0]['name']}: {failed[0]['error']}"]
     return "\n".join([*lines, "", "The best again, or longer:", "", f"    {command(folder, overrides)}"]) + "\n"
+
+
+def remarks(results: Mapping[str, Any]) -> list[str]:
+    """What the table of a search tells."""
+    objective, best = results["objective"], results["best"]
+    counts = ", ".join(f"{count} {state}" for state, count in results["counts"].items())
+    lines = [
+        f"{results['search']} on {'+'.join(results['tasks'])}: {amount(len(results['trials']), 'trial')} ({counts}). "
+        f"Best val/score {best[0]['score']:.4f}, of {best[0]['name']}.",
+    ]
+    if len(objective) > 1:
+        lines.append(f"The front of {' against '.join(objective)}: no other trial is better in one and as good in all.")
+    if "latency_ms" in objective:
+        lines.append("Milliseconds were measured again, one model after the other, once the trials had ended.")
+    return lines
 
 
 def command(folder: Path, overrides: Sequence[str], name: str = "best") -> str:
