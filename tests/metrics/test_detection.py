@@ -128,7 +128,7 @@ def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> No
     assert_equal(metric.compute(), expected)
     assert capsys.readouterr().out == ""
     # The three that are not reported come from the same evaluation.
-    truths, found, _ = metric.computed()
+    truths, found, *_ = metric.computed()
     stats = evaluate(truths, found, classes=classes).stats
     assert stats[9:].tolist() == pytest.approx([expected[name] for name in MORE], abs=1e-6)
     # The curve's mean is the class's AP at IoU 0.5, and a class is absent from both or from none.
