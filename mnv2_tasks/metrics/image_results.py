@@ -51,7 +51,7 @@ class TellsImages(Protocol):
 
 @dataclass(frozen=True)
 class Labels(ImageResults):
-    """Of one class an image, (N,) each: truth, predicted class, the truth's place by score, confidence, cross-entropy."""
+    """Of one class an image, (N,) each: its truth, the class predicted, the truth's place by score, 0 the first."""
 
     images: Whole
     truth: Whole
@@ -79,8 +79,8 @@ class Labels(ImageResults):
         return np.exp(-self.loss)
 
     def taken(self, order: Whole) -> "Labels":
-        arrays = (self.images, self.truth, self.predicted, self.rank, self.confidence, self.loss)
-        return Labels(*(array[order] for array in arrays), self.classes)
+        image, truth, predicted, rank = (a[order] for a in (self.images, self.truth, self.predicted, self.rank))
+        return Labels(image, truth, predicted, rank, self.confidence[order], self.loss[order], self.classes)
 
 
 @dataclass(frozen=True)
