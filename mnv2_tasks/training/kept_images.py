@@ -61,26 +61,27 @@ def keep_images(
     ends: dict[str, tuple[float, float]] = {}
     for task, metric in metrics:
         source = data.source_of(task)
-        if not isinstance(metric, TellsImages) or data.split(source, side) is None:
+        if (split := data.split(source, side)) is None:
+            continue
+        if not isinstance(metric, TellsImages):
             if count:
                 print(f"{task}: no intervals on {side}: its metric does not tell images apart (`by_image`)")
             continue
-        results = metric.by_image()
-        names = image_names(data.split(source, side), results.images.tolist())
-        numbered = [f"{source} {side} {index}" for index in results.images.tolist()]
-        _write(place(folder, task, side), Kept(np.array(names or numbered, np.str_), names is not None, results))
+        results, all_names = metric.by_image(), image_names(split)
+        names = [all_names[i] if all_names else f"{source} {side} {i}" for i in results.images.tolist()]
+        _write(place(folder, task, side), Kept(np.array(names, np.str_), all_names is not None, results))
         if count:
             ends |= {f"{task}/{name}": pair for name, pair in intervals(results, count).items()}
     return ends
 
 
-def image_names(split: Any, indices: list[int]) -> list[str] | None:
+def image_names(split: Any) -> list[str] | None:
     """The images' paths below the folder of the data, or the folder that they share; None where they are no files."""
     if hasattr(split, "file_name"):
-        return [split.file_name(index) for index in indices]
-    if not isinstance(split, FileSplit) or not indices:
+        return [split.file_name(index) for index in range(len(split))]
+    if not isinstance(split, FileSplit) or not len(split):
         return None
-    paths = [split.path(index) for index in indices]
+    paths = [split.path(index) for index in range(len(split))]
     shared = os.path.commonpath([path.parent for path in paths])
     return [path.relative_to(shared).as_posix() for path in paths]
 
