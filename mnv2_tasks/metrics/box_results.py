@@ -23,7 +23,7 @@ class Boxes(ImageResults):
             image and class with the highest first, at most 100.
         matched, ignored: (D, 10) at the IoUs 0.5, 0.55, .. 0.95: whether a true box is matched; whether the prediction
             lies in a crowd, or is no box, and counts for nothing.
-        truths: (M, 3) place, class, number of the true boxes without crowds, where there are any.
+        true: (M, 3) place, class, number of the true boxes without crowds, where there are any.
         classes: their number.
     """
 
@@ -33,7 +33,7 @@ class Boxes(ImageResults):
     score: Floats
     matched: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
-    truths: Whole
+    true: Whole
     classes: int
 
     @property
@@ -43,7 +43,7 @@ class Boxes(ImageResults):
     def values(self, weights: Whole) -> dict[str, Floats]:
         """Return "map", "map_50" and "map_75"."""
         precision = np.full((len(IOUS), len(weights), self.classes), np.nan)
-        for k in np.unique(self.truths[:, 1]).tolist():
+        for k in np.unique(self.true[:, 1]).tolist():
             precision[:, :, k] = self._precision(weights, k)
         there = ~np.isnan(precision[0])  # (R, K): the class is in the images that were drawn
         sums = np.where(there, precision, 0).sum(2)  # (10, R)
@@ -53,7 +53,7 @@ class Boxes(ImageResults):
 
     def _precision(self, weights: Whole, k: int) -> Floats:
         """(10, R): the mean precision of a class over the recalls 0, 0.01 .. 1, NaN where no true box was drawn."""
-        truths = self.truths[self.truths[:, 1] == k]
+        truths = self.true[self.true[:, 1] == k]
         total = weights[:, truths[:, 0]] @ truths[:, 2]  # (R,)
         own = np.flatnonzero(self.label == k)
         own = own[np.argsort(-self.score[own], kind="stable")]
@@ -87,13 +87,16 @@ class Boxes(ImageResults):
         sure = (self.score >= SCORE) & ~self.ignored[:, 0]
         hits = np.bincount(self.place[sure & self.matched[:, 0]], minlength=count)
         marks = np.bincount(self.place[sure], minlength=count)
-        marks = marks + np.bincount(self.truths[:, 0], weights=self.truths[:, 2], minlength=count)
+        marks = marks + np.bincount(self.true[:, 0], weights=self.true[:, 2], minlength=count)
         return np.where(marks > 0, 2 * hits / np.maximum(marks, 1), 1.0)
+
+    def truths(self) -> Whole:
+        return self.true[np.lexsort(self.true.T)]
 
     def taken(self, order: Whole) -> "Boxes":
         where = np.full(len(self.images), -1)
         where[order] = np.arange(len(order))
-        rows, truths = where[self.place] >= 0, self.truths[where[self.truths[:, 0]] >= 0]
+        rows, truths = where[self.place] >= 0, self.true[where[self.true[:, 0]] >= 0]
         index = np.flatnonzero(rows)
         index = index[np.argsort(where[self.place[index]], kind="stable")]
         return Boxes(

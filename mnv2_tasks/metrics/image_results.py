@@ -37,6 +37,10 @@ class ImageResults(ABC):
         """(N,) how good each prediction is, 0..1; NaN where nothing is known."""
 
     @abstractmethod
+    def truths(self) -> NDArray[np.generic]:
+        """What is true of the images, as far as it is kept: equal for two models that saw the same images."""
+
+    @abstractmethod
     def taken(self, order: Whole) -> "ImageResults":
         """The images at these places (M,), in this order."""
 
@@ -77,6 +81,9 @@ class Labels(ImageResults):
     def quality(self) -> Floats:
         """The probability of the true class."""
         return np.exp(-self.loss)
+
+    def truths(self) -> Whole:
+        return self.truth
 
     def taken(self, order: Whole) -> "Labels":
         image, truth, predicted, rank = (a[order] for a in (self.images, self.truth, self.predicted, self.rank))
@@ -126,6 +133,9 @@ class Presences(ImageResults):
         each = np.where(known, np.logaddexp(0, self.logits) - self.logits * self.presence, 0)
         return np.exp(-each.sum(1) / known.sum(1))
 
+    def truths(self) -> NDArray[np.int8]:
+        return self.presence
+
     def taken(self, order: Whole) -> "Presences":
         return Presences(self.images[order], self.logits[order], self.presence[order])
 
@@ -158,6 +168,9 @@ class Masks(ImageResults):
         """The mIoU of the image."""
         hits, truth, predicted = self.pixels.swapaxes(0, 1).astype(np.float64)
         return _mean(_ratio(hits, truth + predicted - hits))
+
+    def truths(self) -> Whole:
+        return self.pixels[:, 1]
 
     def taken(self, order: Whole) -> "Masks":
         return Masks(self.images[order], self.pixels[order])

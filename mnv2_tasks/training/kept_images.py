@@ -27,12 +27,11 @@ class Kept:
     """The results of a task's images on a side.
 
     Attributes:
-        names: (N,) of the images, in the order of `results`: paths below the folder that they share, else numbers.
-        of_files: whether the names are those of files, and so tell images of one data set from those of another.
+        names: (N,) of the images, in the order of `results`: paths below the folder that they share; numbers of
+            images that are no files.
     """
 
     names: NDArray[np.str_]
-    of_files: bool
     results: ImageResults
 
 
@@ -69,7 +68,7 @@ def keep_images(
             continue
         results, all_names = metric.by_image(), image_names(split)
         names = [all_names[i] if all_names else f"{source} {side} {i}" for i in results.images.tolist()]
-        _write(place(folder, task, side), Kept(np.array(names, np.str_), all_names is not None, results))
+        _write(place(folder, task, side), Kept(np.array(names, np.str_), results))
         if count:
             ends |= {f"{task}/{name}": pair for name, pair in intervals(results, count).items()}
     return ends
@@ -91,7 +90,7 @@ def _write(path: Path, kept: Kept) -> None:
     arrays = {field.name: np.asarray(getattr(kept.results, field.name)) for field in fields(kept.results)}  # type: ignore[arg-type]
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, form=form, names=kept.names, of_files=kept.of_files, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, form=form, names=kept.names, **arrays)  # type: ignore[arg-type]
 
 
 def read_images(path: Path) -> Kept | None:
@@ -103,7 +102,7 @@ def read_images(path: Path) -> Kept | None:
             form = FORMS[str(held["form"])]
             arrays = [held[field.name] for field in fields(form)]  # type: ignore[arg-type]
             results = form(*(int(array) if array.ndim == 0 else array for array in arrays))
-            kept = Kept(held["names"], bool(held["of_files"]), results)
+            kept = Kept(held["names"], results)
         if len(kept.names) != len(results.images):
             raise ValueError("it has another number of names than of images")
         results.values(np.ones((1, len(kept.names)), np.int64))  # whether the arrays fit one another

@@ -169,6 +169,8 @@ def _process(rank: int, port: int, world: int, shares: list[list[list[int]]], fo
         for i in share[rank]:
             metric.update([pairs[abs(i)][0]], [pairs[abs(i)][1]], torch.tensor([i if i >= 0 else -1]))
         result = values(metric)
+        again = metric.by_image().values(np.ones((1, len(pairs)), int))
+        assert again["miou"][0] == pytest.approx(result["miou"], abs=1e-12)
         outcomes.append((result, metric.confusion().tolist(), metric.worst(99)))
     Path(folder, f"{rank}.json").write_text(json.dumps(outcomes))
     destroy_process_group()

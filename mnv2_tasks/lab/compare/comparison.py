@@ -11,7 +11,7 @@ from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, amount, shorten
 from mnv2_tasks.files import new_folder, place_of, read_rows, replacing, write_json
 from mnv2_tasks.lab.compare import rows as in_rows
-from mnv2_tasks.lab.compare.rows import Row
+from mnv2_tasks.lab.compare.rows import Row, mean_of
 from mnv2_tasks.lab.compare.significance import Verdict, judge
 from mnv2_tasks.lab.compare.table import cells, markdown, spread, titles, told
 from mnv2_tasks.lab.study.summary import curve_of
@@ -35,7 +35,7 @@ def main(config: Any) -> None:
     said = [*left_out, *others]
     if settings["baseline"] and others and others[0].startswith(f"{settings['baseline']}: "):
         raise InputError(f"baseline={others[0]}; evaluate it there, or give another")
-    headlines = in_rows.headlines(rows)
+    headlines = in_rows.headlines(rows, side)
     print(f"compare: {amount(len(runs), 'run')} in {amount(len(rows), 'row')}, on {side}", flush=True)
     measured = {name: in_rows.measured(rows, side, name) for name in headlines}
     verdicts = [
@@ -43,6 +43,10 @@ def main(config: Any) -> None:
         for name in headlines
         if settings["intervals"]
         for one in judge(rows, side, name, count=settings["intervals"])
+    ]
+    others_first = ((name, in_rows.reference(rows, side, name)) for name in headlines)
+    said += [
+        f"{name}: {rows[0].name} has none; Δ is from {row.name}" for name, row in others_first if row is not rows[0]
     ]
     apart, unknown = in_rows.settings_apart(rows)
     said += [f"{name}: its settings are not known: no config.yaml" for name in unknown]
@@ -60,9 +64,9 @@ def main(config: Any) -> None:
         "names": [row.name for row in rows],
         "spread": spread(rows),
         "side": side,
-        "titles": titles(measured, verdicts),
+        "titles": titles(rows, measured, verdicts),
         "cells": cells(rows, measured, verdicts),
-        "verdicts": [(verdict, told(verdict, rows[0].name)) for verdict in verdicts],
+        "verdicts": [(verdict, told(verdict)) for verdict in verdicts],
         "settings": [[name, *(shorten(str(value), 80) for value in values)] for name, values in apart.items()],
         "plots": plots,
         "pictures": {task: shown for task, shown in pictures.items() if shown},
@@ -116,11 +120,7 @@ def _plots(
 def _all_metrics(rows: Sequence[Row], side: str) -> list[list[Any]]:
     """A metric of a task a row, a column for each row of the table: means over the seeds; not those of each class."""
     names = dict.fromkeys(name for row in rows for name in row.record.metrics.get(side, {}) if name.count("/") == 1)
-    found = []
-    for name in names:
-        values = [measured["mean"] for measured in in_rows.measured(rows, side, name)]
-        found.append([name, *values])
-    return found
+    return [[name, *(mean_of(row.values(side, name)) for row in rows)] for name in names]
 
 
 def _write_json(

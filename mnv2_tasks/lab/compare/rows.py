@@ -113,17 +113,24 @@ def _has(row: Row, side: str) -> bool:
     return any(row.record.headline(side, task) is not None for task in row.record.tasks)
 
 
-def headlines(rows: Sequence[Row]) -> dict[str, str]:
-    """{headline metric, "task/metric": its task}, of all rows."""
-    return {f"{task}/{metric}": task for row in rows for task, metric in row.record.primaries.items()}
+def headlines(rows: Sequence[Row], side: str) -> dict[str, str]:
+    """{headline metric, "task/metric": its task}, of all that a row has on the side."""
+    pairs = {f"{task}/{metric}": task for row in rows for task, metric in row.record.primaries.items()}
+    return {name: task for name, task in pairs.items() if any(row.values(side, name) for row in rows)}
+
+
+def reference(rows: Sequence[Row], side: str, metric: str) -> Row:
+    """The row that others are compared with by a metric that some row has: the first, or the first that has it."""
+    return next(row for row in rows if row.values(side, metric))
 
 
 def measured(rows: Sequence[Row], side: str, metric: str) -> list[dict[str, Any]]:
     """A metric of each row: {values: {seed: value}, mean, std, difference}; None for what there is not.
 
-    The difference is from the first row's, paired by seed, as `paired_difference` gives it.
+    The difference is from the `reference`, paired by seed, as `paired_difference` gives it.
     """
-    base = rows[0].values(side, metric)
+    against = reference(rows, side, metric)
+    base = against.values(side, metric)
     found = []
     for row in rows:
         values = row.values(side, metric)
@@ -131,12 +138,17 @@ def measured(rows: Sequence[Row], side: str, metric: str) -> list[dict[str, Any]
         found.append(
             {
                 "values": values,
-                "mean": mean(numbers) if numbers else None,
+                "mean": mean_of(values),
                 "std": stdev(numbers) if len(numbers) > 1 else None,
-                "difference": _difference(values, base) if row is not rows[0] else None,
+                "difference": _difference(values, base) if row is not against else None,
             }
         )
     return found
+
+
+def mean_of(values: Mapping[int, float]) -> float | None:
+    """Over the seeds; None where there is no value."""
+    return mean(values.values()) if values else None
 
 
 def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> dict[str, Any] | None:

@@ -2,44 +2,46 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.lab.compare.found_runs import FoundRun
-from mnv2_tasks.lab.compare.rows import Row
+from mnv2_tasks.lab.compare.rows import Row, reference
 from mnv2_tasks.metrics.bootstrap import Difference, differences
+from mnv2_tasks.metrics.image_results import ImageResults
 from mnv2_tasks.training.kept_images import Kept, place, read_images
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a row's headline against the baseline's on the images of a side.
+    """What is known of a row's headline against another's on the images of a side.
 
     Attributes:
         difference: of the two runs that `why` names; None where it cannot be told, and `why` says why.
     """
 
     row: str
+    against: str
     metric: str
     difference: Difference | None
     why: str
 
 
 def judge(rows: Sequence[Row], side: str, metric: str, *, count: int) -> list[Verdict]:
-    """A verdict on each row but the first, which is the baseline; `count` drawings."""
-    task, name = metric.split("/", 1)
-    return [_judge(row, rows[0], side, task, name, count) for row in rows[1:]]
+    """A verdict on each row that has the metric but the `reference`, which they are compared with."""
+    against = reference(rows, side, metric)
+    return [
+        _judge(row, against, side, metric, count) for row in rows if row is not against and row.values(side, metric)
+    ]
 
 
-def _judge(row: Row, base: Row, side: str, task: str, name: str, count: int) -> Verdict:
+def _judge(row: Row, base: Row, side: str, metric: str, count: int) -> Verdict:
     def verdict(why: str, difference: Difference | None = None) -> Verdict:
-        return Verdict(row.name, f"{task}/{name}", difference, why)
+        return Verdict(row.name, base.name, metric, difference, why)
 
+    task, name = metric.split("/", 1)
     one, other = _pair(row, base)
-    if lacking := [run.name for run in (base, row) if f"{task}/{name}" not in _names(run)]:
-        return verdict(f"{' and '.join(lacking)}: no {task}/{name}")
     try:
         kept, theirs = (read_images(place(run.folder, task, side)) for run in (one, other))
     except InputError as error:
@@ -51,14 +53,9 @@ def _judge(row: Row, base: Row, side: str, task: str, name: str, count: int) -> 
         return verdict(why)
     if name not in kept.results.values(np.ones((1, len(kept.names)), np.int64)):
         return verdict(f"{name} is no number of images")
-    results = kept.results, aligned(theirs, kept)
-    change = differences(*results, count)[name]
+    change = differences(kept.results, aligned(theirs, kept), count)[name]
     seeds = "" if len(row.runs) == len(base.runs) == 1 else f", seeds {one.seed} and {other.seed} alone"
     return verdict(f"{len(kept.names):,} images, {count:,} drawings{seeds}", change)
-
-
-def _names(row: Row) -> list[str]:
-    return [f"{task}/{metric}" for task, metric in row.record.primaries.items()]
 
 
 def _pair(row: Row, base: Row) -> tuple[FoundRun, FoundRun]:
@@ -74,19 +71,15 @@ def apart(one: tuple[FoundRun, Kept], other: tuple[FoundRun, Kept], task: str) -
     if names != others or len(names) != len(kept.names):
         both = len(names & others)
         return f"other images: {len(names):,} and {len(others):,} with {both:,} in both"
-    data = [_data(each, task) for each in (run, base)]
-    if not (kept.of_files and theirs.of_files) and data[0] != data[1]:
-        return "the images are no files, and the settings of the data are not the same: they may be others"
-    classes = [each.record.classes.get(task) for each in (run, base)]
-    return "other classes" if classes[0] != classes[1] else None
+    if run.record.classes.get(task) != base.record.classes.get(task):
+        return "other classes"
+    same = type(kept.results) is type(theirs.results) and np.array_equal(
+        kept.results.truths(), aligned(theirs, kept).truths()
+    )
+    return None if same else "the images are called alike, but what is true of them is not the same"
 
 
-def _data(run: FoundRun, task: str) -> Any:
-    settings = run.settings or {}
-    return settings.get("data"), (settings.get("assign") or {}).get(task)
-
-
-def aligned(kept: Kept, like: Kept) -> Any:
+def aligned(kept: Kept, like: Kept) -> ImageResults:
     """The results of the same images in the order of `like`."""
     where = {name: place for place, name in enumerate(kept.names.tolist())}
     return kept.results.taken(np.array([where[name] for name in like.names.tolist()], np.int64))

@@ -11,14 +11,14 @@ Measured: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]  # {headline: of
 COSTS = ("M parameters", "M multiply-adds", "ms", "epochs", "seconds")
 
 
-def titles(measured: Measured, verdicts: Sequence[Verdict]) -> list[str]:
+def titles(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) -> list[str]:
     """The columns of `cells`; one that no row has a value for is left out."""
-    return ["run", *(title for title, _ in _columns(measured, verdicts)), "seeds", *COSTS]
+    return ["run", *(title for title, _ in _columns(rows, measured, verdicts)), "seeds", *COSTS]
 
 
 def cells(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) -> list[list[Any]]:
     """A list of values a row, the baseline's first: numbers, texts, and None for what there is not."""
-    columns = _columns(measured, verdicts)
+    columns = _columns(rows, measured, verdicts)
     found = []
     for i, row in enumerate(rows):
         epochs = row.mean_of("epochs")
@@ -33,15 +33,14 @@ def cells(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) 
     return found
 
 
-def _columns(measured: Measured, verdicts: Sequence[Verdict]) -> list[tuple[str, list[Any]]]:
+def _columns(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) -> list[tuple[str, list[Any]]]:
     """(title, a value for each row)."""
     columns: list[tuple[str, list[Any]]] = []
     for name, values in measured.items():
         own = {verdict.row: verdict.difference for verdict in verdicts if verdict.metric == name}
         changes = [one["difference"] or {} for one in values]
         seeds = [_ends(change.get("low"), change.get("high")) for change in changes]
-        verdict_of = [None, *own.values()]
-        images = [_ends(one.low, one.high) if one else None for one in verdict_of] if own else [None]
+        images = [_ends(one.low, one.high) if (one := own.get(row.name)) else None for row in rows]
         columns += [(name, [one["mean"] for one in values]), ("± of seeds", [one["std"] for one in values])]
         columns += [("Δ", [change.get("mean") for change in changes]), ("Δ over seeds, 95%", list(seeds))]
         columns.append(("Δ over images, 95%", images))
@@ -52,14 +51,15 @@ def _ends(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 
 
-def told(verdict: Verdict, baseline: str) -> str:
+def told(verdict: Verdict) -> str:
     """A verdict as a sentence."""
+    pair = f"{verdict.row} against {verdict.against}, {verdict.metric}"
     if verdict.difference is None:
-        return f"{verdict.row} against {baseline}, {verdict.metric}: not told by images ({verdict.why})"
+        return f"{pair}: not told by images ({verdict.why})"
     change = verdict.difference
     word = ("better" if change.value > 0 else "worse") if change.is_clear else "not told apart"
     ends = _ends(change.low, change.high)
-    return f"{verdict.row} against {baseline}, {verdict.metric}: {word}, {change.value:+.4f} ({ends}; {verdict.why})"
+    return f"{pair}: {word}, {change.value:+.4f} ({ends}; {verdict.why})"
 
 
 def markdown(
@@ -73,10 +73,10 @@ def markdown(
     """All of the comparison that is text."""
     baseline = rows[0].name
     lines = [f"{len(rows)} rows on {side}; Δ is the difference from {baseline}. {spread(rows)}", ""]
-    lines += _table(titles(measured, verdicts), cells(rows, measured, verdicts))
+    lines += _table(titles(rows, measured, verdicts), cells(rows, measured, verdicts))
     if verdicts:
         lines += ["", "On the same images (paired bootstrap; another seed may do otherwise):", ""]
-        lines += [f"- {told(verdict, baseline)}" for verdict in verdicts]
+        lines += [f"- {told(verdict)}" for verdict in verdicts]
     if apart:
         lines += ["", "Settings that differ:", ""]
         shown = [[name, *(shorten(str(value), 60) for value in values)] for name, values in apart.items()]
