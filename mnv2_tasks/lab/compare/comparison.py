@@ -5,23 +5,26 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, amount, shorten
 from mnv2_tasks.files import new_folder, place_of, read_rows, replacing, write_json
 from mnv2_tasks.lab.compare import rows as in_rows
 from mnv2_tasks.lab.compare.rows import Row, mean_of
-from mnv2_tasks.lab.compare.significance import Verdict, judge
 from mnv2_tasks.lab.compare.table import cells, markdown, spread, titles, told
 from mnv2_tasks.lab.study.summary import curve_of
 from mnv2_tasks.machine import tune_for_cpu
+
+if TYPE_CHECKING:
+    from mnv2_tasks.lab.compare.significance import Verdict
 
 
 def main(config: Any) -> None:
     tune_for_cpu()
     from mnv2_tasks.lab.compare.found_runs import find
     from mnv2_tasks.lab.compare.shown_pictures import show
+    from mnv2_tasks.lab.compare.significance import judge
     from mnv2_tasks.training.kept_images import check_count
     from mnv2_tasks.visual.page import write_page
 
@@ -31,10 +34,11 @@ def main(config: Any) -> None:
     folder = new_folder(Path(settings["runs"]) / "compare", settings["name"])
     runs, left_out = find(paths, trust=trust, downloads=folder / "wandb")
     rows = in_rows.with_baseline(in_rows.together(runs), settings["baseline"])
+    baseline = rows[0]
     side, rows, others = in_rows.choose_side(rows, settings["side"])
     said = [*left_out, *others]
-    if settings["baseline"] and others and others[0].startswith(f"{settings['baseline']}: "):
-        raise InputError(f"baseline={others[0]}; evaluate it there, or give another")
+    if settings["baseline"] and rows[0] is not baseline:
+        raise InputError(f"baseline={settings['baseline']}: it was not evaluated on {side}; do so, or give another")
     headlines = in_rows.headlines(rows, side)
     print(f"compare: {amount(len(runs), 'run')} in {amount(len(rows), 'row')}, on {side}", flush=True)
     measured = {name: in_rows.measured(rows, side, name) for name in headlines}
@@ -128,7 +132,7 @@ def _write_json(
     rows: Sequence[Row],
     side: str,
     measured: Mapping[str, Sequence[Mapping[str, Any]]],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence["Verdict"],
     apart: Mapping[str, Sequence[Any]],
     said: Sequence[str],
 ) -> None:

@@ -94,10 +94,16 @@ def _below(path: str) -> list[Path]:
     found: dict[Path, None] = {}
     for place in map(Path, there):
         if place.is_dir():
-            found |= dict.fromkeys(file.parent for file in sorted(place.rglob(NAME)))
+            files = [file for file in sorted(place.rglob(NAME)) if not _is_fetched(file)]
+            found |= dict.fromkeys(file.parent for file in files)
         elif place.name == NAME:
             found[place.parent] = None
     return list(found)
+
+
+def _is_fetched(file: Path) -> bool:
+    """Whether it is a run of W&B that an earlier comparison was given."""
+    return (file.parent.parent.parent / "compare.json").exists()
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from mnv2_tasks.assembly.changes import differences
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.lab.compare.found_runs import FoundRun
 from mnv2_tasks.lab.study.summary import paired_difference
@@ -162,6 +161,8 @@ def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> dict[
 
 def settings_apart(rows: Sequence[Row]) -> tuple[dict[str, list[Any]], list[str]]:
     """{dotted name: the value of each row} of the settings that are not the same, and the rows without settings."""
+    from mnv2_tasks.assembly.changes import differences
+
     known = [row for row in rows if row.first.settings is not None]
     names: dict[str, None] = {}
     for row in known[1:]:

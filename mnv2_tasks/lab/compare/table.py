@@ -1,22 +1,24 @@
 """The table of a comparison: its columns, as cells of a page and as Markdown, and verdicts in words."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mnv2_tasks.errors import shorten
 from mnv2_tasks.lab.compare.rows import Row
-from mnv2_tasks.lab.compare.significance import Verdict
+
+if TYPE_CHECKING:
+    from mnv2_tasks.lab.compare.significance import Verdict
 
 Measured: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]  # {headline: of each row, see `rows.measured`}
 COSTS = ("M parameters", "M multiply-adds", "ms", "epochs", "seconds")
 
 
-def titles(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) -> list[str]:
+def titles(rows: Sequence[Row], measured: Measured, verdicts: Sequence["Verdict"]) -> list[str]:
     """The columns of `cells`; one that no row has a value for is left out."""
     return ["run", *(title for title, _ in _columns(rows, measured, verdicts)), "seeds", *COSTS]
 
 
-def cells(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) -> list[list[Any]]:
+def cells(rows: Sequence[Row], measured: Measured, verdicts: Sequence["Verdict"]) -> list[list[Any]]:
     """A list of values a row, the baseline's first: numbers, texts, and None for what there is not."""
     columns = _columns(rows, measured, verdicts)
     found = []
@@ -33,7 +35,7 @@ def cells(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) 
     return found
 
 
-def _columns(rows: Sequence[Row], measured: Measured, verdicts: Sequence[Verdict]) -> list[tuple[str, list[Any]]]:
+def _columns(rows: Sequence[Row], measured: Measured, verdicts: Sequence["Verdict"]) -> list[tuple[str, list[Any]]]:
     """(title, a value for each row)."""
     columns: list[tuple[str, list[Any]]] = []
     for name, values in measured.items():
@@ -51,7 +53,7 @@ def _ends(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 
 
-def told(verdict: Verdict) -> str:
+def told(verdict: "Verdict") -> str:
     """A verdict as a sentence."""
     pair = f"{verdict.row} against {verdict.against}, {verdict.metric}"
     if verdict.difference is None:
@@ -66,7 +68,7 @@ def markdown(
     rows: Sequence[Row],
     side: str,
     measured: Measured,
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence["Verdict"],
     apart: Mapping[str, Sequence[Any]],
     said: Sequence[str],
 ) -> str:

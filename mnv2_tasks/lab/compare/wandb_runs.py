@@ -9,7 +9,6 @@ from mnv2_tasks.errors import InputError, reason_of
 from mnv2_tasks.files import write_rows, write_settings
 from mnv2_tasks.training.run_record import NUMBERS, SIDES, RunRecord
 from mnv2_tasks.weights.artifacts import PREFIX, logged_in
-from mnv2_tasks.weights.trust import refuse_foreign
 
 
 def fetch(path: str, downloads: Path, *, trust: Sequence[str] = ()) -> Path:
@@ -20,6 +19,8 @@ def fetch(path: str, downloads: Path, *, trust: Sequence[str] = ()) -> Path:
     if not logged_in():
         raise InputError(f"{path}: no one is logged in to W&B; run `wandb login`, or give the run's folder")
     from wandb import Api
+
+    from mnv2_tasks.weights.trust import refuse_foreign
 
     try:
         run = Api().run(path.removeprefix(PREFIX))
