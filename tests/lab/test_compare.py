@@ -55,8 +55,8 @@ def test_runs_that_differ_by_the_seed_are_one_row(tmp_path, cli):
         table = list(csv.DictReader(file))
     assert [row["classifier/top1"] for row in table] == ["0.5", "0.54", "0.6", "0.66"]
     files = {path.name for path in (tmp_path / "compare" / "c").iterdir()}
-    assert {"compare.md", "compare.html", "curves.png", "pareto.png"} <= files
-    page = (tmp_path / "compare" / "c" / "compare.html").read_text()
+    assert {"compare.md", "report.html", "curves.png", "pareto.png"} <= files
+    page = (tmp_path / "compare" / "c" / "report.html").read_text()
     assert '<td class="number" data-value="0.63">0.6300</td>' in page and "paired by seed" in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
 
@@ -109,7 +109,7 @@ def test_models_on_the_same_images(evaluated, cli):
     verdicts = json.loads((folder / "compare.json").read_text())["same_images"]
     assert verdicts[0]["difference"]["low"] <= verdicts[0]["difference"]["value"] <= verdicts[0]["difference"]["high"]
     assert len(list((folder / "pictures").iterdir())) == 2
-    page = (folder / "compare.html").read_text()
+    page = (folder / "report.html").read_text()
     assert page.count("<figcaption>scenes val") == 2 and "three: not among the pictures of classifier" in page
     path = place(evaluated / "one", "classifier", "val")
     path.write_bytes(path.read_bytes()[:300])

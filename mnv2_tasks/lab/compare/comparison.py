@@ -19,6 +19,14 @@ from mnv2_tasks.machine import tune_for_cpu
 if TYPE_CHECKING:
     from mnv2_tasks.lab.compare.significance import Verdict
 
+SAME_IMAGES = (
+    "A paired bootstrap draws the images anew, for both models the same ones: it tells whether a difference would hold "
+    "on other images of the kind. Another seed may do otherwise."
+)
+QUALITY = (
+    "In brackets, how good a prediction is: the probability of the true classes, a detector's F1, the image's mIoU."
+)
+
 
 def main(config: Any) -> None:
     tune_for_cpu()
@@ -26,7 +34,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.lab.compare.shown_pictures import show
     from mnv2_tasks.lab.compare.significance import judge
     from mnv2_tasks.training.kept_images import check_count
-    from mnv2_tasks.visual.page import write_page
+    from mnv2_tasks.visual.page import Section, write_report
 
     settings = settle(config)
     check_count(settings["intervals"])
@@ -63,23 +71,40 @@ def main(config: Any) -> None:
     _write_csv(folder / "compare.csv", rows, side)
     table = markdown(rows, side, measured, verdicts, apart, said)
     (folder / "compare.md").write_text(table, encoding="utf-8", errors="backslashreplace")
-    values = {
-        "rows": rows,
-        "names": [row.name for row in rows],
-        "spread": spread(rows),
-        "side": side,
-        "titles": titles(rows, measured, verdicts),
-        "cells": cells(rows, measured, verdicts),
-        "verdicts": [(verdict, told(verdict)) for verdict in verdicts],
-        "settings": [[name, *(shorten(str(value), 80) for value in values)] for name, values in apart.items()],
-        "plots": plots,
-        "pictures": {task: shown for task, shown in pictures.items() if shown},
-        "metrics": _all_metrics(rows, side),
-        "said": said,
-        "command": "mnv2 compare " + shlex.join([*paths, *_typed(settings)]),
-    }
-    write_page(folder / "compare.html", "compare.html", values)
-    print(f"\n{table}\ncompare folder: {folder}")
+    names = [row.name for row in rows]
+    settings_rows = [[name, *(shorten(str(value), 80) for value in values)] for name, values in apart.items()]
+    sections = [
+        Section("Table", titles=titles(rows, measured, verdicts), rows=cells(rows, measured, verdicts)),
+        Section("On the same images", text=[SAME_IMAGES, *map(told, verdicts)] if verdicts else ()),
+        Section("Settings that differ", titles=["setting", *names], rows=settings_rows),
+        Section("Curves and costs", figures=plots),
+        *(
+            Section(
+                f"{task}: where they differ most", text=[QUALITY], figures=[(one.path, one.caption) for one in shown]
+            )
+            for task, shown in pictures.items()
+            if shown
+        ),
+        Section(f"All metrics on {side}", titles=["metric", *names], rows=_all_metrics(rows, side)),
+        Section("Left out", text=said),
+        Section("Again", commands=[("This page", "mnv2 compare " + shlex.join([*paths, *_typed(settings)]))]),
+    ]
+    write_report(
+        folder / "report.html",
+        title=f"{len(rows)} models compared on {side}",
+        about=f"Δ is the difference from {rows[0].name}. {spread(rows)}",
+        numbers=[_best(rows, name, measured[name]) for name in headlines],
+        sections=sections,
+    )
+    print(f"\n{table}\ncompare folder: {folder} (report.html shows all of it)")
+
+
+def _best(rows: Sequence[Row], metric: str, measured: Sequence[Mapping[str, Any]]) -> tuple[str, float, str]:
+    """The highest value of a headline, and whose it is, for the top of the page."""
+    value, name = max(
+        (one["mean"], row.name) for row, one in zip(rows, measured, strict=True) if one["mean"] is not None
+    )
+    return metric, value, f"the highest: {name}"
 
 
 def _typed(settings: Mapping[str, Any]) -> list[str]:
