@@ -12,6 +12,7 @@ VERBS = {
     "shards": "a data set as files to stream: data=coco data.root=<folder> out=<folder or s3://...>",
     "study": "runs that vary one setting over seeds, compared: blocks task=classifier data=cifar10",
     "search": "settings drawn from a space, for the best of them: ssdlite task=ssdlite data=coco data.root=<folder>",
+    "compare": "finished runs in one table, with plots and a page: <folders> baseline=<folder>",
     "analysis": "figures of the paper, and what each layer costs: what=[figure1,layers]",
     "ledger": "the paper's tables beside this code's numbers",
     "budget": "the networks that fit limits: madds=100M params=2M",

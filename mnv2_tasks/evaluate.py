@@ -23,6 +23,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.assembly.trainer import agree, make_trainer
     from mnv2_tasks.complexity import forward_ms
     from mnv2_tasks.files import new_folder
+    from mnv2_tasks.training.kept_images import check_count, keep_images
     from mnv2_tasks.training.logged_results import log_results
     from mnv2_tasks.training.module import MultiTask
     from mnv2_tasks.training.results import evaluate, print_table, record_of, write_pictures
@@ -30,6 +31,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.training.wandb_artifacts import use_checkpoint, use_data
     from mnv2_tasks.training.wandb_logger import WandbLogger
 
+    check_count(config.intervals)
     names = typed().names
     if config.ckpt and Path(config.ckpt).suffix != ".ckpt":
         evaluate_exported(config, names)
@@ -48,8 +50,10 @@ def main(config: Any) -> None:
     metrics = {split: evaluate(task, data, trainer, split)}
     if not trainer.is_global_zero:
         return
+    ends = keep_images(task.metrics.items(), data, split, folder, count=settings["intervals"])
     record = replace(
         record_of(metrics, model, data, task.classes),
+        intervals={split: ends} if ends else None,
         latency_ms=forward_ms(model, data.passes),
         model=str(config.ckpt or config.weights),
     )
@@ -76,6 +80,7 @@ def evaluate_exported(config: Any, names: list[str]) -> None:
     from mnv2_tasks.export.report import batches
     from mnv2_tasks.files import new_folder
     from mnv2_tasks.predict.predictor import Predictor
+    from mnv2_tasks.training.kept_images import keep_images
     from mnv2_tasks.training.logged_results import log_results
     from mnv2_tasks.training.results import print_table, record_of
     from mnv2_tasks.training.run_report import write_run_report
@@ -106,7 +111,9 @@ def evaluate_exported(config: Any, names: list[str]) -> None:
     for images, targets in batches(data, split, None):
         proof.count(network(images), targets)
     metrics = {f"{task}/{key}": float(v) for task in proof.heads for key, v in proof.metrics[task].compute().items()}
-    record = replace(record_of({split: metrics}, model, data, predictor.classes), model=str(config.ckpt))
+    ends = keep_images(proof.metrics.items(), data, split, folder, count=settings["intervals"])
+    record = record_of({split: metrics}, model, data, predictor.classes)
+    record = replace(record, intervals={split: ends} if ends else None, model=str(config.ckpt))
     record.write(folder)
     with logging_to(settings, folder, job_type="evaluate") as loggers:
         log_results(loggers, record, folder)

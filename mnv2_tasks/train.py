@@ -99,6 +99,7 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
     from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.assembly.trainer import make_trainer
     from mnv2_tasks.training import joint_gain
+    from mnv2_tasks.training.kept_images import check_count
     from mnv2_tasks.training.run_folder import read_last
     from mnv2_tasks.weights.tensors import check_fit
 
@@ -107,6 +108,7 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
     if before is not None and checkpoint is not None:
         changes.refuse_ended(before, settings, epochs=checkpoint["epochs"], steps=checkpoint["step"] or 0)
     build.check_parts(settings)
+    check_count(settings["intervals"])
     trainer = make_trainer(settings, None)  # its settings are checked before data is read
 
     def read(settings):  # type: ignore[no-untyped-def]

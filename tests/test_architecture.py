@@ -23,7 +23,7 @@ NETWORK = {"kinds", "blocks", "freezing", "backbone", "model", "complexity", "he
 # Commands, which may import anything, and which nobody imports.
 COMMANDS = {"__main__", "train", "evaluate", "shards", "export.__main__", "export.benchmark", "predict.__main__"}
 # The promised `python -m mnv2_tasks.<name>` of commands that lie elsewhere: two lines, which may import commands.
-DOORS = {"analysis", "benchmark", "budget", "cost", "ledger", "search", "study"}
+DOORS = {"analysis", "benchmark", "budget", "compare", "cost", "ledger", "search", "study"}
 # Room, or module of a room -> the rooms and modules that it may import, besides those of its own room.
 ALLOWED = {
     "": {"version", "backbone", "export", "predict"},  # the front door: load, load_backbone

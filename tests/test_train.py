@@ -46,6 +46,7 @@ FILES = {
     "confusion.png",
     "examples.png",
     "worst.png",
+    "images/ssdlite.val.npz",
 }
 
 

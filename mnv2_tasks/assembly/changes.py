@@ -50,7 +50,7 @@ OF_ITS_START = (
 NETWORK = ("backbone", "heads", "balance")
 # What acts at the end of a run; not what would measure best.ckpt otherwise than it tells of itself.
 OF_ITS_END = re.compile(
-    rf"examples|test|baselines(\..*)?|loader\.(batch_size|workers)|trainer\.(accelerator|devices|strategy)"
+    rf"examples|test|intervals|baselines(\..*)?|loader\.(batch_size|workers)|trainer\.(accelerator|devices|strategy)"
     rf"|data\.(\w+\.)*({'|'.join(PLACES)})"
 )
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")

@@ -69,6 +69,17 @@ def expand(arguments: list[str]) -> list[str]:
     return [_spelled(_quoted_path(argument, sweeps=sweeps)) for argument in arguments]
 
 
+def with_paths(arguments: list[str]) -> list[str]:
+    """The arguments, with those that are neither a setting nor an option as `paths=[...]`."""
+
+    def is_path(argument: str) -> bool:
+        return not re.match(r"-|[+~]*[\w.@]+=", argument) or os.path.exists(argument)
+
+    paths = [argument for argument in arguments if is_path(argument)]
+    others = [argument for argument in arguments if not is_path(argument)]
+    return [*others, f"paths=[{','.join(map(quoted, paths))}]"] if paths else others
+
+
 def set_aside(arguments: list[str]) -> list[str]:
     """Of a run that goes on, all changes are `changes`: it is that run's settings that they change, not a new one's."""
     resumes = [override for override in map(_parsed, arguments) if override and override.key_or_group == "resume"]

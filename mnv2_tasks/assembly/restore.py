@@ -1,9 +1,10 @@
 """Settings, data and model of a checkpoint, or of foreign weights and the settings for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mnv2_tasks.assembly.overrides import CONFIGS
 from mnv2_tasks.assembly.settings import settle
 from mnv2_tasks.errors import InputError, one_line, reason_of, shorten
 from mnv2_tasks.weights.artifacts import PREFIX, local_file
@@ -49,6 +50,18 @@ def assemble(config: Any, typed: list[str], *, data: bool = True) -> "tuple[Reso
     model = build.make_model(resolved.settings, resolved.data)
     fill_model(model, config.weights, classes=resolved.classes, build=partial(build_model, resolved.settings))
     return resolved, model.eval()
+
+
+def restored(ckpt: str, *, trust: Sequence[str] = ()) -> "tuple[Resolved, Model]":
+    """`assemble` of a checkpoint with nothing else on the command line, as `mnv2 evaluate ckpt=<file>` has it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("evaluate")
+    config.ckpt, config.trust = str(ckpt), list(trust)
+    return assemble(config, ["ckpt"])
 
 
 def resolve_trained(settings: dict[str, Any], checkpoint: Mapping[str, Any], *, data: bool) -> "Resolved":

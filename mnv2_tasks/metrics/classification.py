@@ -1,6 +1,5 @@
 """Classification metrics of a whole run, from a few numbers an image, exact over any number of processes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics import Recalling, gather_rows
+from mnv2_tasks.metrics import PerImage
+from mnv2_tasks.metrics.image_results import Labels, Presences
 
 BINS = 15  # of the calibration error, as in the paper
 IMAGE, LABEL, PREDICTION, RANK, CONFIDENCE, LOSS = range(6)  # columns of ClassificationMetric's rows
@@ -42,41 +42,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((np.diff(hits, prepend=0) / hits[-1] * hits / (last + 1)).sum())
 
 
-class _PerImage(Recalling):
-    """A row of numbers an image, gathered from all processes; an image that comes twice counts once.
-
-    The state stays in main memory as float64, whatever the device and precision of the model.
-    """
-
-    full_state_update = False
-    higher_is_better = True
-    is_differentiable = False
-    rows: list[Tensor] | Tensor  # torchmetrics puts one tensor here while it computes over several processes
-
-    def __init__(self, classes: tuple[str, ...], width: int) -> None:
-        super().__init__(dist_sync_fn=gather_rows)
-        self.classes = tuple(classes)
-        self.width = width
-        # Flat: so it can be gathered from a process without images too.
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
-
-    def _add(self, *columns: Tensor) -> None:
-        table = torch.cat([c.double() if c.ndim > 1 else c.double()[:, None] for c in columns], 1)  # (B, width)
-        assert isinstance(self.rows, list) and table.shape[1] == self.width
-        self.rows.append(table.flatten())
-
-    def _table(self) -> np.ndarray:
-        """(N, width), sorted by the first column, the image_id: so that every split over processes sums alike."""
-        rows = [self.rows] if isinstance(self.rows, Tensor) else self.rows
-        table = torch.cat([torch.zeros(0).double(), *rows]).numpy().reshape(-1, self.width)
-        return table[np.unique(table[:, IMAGE], return_index=True)[1]]
-
-    def _apply(self, fn: Callable[..., Any], exclude_state: Any = ()) -> torch.nn.Module:
-        # A move of the model must not take the float64 rows along: not every device has the type.
-        return super()._apply(fn, exclude_state=("rows", *exclude_state))
-
-
-class ClassificationMetric(_PerImage):
+class ClassificationMetric(PerImage):
     """Top-1, top-5, accuracy per class, calibration, confusion; the class of equal scores with the lower index wins.
 
     `compute` gives float64 scalars: "top1"; "top5" where there are more than 5 classes; "mean_class_accuracy", over
@@ -105,11 +71,11 @@ class ClassificationMetric(_PerImage):
         earlier = torch.arange(len(self.classes)) < labels[:, None]
         rank = ((logits > label_logits) | ((logits == label_logits) & earlier)).sum(1)
         confidence, loss = logits.softmax(1).amax(1), logits.logsumexp(1) - label_logits[:, 0]
-        self._add(image_ids, labels, logits.argmax(1), rank, confidence, loss)
+        self.add(image_ids, labels, logits.argmax(1), rank, confidence, loss)
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64 scalars on the CPU, named as above."""
-        table, count = self._table(), len(self.classes)
+        table, count = self.table(), len(self.classes)
         labels, predictions = table[:, [LABEL, PREDICTION]].astype(np.int64).T
         matrix = np.bincount(labels * count + predictions, minlength=count**2).reshape(count, count)
         self.last = table, matrix
@@ -145,13 +111,19 @@ class ClassificationMetric(_PerImage):
         table = self.computed()[0]
         return calibration(table[:, CONFIDENCE], table[:, RANK] == 0)
 
+    def by_image(self) -> Labels:
+        """Return what `compute` saw, an image a row."""
+        table = self.computed()[0]
+        image, label, prediction, rank = table[:, [IMAGE, LABEL, PREDICTION, RANK]].astype(np.int64).T
+        return Labels(image, label, prediction, rank, table[:, CONFIDENCE], table[:, LOSS], len(self.classes))
+
     def worst(self, count: int) -> list[int]:
         """Return the image_ids with the highest cross-entropy, the highest first."""
         table = self.computed()[0]
         return table[np.argsort(-table[:, LOSS], kind="stable")[:count], IMAGE].astype(np.int64).tolist()
 
 
-class MultiLabelMetric(_PerImage):
+class MultiLabelMetric(PerImage):
     """Mean average precision over the classes that an image may have several of, and F1 where a score passes 0.5.
 
     `compute` gives float64 scalars: "map", the mean over the classes that have a positive; "f1", of the decisions on
@@ -169,11 +141,11 @@ class MultiLabelMetric(_PerImage):
         """
         # Logits, not scores: these come out equal where they are close to 1.
         logits, presence, image_ids = _known(logits, presence, image_ids, self.classes)
-        self._add(image_ids, logits, presence)
+        self.add(image_ids, logits, presence)
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64 scalars on the CPU, named as above."""
-        table = self._table()
+        table = self.table()
         logits, presence = self._halves(table)
         known, positives = presence >= 0, logits > 0
         columns = zip(logits.T, presence.T, known.T, strict=True)
@@ -182,6 +154,12 @@ class MultiLabelMetric(_PerImage):
         self.last = table, np.array(precision)
         result = {"map": _mean(precision), "f1": _ratio(2 * hits, marks)}
         return _scalars(result | {f"ap/{name}": value for name, value in zip(self.classes, precision, strict=True)})
+
+    def by_image(self) -> Presences:
+        """Return what `compute` saw, an image a row."""
+        table = self.computed()[0]
+        logits, presence = self._halves(table)
+        return Presences(table[:, IMAGE].astype(np.int64), logits, presence.astype(np.int8))
 
     def worst(self, count: int) -> list[int]:
         """Return the image_ids with the highest mean binary cross-entropy, the highest first."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.metrics import Recalling, gather_rows
+from mnv2_tasks.metrics.box_results import IOUS, KEPT, Boxes, match
 
 if TYPE_CHECKING:
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
@@ -25,6 +26,7 @@ STATS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar
 # One table holds everything: an image is a header row, then its truths, then its predictions. One flat state
 # can be gathered from a process without images too, and an image keeps its own objects when repeats go.
 KIND, IMAGE, LABEL, BOX, VALUE, CROWD, WIDTH = 0, 1, 2, slice(3, 7), 7, 8, 9
+AREAS = 1e10  # square pixels: COCO counts no more, and leaves out boxes that are inside out
 HEADER, TRUTH, PREDICTION = 0, 1, 2  # stands in KIND; VALUE is a truth's area, a prediction's score
 
 
@@ -97,6 +99,38 @@ def match_by_image(
         yield image, pairs + [(label, classes) for label in labels[free].tolist()]
 
 
+def match_boxes(truths: np.ndarray, predictions: np.ndarray, images: np.ndarray, *, classes: int) -> Boxes:
+    """What `evaluate` counts, image by image.
+
+    Args:
+        truths, predictions: (M, 9) and (N, 9), as for `evaluate`.
+        images: (I,) int64, the ids of all images, rising.
+    """
+    from faster_coco_eval.core.mask import iou as overlaps
+
+    def keys(table: np.ndarray) -> np.ndarray:
+        """(rows,) a number for each image and class."""
+        return np.searchsorted(images, table[:, IMAGE]) * classes + table[:, LABEL].astype(np.int64)
+
+    order = np.lexsort([-predictions[:, VALUE], keys(predictions)])  # which keeps the order of equal scores
+    predictions, truths = predictions[order], truths[np.argsort(keys(truths), kind="stable")]
+    own, other = keys(predictions), keys(truths)
+    first = np.searchsorted(own, own)  # of each prediction's image and class
+    kept = np.arange(len(own)) - first < KEPT
+    predictions, own = predictions[kept], own[kept]
+    matched, ignored = np.zeros((2, len(own), len(IOUS)), np.bool_)
+    for key in np.intersect1d(own, other).tolist():
+        rows, there = (slice(*np.searchsorted(each, [key, key + 1]).tolist()) for each in (own, other))
+        crowd = truths[there, CROWD] > 0
+        overlap = overlaps(predictions[rows, BOX].tolist(), truths[there, BOX].tolist(), crowd.astype(int).tolist())
+        matched[rows], ignored[rows] = match(np.asarray(overlap), crowd)
+    area = predictions[:, BOX][:, 2:].prod(axis=1)
+    ignored |= ~matched & ((area < 0) | (area > AREAS))[:, None]
+    pairs, counts = np.unique(other[truths[:, CROWD] == 0], return_counts=True)
+    numbers = np.column_stack([pairs // classes, pairs % classes, counts])
+    return Boxes(images, own // classes, own % classes, predictions[:, VALUE], matched, ignored, numbers, classes)
+
+
 class CocoMAP(Recalling):
     """COCO's box metrics over all processes; an image seen twice (a sampler's padding) counts once.
 
@@ -143,7 +177,7 @@ class CocoMAP(Recalling):
         rows = [self.rows] if isinstance(self.rows, Tensor) else self.rows
         table = torch.cat([torch.zeros(0).double(), *rows]).numpy().reshape(-1, WIDTH)
         headers = table[:, KIND] == HEADER
-        _, first = np.unique(table[headers, IMAGE], return_index=True)
+        images, first = np.unique(table[headers, IMAGE], return_index=True)
         table = table[np.isin(np.cumsum(headers) - 1, first)]  # a copy, so the state is not changed below
         table[:, BOX][:, 2:] -= table[:, BOX][:, :2]
         truths, predictions = table[table[:, KIND] == TRUTH], table[table[:, KIND] == PREDICTION]
@@ -152,7 +186,7 @@ class CocoMAP(Recalling):
             evaluator = evaluate(truths, predictions, classes=len(self.classes))
             stats, precision = evaluator.stats, evaluator.eval["precision"][:, :, :, 0, -1]
         stats, precision = np.where(stats < 0, np.nan, stats), np.where(precision < 0, np.nan, precision)
-        self.last = truths, predictions, precision
+        self.last = truths, predictions, precision, images.astype(np.int64)
         result = dict(zip(STATS, stats.tolist(), strict=False))
         # COCO defines a class at every IoU and recall or at none, so a plain mean keeps or loses it whole.
         per_class = precision.mean(axis=(0, 1)).tolist()
@@ -184,19 +218,24 @@ class CocoMAP(Recalling):
                 ranked.append((2 * right / sides, right - len(pairs), image))
         return [image for _, _, image in sorted(ranked)[:count]]
 
+    def by_image(self) -> Boxes:
+        """Return what `compute` saw, matched by COCO's rules."""
+        truths, predictions, _, images = self.computed()
+        return match_boxes(truths, predictions, images, classes=len(self.classes))
+
     def results(self) -> list[dict[str, Any]]:
         """Return the predictions in the form of a COCO results file, unrounded: bbox xywh.
 
         image_id is the image's place in its split and category_id its label + 1: they fit truths that are numbered
         the same way, not the ids of the file that the data came from.
         """
-        _, predictions, _ = self.computed()
+        _, predictions, *_ = self.computed()
         ids = predictions[:, [IMAGE, LABEL]].astype(np.int64).T.tolist()
         columns = zip(*ids, predictions[:, BOX].tolist(), predictions[:, VALUE].tolist(), strict=True)
         return [{"image_id": i, "category_id": k + 1, "bbox": box, "score": s} for i, k, box, s in columns]
 
     def _matches(self, score: float, iou: float) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        truths, predictions, _ = self.computed()
+        truths, predictions, *_ = self.computed()
         return match_by_image(truths, predictions, classes=len(self.classes), score=score, iou=iou)
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Any = ()) -> torch.nn.Module:

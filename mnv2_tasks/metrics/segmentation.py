@@ -8,11 +8,9 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.metrics import Recalling
+from mnv2_tasks.metrics import PerImage
+from mnv2_tasks.metrics.image_results import Masks
 from mnv2_tasks.samples import IGNORED, resize
-
-KEPT = 64  # images a process remembers as its worst
-BILLION = 10**9
 
 
 def class_iou(matrix: Tensor) -> Tensor:
@@ -22,7 +20,7 @@ def class_iou(matrix: Tensor) -> Tensor:
     return hits / (matrix.sum(-1) + matrix.sum(-2) - hits)
 
 
-class SegmentationMetric(Recalling):
+class SegmentationMetric(PerImage):
     """mIoU, per-class IoU, pixel and mean class accuracy, frequency-weighted IoU over every counted pixel.
 
     IoU of a class is its hits over the union of its truth and its prediction, over all images together. The mean leaves
@@ -33,20 +31,13 @@ class SegmentationMetric(Recalling):
     "frequency_weighted_iou" and `iou/<class>`; NaN where there is nothing to measure.
     """
 
-    full_state_update = False
-    higher_is_better = True
-    is_differentiable = False
     matrix: Tensor
-    lowest: Tensor
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         """Take the class names, in the order of the indices."""
-        super().__init__()
-        self.classes = tuple(classes)
+        super().__init__(classes, width=1 + 3 * len(classes))
         # Whole numbers alone: they stay exact in any precision of the model, and every device has them.
         self.add_state("matrix", torch.zeros(len(classes), len(classes), dtype=torch.int64), dist_reduce_fx="sum")
-        rows = torch.tensor([[-1, 2 * BILLION]]).repeat(KEPT, 1)  # (image_id, mIoU in billionths), lowest first
-        self.add_state("lowest", rows, dist_reduce_fx="cat")
 
     def update(self, predictions: Sequence[Tensor], truths: Sequence[Tensor], image_ids: Tensor) -> None:
         """Add images: one prediction (H, W) and one truth (H, W) each, class indices, `IGNORED` left out of the truth.
@@ -81,17 +72,13 @@ class SegmentationMetric(Recalling):
             return
         confusions = torch.stack(matrices)  # (B, K, K)
         self.matrix += confusions.sum(0).to(self.matrix.device)
-        score = class_iou(confusions.cpu()).nanmean(-1)  # NaN: nothing of the image is known
-        rows = torch.stack([torch.tensor(ids), (score * BILLION).round().nan_to_num(2 * BILLION).long()], 1)
-        rows = torch.cat([self.lowest, rows.to(self.lowest.device)])
-        self.lowest = rows[rows[:, 1].argsort(stable=True)[:KEPT]]
+        confusions = confusions.cpu()
+        self.add(torch.tensor(ids), confusions.diagonal(dim1=1, dim2=2), confusions.sum(2), confusions.sum(1))
 
     def compute(self) -> dict[str, Tensor]:
         """Return float64 scalars on the CPU, named as above."""
-        matrix = self.matrix.cpu()
-        rows = self.lowest.cpu().reshape(-1, 2)  # of every process
-        ids = [image for image, score in sorted(rows.tolist(), key=lambda row: row[::-1]) if score <= BILLION]
-        self.last = matrix.numpy().copy(), ids
+        matrix = self.matrix.cpu().long()  # gathered from several processes, it came as `gather_rows` gives it
+        self.last = matrix.numpy().copy(), self.table()
         iou, truth, total = class_iou(matrix), matrix.sum(1), matrix.sum().double()
         result = {
             "miou": iou.nanmean(),
@@ -105,9 +92,17 @@ class SegmentationMetric(Recalling):
         """Return the counted pixels: (K, K) int64, rows truth, columns prediction."""
         return self.computed()[0]
 
+    def by_image(self) -> Masks:
+        """Return what `compute` saw, an image a row."""
+        table = self.computed()[1].astype(np.int64)
+        return Masks(table[:, 0], table[:, 1:].reshape(len(table), 3, len(self.classes)))
+
     def worst(self, count: int) -> list[int]:
-        """Return the image_ids with the lowest mIoU of their own, the lowest first; at most `KEPT` a process."""
-        return self.computed()[1][:count]
+        """Return the image_ids with the lowest mIoU of their own, the lowest first."""
+        results = self.by_image()
+        score = results.quality()  # NaN: nothing of the image is known
+        order = np.argsort(score, kind="stable")[: np.count_nonzero(~np.isnan(score))]
+        return results.images[order[:count]].tolist()
 
 
 @torch.no_grad()

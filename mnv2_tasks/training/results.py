@@ -20,6 +20,7 @@ from mnv2_tasks.machine import environment
 from mnv2_tasks.model import Classes, Model
 from mnv2_tasks.training import joint_gain
 from mnv2_tasks.training.example_pictures import example_sheet, examples, task_examples
+from mnv2_tasks.training.kept_images import keep_images
 from mnv2_tasks.training.logged_results import log_results
 from mnv2_tasks.training.module import MultiTask
 from mnv2_tasks.training.run_record import RunRecord
@@ -76,20 +77,30 @@ def write_curves(task: MultiTask, folder: Path) -> None:
 
 
 def print_table(record: RunRecord) -> None:
-    """A short table: a row a metric, a column a side; then what the model costs. Few classes have rows of their own."""
+    """A short table: a row a metric, a column a side, with its 95% interval where there is one; then the costs.
+
+    Few classes have rows of their own.
+    """
     sides = list(record.metrics)
     names = list(dict.fromkeys(name for side in sides for name in record.metrics[side]))
     if any(len(classes) > LISTED for classes in record.classes.values()):
         names = [name for name in names if name.count("/") == 1]
     width = max(map(len, names)) + 2
-    print("\n" + "".ljust(width) + "".join(side.rjust(9) for side in sides))
+    wide = 27 if record.intervals else 9
+    print("\n" + "".ljust(width) + "".join(side.rjust(9).ljust(wide) for side in sides).rstrip())
     for name in names:
-        print(name.ljust(width) + "".join(f"{record.metrics[side].get(name, math.nan):9.4f}" for side in sides))
+        cells = (f"{record.metrics[side].get(name, math.nan):9.4f}{_interval(record, side, name)}" for side in sides)
+        print(name.ljust(width) + "".join(cell.ljust(wide) for cell in cells).rstrip())
     cost = f"{record.parameters / 1e6:.2f} M parameters, {record.madds / 1e9:.3f} B multiply-adds"
     sizes = {"x".join(map(str, size)) for size in (record.sizes or {}).values()}
     print(f"{cost} at {' and '.join(sorted(sizes))}")
     if record.wall_seconds and record.epochs is not None:
         print(f"{amount(record.epochs, 'epoch')} in {record.wall_seconds:.0f} s")
+
+
+def _interval(record: RunRecord, side: str, name: str) -> str:
+    ends = (record.intervals or {}).get(side, {}).get(name)
+    return f" ({ends[0]:.4f}-{ends[1]:.4f})" if ends else ""
 
 
 def evaluate(task: MultiTask, data: DataModule, trainer: pl.Trainer, split: str) -> dict[str, float]:
@@ -147,8 +158,11 @@ def finish(
     load_exactly(task.model, checkpoint["state"], str(best), hint="the file was changed")
     sides = ["val"] + (["test"] if config.get("test", True) and data.with_side("test") else [])
     metrics: dict[str, dict[str, float]] = {}
+    intervals: dict[str, Any] = {}
     for side in sides:
         metrics[side] = evaluate(task, data, make_trainer(), side)
+        if task.trainer.is_global_zero:
+            intervals[side] = keep_images(task.metrics.items(), data, side, folder, count=config["intervals"])
     if not task.trainer.is_global_zero:
         return
     write_pictures(task, data, sides[-1], folder, count=config["examples"])
@@ -163,6 +177,7 @@ def finish(
         images_per_second=_middle(rows, "images_per_second"),
         wall_seconds=round(time.monotonic() - began, 1),
         matched=config.get("matched"),
+        intervals=intervals if config["intervals"] else None,
     )
     if config["baselines"]:
         record = replace(record, joint=joint_gain.compare(record, config["baselines"]))

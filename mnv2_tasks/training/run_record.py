@@ -1,6 +1,6 @@
 """metrics.json: the record of a run or an evaluation, written and read in one form."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
@@ -33,6 +33,7 @@ class RunRecord:
     step_ms: float | None = None
     images_per_second: float | None = None
     wall_seconds: float | None = None
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None  # {side: {metric: its 95% [low, high]}}
     matched: Any = None  # what `backbone.match` found
     joint: Mapping[str, Any] | None = None  # see `joint_gain.compare`
     model: str | None = None  # the file that was evaluated

@@ -55,7 +55,9 @@ def write_run_report(folder: Path, record: RunRecord, settings: Mapping[str, Any
 def _headlines(record: RunRecord) -> Iterator[tuple[str, Any, str]]:
     side = list(record.metrics)[-1]
     for task, metric in record.primaries.items():
-        yield f"{task}: {metric.replace('_', ' ')}", record.headline(side, task), f"on {side}"
+        ends = (record.intervals or {}).get(side, {}).get(f"{task}/{metric}")
+        sure = f", {ends[0]:.4f} to {ends[1]:.4f} (95%)" if ends else ""
+        yield f"{task}: {metric.replace('_', ' ')}", record.headline(side, task), f"on {side}{sure}"
     for side, delta in ((record.joint or {}).get("delta_m") or {}).items():
         yield "Δm", f"{delta:+.2f}%", f"on {side}, beside single runs"
     yield "parameters", f"{record.parameters / 1e6:.2f} M", ""

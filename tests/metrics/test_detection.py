@@ -128,7 +128,7 @@ def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> No
     assert_equal(metric.compute(), expected)
     assert capsys.readouterr().out == ""
     # The three that are not reported come from the same evaluation.
-    truths, found, _ = metric.computed()
+    truths, found, *_ = metric.computed()
     stats = evaluate(truths, found, classes=classes).stats
     assert stats[9:].tolist() == pytest.approx([expected[name] for name in MORE], abs=1e-6)
     # The curve's mean is the class's AP at IoU 0.5, and a class is absent from both or from none.
@@ -345,7 +345,9 @@ def _process(rank: int, port: int, shares: list[list[list[int]]], folder: str) -
             metric.update([predictions[i] for i in batch], [targets[i] for i in batch])
         values = {name: float(value) for name, value in metric.compute().items()}
         rest = metric.confusion(0.3).tolist(), len(metric.results()), metric.curves().tolist()
-        outcomes.append((values, *rest, len(metric.rows)))
+        by_image = metric.by_image()
+        again = by_image.values(np.ones((1, len(by_image.images)), int))["map"].tolist()
+        outcomes.append((values, *rest, len(metric.rows), again))
     Path(folder, f"{rank}.json").write_text(json.dumps(outcomes))
     destroy_process_group()
 
@@ -372,7 +374,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         some = sorted({*share[0], *share[1]})
         one = updated([predictions[i] for i in some], [targets[i] for i in some], classes=4)
         result = {name: float(value) for name, value in one.compute().items()}
-        for rank, (values, confusion, count, curves, states) in enumerate(ranks):
+        for rank, (values, confusion, count, curves, states, again) in enumerate(ranks):
+            assert again == pytest.approx([result["map"]], abs=1e-7, nan_ok=True)
             assert values == pytest.approx(result, abs=1e-6, nan_ok=True)
             assert confusion == one.confusion(0.3).tolist()
             assert count == len(one.results())

@@ -90,7 +90,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
                 "madds": record.madds,
                 "cost_ratio": record.madds / first.madds,
                 "matched": record.matched,
-                "curve": _curve([read_rows(one.folder / "metrics.csv") for one in variant_runs]),
+                "curve": curve_of([read_rows(one.folder / "metrics.csv") for one in variant_runs]),
             }
         )
     for variant in variants:
@@ -170,9 +170,9 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} ms"
 
 
-def _curve(tables: Sequence[list[dict[str, float]]]) -> list[dict[str, float]]:
-    """The validation score over the epochs that all seeds have: its mean, least and most."""
-    scores = [{row["epoch"]: row["val/score"] for row in rows if "val/score" in row} for rows in tables]
+def curve_of(tables: Sequence[list[dict[str, float]]], column: str = "val/score") -> list[dict[str, float]]:
+    """A column of metrics.csv over the epochs that all seeds have: its mean, least and most."""
+    scores = [{row["epoch"]: row[column] for row in rows if column in row} for rows in tables]
     shared = sorted(set.intersection(*(set(score) for score in scores)))
     points = [(epoch, [score[epoch] for score in scores]) for epoch in shared]
     return [{"epoch": epoch, "mean": mean(each), "low": min(each), "high": max(each)} for epoch, each in points]
