@@ -14,7 +14,7 @@ from torch import Tensor
 from mnv2_tasks.datasets.reading.box_checks import Order, check_boxes
 from mnv2_tasks.datasets.reading.classes import new_numbers
 from mnv2_tasks.datasets.reading.file_split import MAX_SIDE, FileSplit, check_root, held_out, part
-from mnv2_tasks.datasets.reading.images import check_images, image_size
+from mnv2_tasks.datasets.reading.images import all_sizes, check_images
 from mnv2_tasks.datasets.reading.masked_split import count_pixels, to_canvas
 from mnv2_tasks.datasets.reading.outlines import Shapes
 from mnv2_tasks.errors import InputError, amount, without_any
@@ -234,8 +234,8 @@ def make_split(
     sizes, objects = parsed.sizes.copy(), parsed.objects
     paths = [os.path.join(folder, name) for name in parsed.names]  # much faster than Paths
     check_images(paths, declared=[(h, w) if h > 0 and w > 0 else None for h, w in sizes.tolist()])
-    for index in np.flatnonzero((sizes <= 0).any(1)):
-        sizes[index] = image_size(paths[index])
+    untold = np.flatnonzero((sizes <= 0).any(1))
+    sizes[untold] = all_sizes([paths[index] for index in untold])
     boxes, keep = check_boxes(
         objects.boxes,
         sizes[objects.image],

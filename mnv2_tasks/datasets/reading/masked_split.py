@@ -16,8 +16,9 @@ from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.reading.classes import new_numbers
 from mnv2_tasks.datasets.reading.file_split import FileSplit
-from mnv2_tasks.datasets.reading.images import check_image, check_images, image_size, open_image
+from mnv2_tasks.datasets.reading.images import all_sizes, check_image, check_images, image_size, open_image
 from mnv2_tasks.datasets.reading.legend import Legend
+from mnv2_tasks.datasets.reading.problems import refuse
 from mnv2_tasks.errors import InputError, amount, without_any
 from mnv2_tasks.files import open_regular
 from mnv2_tasks.samples import IGNORED
@@ -79,8 +80,17 @@ Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]  # (M,) the masks that were
 def count_pixels(mask: Callable[[int], Mask], length: int, *, classes: int) -> Pixels:
     """The pixels of each class, 255 left out, in at most 5,000 of `length` masks, evenly spread."""
     chosen = np.linspace(0, length - 1, min(length, COUNTED)).round().astype(np.int64)
+
+    def count(index: int) -> NDArray[np.int64] | str:
+        try:
+            return np.bincount(mask(index).ravel(), minlength=256)[:classes]
+        except InputError as error:
+            return str(error)
+
     with ThreadPoolExecutor(8) as pool:
-        rows = list(pool.map(lambda i: np.bincount(mask(i).ravel(), minlength=256)[:classes], chosen.tolist()))
+        counted = list(pool.map(count, chosen.tolist()))
+    refuse([problem for problem in counted if isinstance(problem, str)])
+    rows = [row if not isinstance(row, str) else np.zeros(classes, np.int64) for row in counted]
     return chosen, np.array(rows, np.int64).reshape(-1, classes)
 
 
@@ -201,12 +211,11 @@ def make_split(
     Raises InputError for the first pair that is wrong, and counts the others.
     """
     check_images([*images, *masks])
+    sizes = all_sizes(masks, mask_size)
     with ThreadPoolExecutor(8) as pool:
-        sizes = np.array(list(pool.map(mask_size, masks)), np.int64).reshape(-1, 2)
         declared = [(height, width) for height, width in sizes.tolist()]
         problems = [problem for problem in pool.map(_other_size, images, masks, declared) if problem]
-        if problems:
-            raise InputError(f"{problems[0]} ({len(problems)} of {len(masks)} masks are)")
+        refuse(problems, f" ({len(problems)} of {len(masks)} masks are)")
     split = MaskSplit(images, masks, sizes=sizes, legend=legend, class_names=class_names, max_side=max_side)
     if read:
         split.pixel_counts()
@@ -217,7 +226,10 @@ def _other_size(image: Path, mask: Path, size: tuple[int, int]) -> str | None:
     try:
         check_image(image, declared=size)  # fits as stored, or as its EXIF turns it
     except InputError:
-        height, width = image_size(image)
+        try:
+            height, width = image_size(image)
+        except InputError as error:
+            return str(error)
         return (
             f"{mask}: the mask is {size[1]}x{size[0]} but its image {image} is {width}x{height} (width x height); "
             "make it anew from the image as it is, resized to the nearest value where need be"
