@@ -209,18 +209,29 @@ class DataModule(pl.LightningDataModule):
 
     def tell(self, sides: Sequence[str]) -> None:
         """Print a line for each source and side. Raises InputError for images that are on two sides of a source."""
-        splits = {(source, side): self.split(source, side) for source in self.sources for side in sides}
-        splits = {key: split for key, split in splits.items() if split is not None}
-        for (source, side), split in splits.items():
-            self.contents.append(data_summary.describe(source, side, split))
-            rank_zero_only(print)(self.contents[-1])
-        kinds = {
+        lines, warnings = self.described(self.with_splits(sides))
+        self.contents += lines
+        for line in lines + warnings:
+            rank_zero_only(print)(line)
+
+    @property
+    def learnt(self) -> dict[str, dict[Kind, tuple[str, ...]]]:
+        """{source: {kind of annotation that is learnt from it: class names}}."""
+        return {
             source: {kind: self.sources[source].provides[kind.name] for kind in tasks.values()}
             for source, tasks in self.assigned.items()
         }
-        warnings = data_summary.check_sides(splits) + data_summary.check_labels(splits, kinds)
-        for line in warnings + data_summary.check_samples(splits, kinds):
-            rank_zero_only(print)(line)
+
+    def with_splits(self, sides: Sequence[str]) -> dict[tuple[str, str], Any]:
+        """{(source, side): its raw samples} of these sides, of those that there are."""
+        splits = {(source, side): self.split(source, side) for source in self.sources for side in sides}
+        return {key: split for key, split in splits.items() if split is not None}
+
+    def described(self, splits: data_summary.Splits) -> tuple[list[str], list[str]]:
+        """A line for each side, and a line for whatever is odd. Raises InputError for images on two sides."""
+        lines = [data_summary.describe(source, side, split) for (source, side), split in splits.items()]
+        warnings = data_summary.check_sides(splits) + data_summary.check_labels(splits, self.learnt)
+        return lines, warnings + data_summary.check_samples(splits, self.learnt)
 
     def with_side(self, side: str) -> list[str]:
         """The sources that have this side."""
