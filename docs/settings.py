@@ -58,7 +58,7 @@ USUAL: tuple[tuple[str, list[str]], ...] = (
 )
 GROUPS = ("task", "data", "backbone", "block", "optim", "balance", "trainer", "logger", "callbacks")
 RECIPES = ("study", "experiment")
-COMMANDS = ("evaluate", "predict", "export", "benchmark", "analysis", "budget", "shards")
+COMMANDS = ("evaluate", "predict", "export", "benchmark", "analysis", "budget", "shards", "doctor")
 HIDDEN = {"defaults", "hydra", "suggests", "_target_", "_partial_"}
 TAKEN = {
     "augment": "how training images are changed, as tasks bring it",

@@ -21,7 +21,16 @@ GROUND = {"version", "errors", "samples", "files", "machine", "processes"}
 SHOWN = {"metrics", "visual"}
 NETWORK = {"kinds", "blocks", "freezing", "backbone", "model", "complexity", "heads", "weights"}
 # Commands, which may import anything, and which nobody imports.
-COMMANDS = {"__main__", "train", "evaluate", "shards", "export.__main__", "export.benchmark", "predict.__main__", "doctor.__main__"}
+COMMANDS = {
+    "__main__",
+    "train",
+    "evaluate",
+    "shards",
+    "export.__main__",
+    "export.benchmark",
+    "predict.__main__",
+    "doctor.__main__",
+}
 # The promised `python -m mnv2_tasks.<name>` of commands that lie elsewhere: two lines, which may import commands.
 DOORS = {"analysis", "benchmark", "budget", "cost", "ledger", "study"}
 # Room, or module of a room -> the rooms and modules that it may import, besides those of its own room.
