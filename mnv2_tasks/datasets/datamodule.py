@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from mnv2_tasks.datasets import transforms
 from mnv2_tasks.datasets.batches import Batch, Collate, Transformed
+from mnv2_tasks.datasets.folds import Folds, cut, together
 from mnv2_tasks.datasets.reading import data_summary
 from mnv2_tasks.datasets.reading.depth import DEPTHS
 from mnv2_tasks.datasets.reading.file_split import EncodedSplit
@@ -117,6 +118,7 @@ class DataModule(pl.LightningDataModule):
         depth: the bits that the values of 16-bit files use.
         workers: loader processes; None for as many as there are cores for, at most 8.
         seed: of every random choice.
+        folds: None leaves the sides as the sources have them.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class DataModule(pl.LightningDataModule):
         depth: int = 16,
         workers: int | None = None,
         seed: int = 0,
+        folds: Folds | None = None,
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
@@ -165,6 +168,7 @@ class DataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.tested = "test"  # the side that the test and the predict loop run on
+        self.folds = folds
         self._splits: dict[tuple[str, str], Any] = {}
         self.contents: list[str] = []  # what `tell` has said of each side
 
@@ -190,10 +194,20 @@ class DataModule(pl.LightningDataModule):
     def split(self, source: str, side: str) -> Any:
         """The raw samples of one side, made once; None where the data set has no such side."""
         if (source, side) not in self._splits:
-            split = self._splits[source, side] = self.sources[source].split(side)
-            if isinstance(split, EncodedSplit):
-                split.depth = self.depth
+            if self.folds is not None and side != "test":
+                train, val, _ = cut(source, self.whole(source), self.folds)
+                made = {"train": train, "val": val}
+            else:
+                made = {side: self.sources[source].split(side)}
+            for name, split in made.items():
+                self._splits[source, name] = split
+                if isinstance(split, EncodedSplit):
+                    split.depth = self.depth
         return self._splits[source, side]
+
+    def whole(self, source: str) -> Any:
+        """Train and val of a source in one, which folds cut."""
+        return together(source, self.sources[source].split("train"), self.sources[source].split("val"))
 
     def find_depth(self) -> int | None:
         """The bits that 16-bit files use, from the values of some training images; None without such files."""

@@ -187,6 +187,37 @@ class DetectionSplit(FileSplit):
         position = np.cumsum(mask) - 1
         return self._with(replace(objects, image=position[objects.image]), self.class_names, mask)
 
+    def joined(self, other: "DetectionSplit") -> "DetectionSplit":
+        """These images, then the other's, of the same classes."""
+        first, second = self._painted, other._painted
+        second = replace(second, image=second.image + len(self))
+        shapes = self.shapes
+        if shapes is not None and other.shapes is not None and other.shapes is not shapes and second.shape is not None:
+            second = replace(second, shape=second.shape + len(shapes.ids))
+            shapes = shapes.joined(other.shapes)
+        columns = {
+            name: None if value is None else np.concatenate([value, getattr(second, name)])
+            for name, value in vars(first).items()
+        }
+        both = DetectionSplit(
+            Path("/"),
+            [os.path.abspath(split.path(i)) for split in (self, other) for i in range(len(split))],
+            sizes=np.concatenate([self._sizes, other._sizes]),
+            objects=Objects(**columns),
+            class_names=self.class_names,
+            shapes=shapes,
+            background=self.background,
+            max_side=self.max_side,
+        )
+        both.left_out, both.notes = self.left_out, list(self.notes)
+        return both
+
+    def shown(self) -> NDArray[np.bool_]:
+        """(I, K): which classes each image shows."""
+        shown = np.zeros((len(self), len(self.class_names)), np.bool_)
+        shown[self._objects.image, self._objects.labels] = True
+        return shown
+
     def only(self, classes: tuple[str, ...]) -> "DetectionSplit":
         """All images, with the objects of these classes alone, in their numbers."""
         if classes == self.class_names:

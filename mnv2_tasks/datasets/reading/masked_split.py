@@ -180,6 +180,31 @@ class MaskSplit(FileSplit):
             split._pixels = (np.cumsum(mask) - 1)[chosen[counted]], rows[counted]
         return split
 
+    def joined(self, other: "MaskSplit") -> "MaskSplit":
+        """These pairs, then the other's, whose masks mean the same."""
+        splits = (self, other)
+        both = MaskSplit(
+            [Path(os.path.abspath(split.path(i))) for split in splits for i in range(len(split))],
+            [Path(os.path.abspath(split.mask_path(i))) for split in splits for i in range(len(split))],
+            sizes=np.concatenate([self._sizes, other._sizes]),
+            legend=self.legend,
+            class_names=self.class_names,
+            max_side=self.max_side,
+        )
+        if self._pixels is not None and other._pixels is not None:
+            chosen = np.concatenate([self._pixels[0], len(self) + other._pixels[0]])
+            both._pixels = chosen, np.concatenate([self._pixels[1], other._pixels[1]])
+        both.left_out, both.notes = self.left_out, list(self.notes)
+        return both
+
+    def shown(self) -> NDArray[np.bool_]:
+        """(I, K): which classes each image shows, of those whose masks were counted."""
+        self.pixel_counts()
+        assert self._pixels is not None
+        shown = np.zeros((len(self), len(self.class_names)), np.bool_)
+        shown[self._pixels[0]] = self._pixels[1] > 0
+        return shown
+
     def only(self, classes: tuple[str, ...]) -> "MaskSplit":
         """All pairs, in the numbers of these classes, among which are all of the masks'."""
         if classes == self.class_names:
