@@ -6,7 +6,9 @@ compressed together. What the doctor names besides are pairs that were there bef
 """
 
 import argparse
+import csv
 import io
+import json
 import random
 import tempfile
 import time
@@ -92,17 +94,91 @@ def duplicates(folder: Path, planted: int, pairs: Path | None) -> None:
             contact_sheet(shown).save(pairs / f"{folder.parent.name}.png")
 
 
+def spoil(pets: Path, out: Path, part: float) -> None:
+    """The 598 photos of three breeds with a part of their labels made wrong, and `spoiled.json`, which ones.
+
+    A breed becomes another. A box is moved by half of its side, or is gone, or has another breed. A mask is another
+    photo's.
+    """
+    draw = random.Random(0)
+    images = sorted((pets / "images").rglob("*.jpg"))
+    names = [f"{path.parent.name}/{path.name}" for path in images]
+    breeds = sorted({path.parent.name for path in images})
+    wrong = {what: draw.sample(range(len(images)), round(part * len(images))) for what in ("label", "box", "mask")}
+    for folder in ("images", "masks", "annotations"):
+        (out / folder).mkdir(parents=True)
+    entries = {}
+    for side in ("train", "val"):
+        content = json.loads((pets / "annotations" / f"instances_{side}.json").read_text(encoding="utf-8"))
+        of = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
+        entries |= {of[one["image_id"]]: one for one in content["annotations"]}
+        categories = content["categories"]
+    table, annotations, listed = ["file,label"], [], []
+    for i, path in enumerate(images):
+        (out / "images" / path.parent.name).mkdir(exist_ok=True)
+        (out / "masks" / path.parent.name).mkdir(exist_ok=True)
+        (out / "images" / names[i]).symlink_to(path.resolve())
+        breed = (
+            path.parent.name if i not in wrong["label"] else draw.choice([b for b in breeds if b != path.parent.name])
+        )
+        table.append(f"images/{names[i]},{breed}")
+        with Image.open(path) as opened:
+            width, height = opened.size
+        listed.append({"id": i, "file_name": names[i], "width": width, "height": height})
+        if entry := entries.get(path.name):
+            (x, y, w, h), category = entry["bbox"], entry["category_id"]
+            if i in wrong["box"]:
+                how = draw.choice(["moved", "gone", "other"])
+                if how == "gone":
+                    continue
+                if how == "moved":
+                    x, y, w, h = (x + w / 2, y, w / 2, h) if draw.random() < 0.5 else (x, y, w, h / 2)
+                else:
+                    category = draw.choice([one["id"] for one in categories if one["id"] != category])
+            annotations.append({"id": i, "image_id": i, "category_id": category, "bbox": [x, y, w, h], "iscrowd": 0})
+    masks = {path.name: path for path in (pets / "masks").rglob("*.png")}
+    for i, name in enumerate(names):
+        target = out / "masks" / Path(name).with_suffix(".png")
+        mask = Image.open(masks[target.name])
+        if i in wrong["mask"]:
+            mask = Image.open(draw.choice(list(masks.values()))).resize(mask.size, Image.Resampling.NEAREST)
+        mask.save(target)
+    (out / "labels.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    content = {"images": listed, "annotations": annotations, "categories": categories}
+    (out / "annotations" / "instances_train.json").write_text(json.dumps(content), encoding="utf-8")
+    told = {what: [names[i] for i in rows] for what, rows in wrong.items()}
+    (out / "spoiled.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+def judge(truth: Path, what: str, corrected: Path) -> None:
+    """How many spoiled labels are among the first of corrected_labels.csv, of as many and of twice as many."""
+    wrong = {Path(name).name for name in json.loads(truth.read_text(encoding="utf-8"))[what]}
+    with corrected.open(encoding="utf-8", newline="") as file:
+        order = list(dict.fromkeys(Path(row["file"]).name for row in csv.DictReader(file)))
+    first, second = (len(wrong & set(order[: times * len(wrong)])) for times in (1, 2))
+    print(f"{what}: {first} of {len(wrong)} spoiled ones among the first {len(wrong)}, {second} among {2 * len(wrong)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["duplicates"])
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("what", choices=["duplicates", "spoil", "judge"])
+    parser.add_argument(
+        "folders", nargs="+", help="of images; spoil: pets3, a new folder; judge: spoiled.json, label, CSV"
+    )
     parser.add_argument("--planted", type=int, default=60)
+    parser.add_argument("--part", type=float, default=0.03, help="of the labels that are spoiled")
     parser.add_argument("--pairs", type=Path, help="a folder for pictures of the pairs that were not planted")
     given = parser.parse_args()
+    if given.what == "spoil":
+        spoil(Path(given.folders[0]), Path(given.folders[1]), given.part)
+        return
+    if given.what == "judge":
+        judge(Path(given.folders[0]), given.folders[1], Path(given.folders[2]))
+        return
     print(f"| images | {' | '.join(CHANGES)} | there before | copies of twins | reading + comparing |")
     print("|" + "---|" * (len(CHANGES) + 4))
     for folder in given.folders:
-        duplicates(folder, given.planted, given.pairs)
+        duplicates(Path(folder), given.planted, given.pairs)
 
 
 if __name__ == "__main__":

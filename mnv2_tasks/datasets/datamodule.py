@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities import CombinedLoader, rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -169,6 +171,7 @@ class DataModule(pl.LightningDataModule):
         self.seed = seed
         self.tested = "test"  # the side that the test and the predict loop run on
         self.folds = folds
+        self.val_rows: dict[str, NDArray[np.int64]] = {}  # of folds: val's images among those of train and val
         self._splits: dict[tuple[str, str], Any] = {}
         self.contents: list[str] = []  # what `tell` has said of each side
 
@@ -195,7 +198,7 @@ class DataModule(pl.LightningDataModule):
         """The raw samples of one side, made once; None where the data set has no such side."""
         if (source, side) not in self._splits:
             if self.folds is not None and side != "test":
-                train, val, _ = cut(source, self.whole(source), self.folds)
+                train, val, self.val_rows[source] = cut(source, self.whole(source), self.folds)
                 made = {"train": train, "val": val}
             else:
                 made = {side: self.sources[source].split(side)}

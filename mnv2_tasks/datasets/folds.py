@@ -34,15 +34,15 @@ class Folds:
             raise InputError(f"folds.number={self.number}: with folds.count={self.count} give 0 to {self.count - 1}")
         try:
             if self.groups is not None and re.compile(self.groups).groups < 1:
-                raise InputError(f"folds.groups={quote(self.groups)}: put what tells a group in brackets, as in ^(.*?)_")
+                raise InputError(f"folds.groups={quote(self.groups)}: put what tells a group in brackets: ^(.*?)_")
         except re.error as error:
-            raise InputError(f"folds.groups={quote(self.groups)} is no regular expression: {error}; correct it") from error
+            raise InputError(f"folds.groups={quote(self.groups)} is no pattern: {error}; correct it") from error
 
 
 def together(source: str, train: Any, val: Any) -> Any:
     """Train and val of a data set in one, train's images first. Raises InputError for a format that cannot."""
     if not hasattr(train, "joined") or not hasattr(train, "shown"):
-        raise InputError(f"data={source}: this format has no folds; leave folds.count out, or read it as another format")
+        raise InputError(f"data={source}: this format has no folds; leave folds.count out, or use another format")
     return train if val is None else train.joined(val)
 
 
@@ -64,7 +64,9 @@ def groups_of(source: str, split: Any, pattern: str | None) -> list[str]:
         if pattern is not None:
             raise InputError(f"data={source}: its images have no files to group by; leave folds.groups out")
         return [str(i) for i in range(len(split))]
-    names = [os.fspath(split.path(i)) for i in range(len(split))]
+    names = [os.path.abspath(split.path(i)) for i in range(len(split))]
+    place = os.path.commonpath(names)  # which may be another tomorrow: folds do not depend on it
+    names = [os.path.relpath(name, place) for name in names]
     if pattern is None:
         return [name.split(".rf.")[0] for name in names]
     found = [re.search(pattern, os.path.basename(name)) or re.search(pattern, name) for name in names]

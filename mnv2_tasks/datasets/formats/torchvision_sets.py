@@ -73,8 +73,8 @@ class ArraySplit(Dataset[dict[str, Any]]):
 
     def joined(self, other: "ArraySplit") -> "ArraySplit":
         """These images, then the other's, of the same classes."""
-        images, targets = (np.concatenate(pair) for pair in ((self.images, other.images), (self.targets, other.targets)))
-        return ArraySplit(images, targets, class_names=self.class_names)
+        images = np.concatenate([self.images, other.images])
+        return ArraySplit(images, np.concatenate([self.targets, other.targets]), class_names=self.class_names)
 
     def shown(self) -> NDArray[np.bool_]:
         """(I, K): which classes each image shows."""

@@ -49,6 +49,7 @@ def run(config: Mapping[str, Any]) -> None:
         *overrides,
         f"runs={quoted(str(folder / 'runs'))}",
         *_for_each(config, overrides, folder, launcher.workers),
+        *([f"folds.groups={quoted(config['study']['groups'])}"] if config["study"].get("groups") else []),
     ]
     trust = foreign_modules(config)
     failed = execute(runs, lambda one: _settings(one, shared), launcher, folder=folder, trust=trust)
@@ -104,7 +105,7 @@ def execute(
                         failed[log] = "; ".join(filter(None, (said, _last_line(log))))
                     word = "done" if one.finished else f"FAILED: {failed[log]}"
                     end = f"; about {_clock(left)} left" if left else ""
-                    print(f"[{done}/{total}] {one.variant}, seed {one.seed}: {word} ({_clock(took)}){end}", flush=True)
+                    print(f"[{done}/{total}] {one.named}: {word} ({_clock(took)}){end}", flush=True)
         finally:
             rest = launcher.leave(list(active))
     except KeyboardInterrupt:
@@ -164,7 +165,8 @@ def _settings(one: Run, shared: Sequence[str]) -> list[str]:
     """Of a run that begins."""
     varied = [f"{key}={override_value(value)}" for key, value in one.settings.items()]
     identity = [f"seed={one.seed}", f"name={quoted(one.folder.name)}", f"study.variant={quoted(one.variant)}"]
-    return [*shared, *varied, *identity]
+    fold = [] if one.fold is None else [f"folds.count={one.folds}", f"folds.number={one.fold}"]
+    return [*shared, *varied, *fold, *identity]
 
 
 def _room(jobs: int | None, runs: int) -> tuple[int, list[str | None]]:
