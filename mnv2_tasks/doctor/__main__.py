@@ -1,5 +1,6 @@
 """The data doctor: `python -m mnv2_tasks.doctor data=<data set> data.root=<folder> task=<task>`."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ from mnv2_tasks.machine import tune_for_cpu
 
 if TYPE_CHECKING:
     from mnv2_tasks.datasets.datamodule import DataModule
-    from mnv2_tasks.doctor.findings import Report
+    from mnv2_tasks.doctor.findings import Finding, Report
     from mnv2_tasks.doctor.looking import Side
 
-OWN = ("examples", "runs", "name")  # settings of this command that training has not, or means otherwise
+OWN = ("examples", "runs", "name", "predictions")  # settings of this command that training has not, or means otherwise
 
 
 def main(config: Any) -> None:
@@ -26,7 +27,7 @@ def main(config: Any) -> None:
     from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.assembly.suggestions import describe_suggestions
     from mnv2_tasks.datasets.reading.problems import heard
-    from mnv2_tasks.doctor import telling
+    from mnv2_tasks.doctor import labels, telling
     from mnv2_tasks.doctor.balance import look_at_balance
     from mnv2_tasks.doctor.duplicates import Looks
     from mnv2_tasks.doctor.findings import Finding, Report, Shown
@@ -37,6 +38,10 @@ def main(config: Any) -> None:
     from mnv2_tasks.files import new_folder
 
     said = describe_suggestions(config, ("size", "batch_size"))
+    kept = {}
+    if config.predictions:
+        labels.need_cleanlab()
+        kept = {task: labels.read_predictions(Path(config.predictions), str(task)) for task in config.heads}
     report = Report()
     with heard() as problems:
         resolved = resolve(settle(config), make_data, said=said)
@@ -67,6 +72,8 @@ def main(config: Any) -> None:
         report.findings += found
         report.tables += tables
     report.findings += look_at_marks(sides)
+    if kept:
+        report.findings += look_at_labels(settings, data, sides, folder, kept)
     look_at_detectors(report, settings, data, sides)
 
     line = training_command(report)
@@ -94,6 +101,33 @@ def look_at_detectors(report: "Report", settings: dict[str, Any], data: "DataMod
             found, tables = look_at_boxes(train[0], task, build, size=data.sizes[source], setting=setting)
             report.findings += found
             report.tables += tables
+
+
+def look_at_labels(
+    settings: dict[str, Any], data: "DataModule", sides: "list[Side]", folder: Path, kept: dict[str, Any]
+) -> "list[Finding]":
+    """The labels that out-of-fold predictions contradict, {task: those `kept`}, with a file of each task to edit."""
+    from mnv2_tasks.doctor import labels
+    from mnv2_tasks.files import place_of
+
+    found = []
+    for task, kind in data.tasks.items():
+        mine = [side for side in sides if side.source == data.source_of(task) and side.name in ("train", "val")]
+        seen = [(side, row) for side in mine for row in range(len(side))]  # train's, then val's, as folds have them
+        rows, first = kept[task]["rows"].tolist(), str(kept[task]["names"][0])
+        places = [side.place(row) for side, row in seen]
+        if max(rows) >= len(seen) or first not in ("", os.path.abspath(places[rows[0]].name)):
+            raise InputError(
+                f"predictions={settings['predictions']}: they are of other images than data={','.join(data.sources)}; "
+                "give the data set that the folds were of"
+            )
+        chosen, images = [seen[row] for row in rows], [places[row] for row in rows]
+        doubts = labels.doubts_of(kind.name, chosen, kept[task], mine[0].kinds[kind.name])
+        place = place_of(folder, task, data.tasks)
+        place.mkdir(exist_ok=True)
+        labels.write_corrections(place / "corrected_labels.csv", doubts, images)
+        found += labels.finding_of(task, doubts, images)
+    return found
 
 
 def build_head(settings: dict[str, Any], data: "DataModule", task: str, size: Any, sources: Any) -> Any:

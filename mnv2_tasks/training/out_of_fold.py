@@ -39,7 +39,8 @@ def write_out_of_fold(task: MultiTask, data: DataModule, folder: Path) -> None:
         path = folder / FOLDER / f"{name}.npz"
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as draft, draft.open("wb") as file:
-            np.savez_compressed(file, **{key: np.array(values) for key, values in columns.items()})
+            arrays: dict[str, Any] = {key: np.array(values) for key, values in columns.items()}
+            np.savez_compressed(file, **arrays)
 
 
 def _kept(head: Any, outputs: Any, targets: dict[str, Tensor], first: int) -> dict[str, list[Any]]:

@@ -195,15 +195,20 @@ class DetectionSplit(FileSplit):
         if shapes is not None and other.shapes is not None and other.shapes is not shapes and second.shape is not None:
             second = replace(second, shape=second.shape + len(shapes.ids))
             shapes = shapes.joined(other.shapes)
-        columns = {
-            name: None if value is None else np.concatenate([value, getattr(second, name)])
-            for name, value in vars(first).items()
-        }
+        pair = [one for one in (first.shape, second.shape) if one is not None]
+        shape = np.concatenate(pair) if len(pair) == 2 else None
         both = DetectionSplit(
             Path("/"),
             [os.path.abspath(split.path(i)) for split in (self, other) for i in range(len(split))],
             sizes=np.concatenate([self._sizes, other._sizes]),
-            objects=Objects(**columns),
+            objects=Objects(
+                image=np.concatenate([first.image, second.image]),
+                boxes=np.concatenate([first.boxes, second.boxes]),
+                labels=np.concatenate([first.labels, second.labels]),
+                crowd=np.concatenate([first.crowd, second.crowd]),
+                area=np.concatenate([first.area, second.area]),
+                shape=shape,
+            ),
             class_names=self.class_names,
             shapes=shapes,
             background=self.background,
