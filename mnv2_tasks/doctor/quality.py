@@ -52,7 +52,7 @@ def look_at_quality(sides: "Sequence[Side]") -> tuple[list[Finding], list[Table]
     usual = float(np.median(area[area > 0])) if (area > 0).any() else 0.0
     whole = np.concatenate([side.measures[side.whole] for side in sides])
     mostly_coloured = len(whole) and float((whole["colour"] < 1).mean()) < FEW
-    least = float(np.median(whole["sharp"])) / 8 if len(whole) else 0.0
+    least = min(BLURRED, float(np.median(whole["sharp"])) / 8) if len(whole) else 0.0
 
     def ratio(m: NDArray[Any]) -> NDArray[Any]:
         sides = np.stack([m["height"], m["width"]])
@@ -66,7 +66,7 @@ def look_at_quality(sides: "Sequence[Side]") -> tuple[list[Finding], list[Table]
         ("bright", "look", "very bright", "leave them out, or photometric augmentation may help",
          lambda m: -m["dark"], lambda m: (m["dark"] > BRIGHT) & (m["entropy"] >= EMPTY)),
         ("blurred", "look", "blurred", "leave them out where the labels cannot be told from them",
-         lambda m: m["sharp"], lambda m: (m["sharp"] < min(BLURRED, least)) & (m["entropy"] >= EMPTY)),
+         lambda m: m["sharp"], lambda m: (m["sharp"] < least) & (m["entropy"] >= EMPTY) & (m["light"] >= DARK)),
         ("long", "look", f"over {LONG:g} times as long as wide", "fit=pad keeps their proportions",
          lambda m: -ratio(m), lambda m: ratio(m) > LONG),
         ("small", "look", f"of {SMALL:g} times fewer pixels than most", "see whether they are thumbnails",

@@ -113,7 +113,7 @@ def test_slips_in_boxes_and_odd_images(tmp_path: Path) -> None:
         "both.png": drawn(1),
         "blurred.png": blurred,
         "empty.png": Image.new("RGB", (160, 120), "teal"),
-        "dark.png": ImageEnhance.Brightness(drawn(3)).enhance(0.1),
+        "dark.png": ImageEnhance.Brightness(drawn(3)).enhance(0.25),
         "long.png": drawn(4, (400, 90)),
         **{f"{i}.png": drawn(10 + i) for i in range(6)},
     }
