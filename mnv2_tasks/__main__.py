@@ -9,6 +9,7 @@ VERBS = {
     "predict": "pictures, folders, films or a camera: model=<file> source=<...>",
     "export": "files for phones, servers and browsers: ckpt=<file> to=[onnx,litert] precision=[fp32,int8]",
     "benchmark": "size and milliseconds of exported files on this machine: model=<folder>",
+    "doctor": "what is in a data set, what is wrong with it, and which settings suit it: data=coco data.root=<folder>",
     "shards": "a data set as files to stream: data=coco data.root=<folder> out=<folder or s3://...>",
     "study": "runs that vary one setting over seeds, compared: blocks task=classifier data=cifar10",
     "search": "settings drawn from a space, for the best of them: ssdlite task=ssdlite data=coco data.root=<folder>",

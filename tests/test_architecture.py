@@ -21,7 +21,16 @@ GROUND = {"version", "errors", "samples", "files", "machine", "processes"}
 SHOWN = {"metrics", "visual"}
 NETWORK = {"kinds", "blocks", "freezing", "backbone", "model", "complexity", "heads", "weights"}
 # Commands, which may import anything, and which nobody imports.
-COMMANDS = {"__main__", "train", "evaluate", "shards", "export.__main__", "export.benchmark", "predict.__main__"}
+COMMANDS = {
+    "__main__",
+    "train",
+    "evaluate",
+    "shards",
+    "export.__main__",
+    "export.benchmark",
+    "predict.__main__",
+    "doctor.__main__",
+}
 # The promised `python -m mnv2_tasks.<name>` of commands that lie elsewhere: two lines, which may import commands.
 DOORS = {"analysis", "benchmark", "budget", "compare", "cost", "ledger", "search", "study"}
 # Room, or module of a room -> the rooms and modules that it may import, besides those of its own room.
@@ -44,6 +53,7 @@ ALLOWED = {
     "assembly": GROUND | SHOWN | NETWORK | {"datasets", "training"},
     "export": GROUND | SHOWN | NETWORK | {"datasets.transforms"},
     "predict": GROUND | SHOWN | NETWORK | {"datasets.transforms", "export"},
+    "doctor": GROUND | SHOWN | NETWORK | {"datasets"},
     "lab": GROUND | SHOWN | NETWORK | {"assembly", "training"},
 }
 # What the rules above do not allow, and why it is so for now.
@@ -61,7 +71,7 @@ EXCEPTIONS = {
 LIGHTNING, HYDRA = {"pytorch_lightning", "lightning", "lightning_fabric"}, {"hydra", "omegaconf"}
 # Rooms -> what they never import, not even through others.
 NEVER = {
-    **dict.fromkeys((*GROUND, *SHOWN, *NETWORK, "datasets"), LIGHTNING | HYDRA),
+    **dict.fromkeys((*GROUND, *SHOWN, *NETWORK, "datasets", "doctor"), LIGHTNING | HYDRA),
     **dict.fromkeys(("export", "predict"), LIGHTNING),  # Hydra builds their networks, see EXCEPTIONS
     **dict.fromkeys(("training", "lab"), set()),
 }

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from mnv2_tasks.assembly.network import build_model
 from mnv2_tasks.datasets.datamodule import DataModule
+from mnv2_tasks.datasets.folds import Folds
 from mnv2_tasks.errors import InputError, reason_of, suggest
 from mnv2_tasks.model import Model
 from mnv2_tasks.training.module import MultiTask, parameter_groups
@@ -97,8 +98,15 @@ def make_data(config: Config) -> DataModule:
         channels=config["backbone"]["in_channels"],
         depth=config.get("depth") or 16,
         seed=config["seed"],
+        folds=folds_of(config),
         **config["loader"],
     )
+
+
+def folds_of(config: Config) -> Folds | None:
+    """What `folds` says; None where nothing is cut, and of settings from before there were folds."""
+    section = config.get("folds") or {}
+    return Folds(**section) if section.get("count") is not None else None
 
 
 def nameless_classes(config: Config) -> dict[str, tuple[str, ...]]:

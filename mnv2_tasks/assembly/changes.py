@@ -41,6 +41,7 @@ OF_ITS_FOLDER = (
 )
 # Settings that nothing can follow once an epoch was done.
 OF_ITS_START = (
+    (r"folds\..*", "the images that it has learnt from hang on it", ANEW),
     (r"seed", "the order of the images hangs on it", ANEW),
     (r"backbone\.(weights|match|match_to)|heads\.\w+\.boxes", "that is decided once, before the first step", ANEW),
     (r"backbone\.block\..*", "its weights were trained in the block that it has", ANEW),

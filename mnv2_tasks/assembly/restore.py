@@ -99,6 +99,8 @@ def take_settings(config: Any, trained: dict[str, Any], given: list[str]) -> Non
     for key in ("size", "fit", "assign"):
         if key not in given and not (key == "size" and isinstance(trained.get("size"), Mapping) and "data" in given):
             config[key] = trained[key]
+    if not {"data", "folds.count", "folds.number", "folds.groups"} & set(given) and trained.get("folds"):
+        config.folds = trained["folds"]
     if "depth" not in given:
         config.depth = trained.get("depth") or 16
 

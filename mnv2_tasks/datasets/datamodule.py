@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities import CombinedLoader, rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +16,7 @@ from torchvision.transforms import v2
 
 from mnv2_tasks.datasets import transforms
 from mnv2_tasks.datasets.batches import Batch, Collate, Transformed
+from mnv2_tasks.datasets.folds import Folds, cut, together
 from mnv2_tasks.datasets.reading import data_summary
 from mnv2_tasks.datasets.reading.depth import DEPTHS
 from mnv2_tasks.datasets.reading.file_split import EncodedSplit
@@ -117,6 +120,7 @@ class DataModule(pl.LightningDataModule):
         depth: the bits that the values of 16-bit files use.
         workers: loader processes; None for as many as there are cores for, at most 8.
         seed: of every random choice.
+        folds: None leaves the sides as the sources have them.
     """
 
     def __init__(
@@ -137,6 +141,7 @@ class DataModule(pl.LightningDataModule):
         depth: int = 16,
         workers: int | None = None,
         seed: int = 0,
+        folds: Folds | None = None,
     ) -> None:
         super().__init__()
         self.sources = dict(sources)
@@ -165,6 +170,8 @@ class DataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.tested = "test"  # the side that the test and the predict loop run on
+        self.folds = folds
+        self.val_rows: dict[str, NDArray[np.int64]] = {}  # of folds: val's images among those of train and val
         self._splits: dict[tuple[str, str], Any] = {}
         self.contents: list[str] = []  # what `tell` has said of each side
 
@@ -190,10 +197,20 @@ class DataModule(pl.LightningDataModule):
     def split(self, source: str, side: str) -> Any:
         """The raw samples of one side, made once; None where the data set has no such side."""
         if (source, side) not in self._splits:
-            split = self._splits[source, side] = self.sources[source].split(side)
-            if isinstance(split, EncodedSplit):
-                split.depth = self.depth
+            if self.folds is not None and side != "test":
+                train, val, self.val_rows[source] = cut(source, self.whole(source), self.folds)
+                made = {"train": train, "val": val}
+            else:
+                made = {side: self.sources[source].split(side)}
+            for name, split in made.items():
+                self._splits[source, name] = split
+                if isinstance(split, EncodedSplit):
+                    split.depth = self.depth
         return self._splits[source, side]
+
+    def whole(self, source: str) -> Any:
+        """Train and val of a source in one, which folds cut."""
+        return together(source, self.sources[source].split("train"), self.sources[source].split("val"))
 
     def find_depth(self) -> int | None:
         """The bits that 16-bit files use, from the values of some training images; None without such files."""
@@ -209,18 +226,29 @@ class DataModule(pl.LightningDataModule):
 
     def tell(self, sides: Sequence[str]) -> None:
         """Print a line for each source and side. Raises InputError for images that are on two sides of a source."""
-        splits = {(source, side): self.split(source, side) for source in self.sources for side in sides}
-        splits = {key: split for key, split in splits.items() if split is not None}
-        for (source, side), split in splits.items():
-            self.contents.append(data_summary.describe(source, side, split))
-            rank_zero_only(print)(self.contents[-1])
-        kinds = {
+        lines, warnings = self.described(self.with_splits(sides))
+        self.contents += lines
+        for line in lines + warnings:
+            rank_zero_only(print)(line)
+
+    @property
+    def learnt(self) -> dict[str, dict[Kind, tuple[str, ...]]]:
+        """{source: {kind of annotation that is learnt from it: class names}}."""
+        return {
             source: {kind: self.sources[source].provides[kind.name] for kind in tasks.values()}
             for source, tasks in self.assigned.items()
         }
-        warnings = data_summary.check_sides(splits) + data_summary.check_labels(splits, kinds)
-        for line in warnings + data_summary.check_samples(splits, kinds):
-            rank_zero_only(print)(line)
+
+    def with_splits(self, sides: Sequence[str]) -> dict[tuple[str, str], Any]:
+        """{(source, side): its raw samples} of these sides, of those that there are."""
+        splits = {(source, side): self.split(source, side) for source in self.sources for side in sides}
+        return {key: split for key, split in splits.items() if split is not None}
+
+    def described(self, splits: data_summary.Splits) -> tuple[list[str], list[str]]:
+        """A line for each side, and a line for whatever is odd. Raises InputError for images on two sides."""
+        lines = [data_summary.describe(source, side, split) for (source, side), split in splits.items()]
+        warnings = data_summary.check_sides(splits) + data_summary.check_labels(splits, self.learnt)
+        return lines, warnings + data_summary.check_samples(splits, self.learnt)
 
     def with_side(self, side: str) -> list[str]:
         """The sources that have this side."""

@@ -23,6 +23,7 @@ from mnv2_tasks.training.example_pictures import example_sheet, examples, task_e
 from mnv2_tasks.training.kept_images import keep_images
 from mnv2_tasks.training.logged_results import log_results
 from mnv2_tasks.training.module import MultiTask
+from mnv2_tasks.training.out_of_fold import write_out_of_fold
 from mnv2_tasks.training.run_record import RunRecord
 from mnv2_tasks.training.run_report import NAME, write_run_report
 from mnv2_tasks.training.wandb_artifacts import log_checkpoints
@@ -165,6 +166,8 @@ def finish(
             intervals[side] = keep_images(task.metrics.items(), data, side, folder, count=config["intervals"])
     if not task.trainer.is_global_zero:
         return
+    if data.folds is not None:
+        write_out_of_fold(task, data, folder)
     write_pictures(task, data, sides[-1], folder, count=config["examples"])
     write_curves(task, folder)
     rows = read_rows(folder / "metrics.csv")

@@ -76,6 +76,38 @@ class MergedSplit(FileSplit):
             merged |= {field: value for field, value in part_labels.items() if field in fields}
         return merged
 
+    def subset(self, mask: NDArray[np.bool_]) -> "MergedSplit":
+        """The images where `mask` (I,) is true, in the same order."""
+        parts, rows = {}, {}
+        for name, part in self.parts.items():
+            kept = np.zeros(len(part), np.bool_)
+            kept[self.rows[name][mask & (self.rows[name] >= 0)]] = True
+            if kept.any():
+                place = np.where(kept, np.cumsum(kept) - 1, -1)
+                parts[name] = part.subset(kept)
+                rows[name] = np.where(self.rows[name] >= 0, place[self.rows[name]], -1)[mask]
+        return MergedSplit(parts, rows, self.tellers)
+
+    def joined(self, other: "MergedSplit") -> "MergedSplit":
+        """These images, then the other's, of the same parts."""
+        parts, rows = {}, {}
+        for name in dict.fromkeys((*self.parts, *other.parts)):
+            mine, theirs = self.parts.get(name), other.parts.get(name)
+            parts[name] = mine.joined(theirs) if mine and theirs else mine or theirs
+            first = self.rows.get(name, np.full(len(self), -1, np.int64))
+            second = other.rows.get(name, np.full(len(other), -1, np.int64))
+            rows[name] = np.concatenate([first, np.where(second >= 0, second + (len(mine) if mine else 0), -1)])
+        return MergedSplit(parts, rows, self.tellers)
+
+    def shown(self) -> NDArray[np.bool_]:
+        """(I, K of all kinds together): which classes each image shows."""
+        tables = []
+        for name in dict.fromkeys(self.tellers.values()):
+            if name in self.parts:
+                rows = self.rows[name]
+                tables.append(self.parts[name].shown()[rows] & (rows >= 0)[:, None])
+        return np.concatenate(tables, axis=1)
+
     def contents(self) -> str:
         tellers = [name for name in dict.fromkeys(self.tellers.values()) if name in self.parts]
         return "; ".join(f"{len(self.parts[name]):,} in {name}: {self.parts[name].contents()}" for name in tellers)

@@ -19,7 +19,13 @@ from mnv2_tasks.datasets.formats.imagefolder import ImageFolder
 from mnv2_tasks.datasets.reading.classes import check_choice, choose_classes, choose_two
 from mnv2_tasks.datasets.reading.file_split import MAX_SIDE, part
 from mnv2_tasks.datasets.reading.images import check_images
-from mnv2_tasks.datasets.reading.labelled_split import LabelledImages, held_out_by_class, label_contents, only_classes
+from mnv2_tasks.datasets.reading.labelled_split import (
+    LabelledImages,
+    held_out_by_class,
+    label_contents,
+    only_classes,
+    shown_of,
+)
 from mnv2_tasks.datasets.reading.listing import LeftOut, subfolders
 from mnv2_tasks.datasets.reading.sides import SIDES
 from mnv2_tasks.errors import InputError
@@ -64,6 +70,15 @@ class ArraySplit(Dataset[dict[str, Any]]):
     def subset(self, mask: NDArray[np.bool_]) -> "ArraySplit":
         """The images where `mask` (I,) is true, in the same order."""
         return ArraySplit(self.images[mask], self.targets[mask], class_names=self.class_names)
+
+    def joined(self, other: "ArraySplit") -> "ArraySplit":
+        """These images, then the other's, of the same classes."""
+        images = np.concatenate([self.images, other.images])
+        return ArraySplit(images, np.concatenate([self.targets, other.targets]), class_names=self.class_names)
+
+    def shown(self) -> NDArray[np.bool_]:
+        """(I, K): which classes each image shows."""
+        return shown_of(self.targets, len(self.class_names))
 
     def only(self, classes: tuple[str, ...]) -> "ArraySplit":
         """The images of these classes alone, in their numbers."""

@@ -1,7 +1,6 @@
 """Boxes, outlines and the classes present, from YOLO's text files, one an image."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mnv2_tasks.datasets.formats.yolo_layout import read_layout
 from mnv2_tasks.datasets.reading import boxed_split
 from mnv2_tasks.datasets.reading.boxed_split import Annotations, DetectionSplit, Objects
 from mnv2_tasks.datasets.reading.classes import check_choice, choose_classes
-from mnv2_tasks.datasets.reading.images import check_images, image_size
+from mnv2_tasks.datasets.reading.images import all_sizes, check_images
 from mnv2_tasks.datasets.reading.legend import MOST_CLASSES
 from mnv2_tasks.datasets.reading.outlines import Shapes, pack
 from mnv2_tasks.datasets.reading.sides import no_train
@@ -171,10 +170,8 @@ class Yolo:
     def _make(self, side: SideLabels) -> DetectionSplit:
         paths = [self.root / name for name in side.images]
         check_images(paths)
-        with ThreadPoolExecutor(8) as pool:
-            sizes = np.array(list(pool.map(image_size, paths)), np.int64)
         split = boxed_split.make_split(
-            self._parsed(side, sizes),
+            self._parsed(side, all_sizes(paths)),
             self.root,
             class_names=self._names,
             bad_boxes=self.bad_boxes,

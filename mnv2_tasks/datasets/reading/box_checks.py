@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2_tasks.datasets.reading.problems import hearing, refuse
 from mnv2_tasks.errors import InputError
 
 Order = Literal["corners", "corner", "centre"]
@@ -43,29 +44,34 @@ def check_boxes(
     bad = out | flat
     if not bad.any():
         return clipped, ~flat
-    if bad_boxes == "fix":
+    if bad_boxes == "fix" and not hearing():
         warnings.warn(
             f"{where}: of {len(bad)} boxes, clipped {np.count_nonzero(out & ~flat)} that stuck out of their "
             f"image and dropped {np.count_nonzero(flat)} without area in it",
             stacklevel=2,
         )
         return clipped, ~flat
-    row = int(np.argmax(bad))
-    if not finite[row]:
-        problem = "is not finite"
-    elif (high[row] < low[row]).any():
-        problem = "is inverted"
-    elif (high[row] == low[row]).any() or not out[row]:
-        problem = "has no area"
-    else:
-        problem = "lies outside its image" if flat[row] else "sticks out of its image"
-    height, width = sizes[row].tolist()
-    corners = ", ".join(f"{value:g}" for value in boxes[row])
+
+    def problem(row: int) -> str:
+        if not finite[row]:
+            what = "is not finite"
+        elif (high[row] < low[row]).any():
+            what = "is inverted"
+        elif (high[row] == low[row]).any() or not out[row]:
+            what = "has no area"
+        else:
+            what = "lies outside its image" if flat[row] else "sticks out of its image"
+        height, width = sizes[row].tolist()
+        corners = ", ".join(f"{value:g}" for value in boxes[row])
+        return (
+            f"{describe(row)}: the box (x1, y1, x2, y2) = ({corners}) {what}; the image is {width}x{height} "
+            "(width x height)"
+        )
+
     others = f"; {np.count_nonzero(bad) - 1} more boxes are bad" if np.count_nonzero(bad) > 1 else ""
-    raise InputError(
-        f"{describe(row)}: the box (x1, y1, x2, y2) = ({corners}) {problem}; the image is {width}x{height} "
-        f"(width x height){others}; correct it, or give data.bad_boxes=fix, which clips or drops such boxes"
-    )
+    fix = "; correct it, or give data.bad_boxes=fix, which clips or drops such boxes"
+    refuse([problem(row) for row in np.flatnonzero(bad).tolist()], others + fix)
+    return clipped, ~flat
 
 
 def check_meaning(boxes: NDArray[np.floating[Any]], sizes: NDArray[np.int64], *, where: str, order: Order) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mnv2_tasks.datasets.reading.box_checks import Order, check_boxes
 from mnv2_tasks.datasets.reading.classes import new_numbers
 from mnv2_tasks.datasets.reading.file_split import MAX_SIDE, FileSplit, check_root, held_out, part
-from mnv2_tasks.datasets.reading.images import check_images, image_size
+from mnv2_tasks.datasets.reading.images import all_sizes, check_images
 from mnv2_tasks.datasets.reading.masked_split import count_pixels, to_canvas
 from mnv2_tasks.datasets.reading.outlines import Shapes
 from mnv2_tasks.errors import InputError, amount, without_any
@@ -187,6 +187,42 @@ class DetectionSplit(FileSplit):
         position = np.cumsum(mask) - 1
         return self._with(replace(objects, image=position[objects.image]), self.class_names, mask)
 
+    def joined(self, other: "DetectionSplit") -> "DetectionSplit":
+        """These images, then the other's, of the same classes."""
+        first, second = self._painted, other._painted
+        second = replace(second, image=second.image + len(self))
+        shapes = self.shapes
+        if shapes is not None and other.shapes is not None and other.shapes is not shapes and second.shape is not None:
+            second = replace(second, shape=second.shape + len(shapes.ids))
+            shapes = shapes.joined(other.shapes)
+        pair = [one for one in (first.shape, second.shape) if one is not None]
+        shape = np.concatenate(pair) if len(pair) == 2 else None
+        both = DetectionSplit(
+            Path("/"),
+            [os.path.abspath(split.path(i)) for split in (self, other) for i in range(len(split))],
+            sizes=np.concatenate([self._sizes, other._sizes]),
+            objects=Objects(
+                image=np.concatenate([first.image, second.image]),
+                boxes=np.concatenate([first.boxes, second.boxes]),
+                labels=np.concatenate([first.labels, second.labels]),
+                crowd=np.concatenate([first.crowd, second.crowd]),
+                area=np.concatenate([first.area, second.area]),
+                shape=shape,
+            ),
+            class_names=self.class_names,
+            shapes=shapes,
+            background=self.background,
+            max_side=self.max_side,
+        )
+        both.left_out, both.notes = self.left_out, list(self.notes)
+        return both
+
+    def shown(self) -> NDArray[np.bool_]:
+        """(I, K): which classes each image shows."""
+        shown = np.zeros((len(self), len(self.class_names)), np.bool_)
+        shown[self._objects.image, self._objects.labels] = True
+        return shown
+
     def only(self, classes: tuple[str, ...]) -> "DetectionSplit":
         """All images, with the objects of these classes alone, in their numbers."""
         if classes == self.class_names:
@@ -234,8 +270,8 @@ def make_split(
     sizes, objects = parsed.sizes.copy(), parsed.objects
     paths = [os.path.join(folder, name) for name in parsed.names]  # much faster than Paths
     check_images(paths, declared=[(h, w) if h > 0 and w > 0 else None for h, w in sizes.tolist()])
-    for index in np.flatnonzero((sizes <= 0).any(1)):
-        sizes[index] = image_size(paths[index])
+    untold = np.flatnonzero((sizes <= 0).any(1))
+    sizes[untold] = all_sizes([paths[index] for index in untold])
     boxes, keep = check_boxes(
         objects.boxes,
         sizes[objects.image],

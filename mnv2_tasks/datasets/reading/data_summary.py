@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv2_tasks.datasets.reading.file_split import FileSplit
+from mnv2_tasks.datasets.reading.problems import refuse
 from mnv2_tasks.errors import InputError, amount
 from mnv2_tasks.kinds import Kind
 
@@ -50,9 +51,8 @@ def check_sides(splits: Splits) -> list[str]:
         names = " and ".join(dict.fromkeys(map(str, pairs[0])))
         number = f"{amount(len(pairs), 'image')} {'are' if len(pairs) > 1 else 'is'}"
         if source == other:
-            raise InputError(
-                f"data={source}: {number} on both {side} and {another}, such as {names}; remove them from one"
-            )
+            refuse([f"data={source}: {number} on both {side} and {another}, such as {names}; remove them from one"])
+            continue
         warnings.append(
             f"warning: {number} on {side} of {source} and on {another} of {other}, such as {names}: what is measured "
             "there was trained on; merge the two with data=merged, or remove them from one"

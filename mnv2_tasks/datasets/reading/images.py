@@ -6,19 +6,21 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.reading.depth import WIDE_SUFFIXES, depth_of, is_wide, to_eight_bits
+from mnv2_tasks.datasets.reading.problems import hearing, refuse
 from mnv2_tasks.errors import InputError
 from mnv2_tasks.files import open_regular
 
@@ -128,6 +130,24 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
+def all_sizes(
+    paths: Sequence[Path] | Sequence[str], measure: Callable[[Any], tuple[int, int]] = image_size
+) -> NDArray[np.int64]:
+    """(I, 2): the (H, W) of each file, with a few threads. One that was told of as broken counts as `MIN_SIDE` wide."""
+
+    def measured(path: str | Path) -> tuple[int, int]:
+        try:
+            return measure(path)
+        except InputError:
+            if strict:
+                raise
+            return MIN_SIDE, MIN_SIDE
+
+    strict = not hearing()  # asked here: it is unknown to other threads
+    with ThreadPoolExecutor(8) as pool:
+        return np.array(list(pool.map(measured, paths)), np.int64).reshape(-1, 2)
+
+
 def check_image(path: str | Path, *, declared: tuple[int, int] | None = None) -> None:
     """Refuse an image that is missing, cut short, no image or not of the `declared` (H, W).
 
@@ -155,15 +175,14 @@ def check_images(paths: Sequence[str | Path], *, declared: Sequence[tuple[int, i
     Existence takes one listing per folder. Raises InputError for the first bad file, and counts the others.
     """
     missing = _missing(paths)
-    if missing:
-        raise InputError(f"{_no_such(missing[0])} ({len(missing)} of {len(paths)} images are missing)")
+    refuse([_no_such(path) for path in missing], f" ({len(missing)} of {len(paths)} images are missing)")
     if len(paths) > MAX_CHECKED:
         return
     sizes = declared if declared is not None else [None] * len(paths)
+    there = [pair for pair in zip(paths, sizes, strict=True) if str(pair[0]) not in set(missing)]
     with ThreadPoolExecutor(8) as pool:
-        problems = [problem for problem in pool.map(_problem, paths, sizes) if problem]
-    if problems:
-        raise InputError(f"{problems[0]} ({len(problems)} of {len(paths)} images are bad)")
+        problems = [problem for problem in pool.map(lambda pair: _problem(*pair), there) if problem]
+    refuse(problems, f" ({len(problems)} of {len(paths)} images are bad)")
 
 
 def _problem(path: str | Path, declared: tuple[int, int] | None) -> str | None:

@@ -78,6 +78,22 @@ class LabelledImages(FileSplit):
             max_side=self.max_side,
         )
 
+    def joined(self, other: "LabelledImages") -> "LabelledImages":
+        """These images, then the other's, of the same classes."""
+        both = LabelledImages(
+            Path("/"),
+            [os.path.abspath(split.path(i)) for split in (self, other) for i in range(len(split))],
+            targets=np.concatenate([self.targets, other.targets]),
+            class_names=self.class_names,
+            max_side=self.max_side,
+        )
+        both.left_out, both.notes = self.left_out, list(self.notes)
+        return both
+
+    def shown(self) -> NDArray[np.bool_]:
+        """(I, K): which classes each image shows."""
+        return shown_of(self.targets, len(self.class_names))
+
     def only(self, classes: tuple[str, ...]) -> "LabelledImages":
         """The images of these classes alone, in their numbers; of multi-label data all images."""
         return only_classes(self, classes)
@@ -101,6 +117,11 @@ def only_classes(split: Any, classes: tuple[str, ...]) -> Any:
     if others := int((~wanted).sum()):
         less.notes.append(f"{amount(others, 'image')} of other classes left out")
     return less
+
+
+def shown_of(targets: NDArray[Any], classes: int) -> NDArray[np.bool_]:
+    """(I, K) of the class of each image (I,), or as it is (I, K)."""
+    return targets if targets.ndim == 2 else targets[:, None] == np.arange(classes)
 
 
 def label_contents(targets: NDArray[Any], classes: int) -> str:

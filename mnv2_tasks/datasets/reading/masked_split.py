@@ -16,8 +16,9 @@ from torchvision import tv_tensors
 
 from mnv2_tasks.datasets.reading.classes import new_numbers
 from mnv2_tasks.datasets.reading.file_split import FileSplit
-from mnv2_tasks.datasets.reading.images import check_image, check_images, image_size, open_image
+from mnv2_tasks.datasets.reading.images import all_sizes, check_image, check_images, image_size, open_image
 from mnv2_tasks.datasets.reading.legend import Legend
+from mnv2_tasks.datasets.reading.problems import refuse
 from mnv2_tasks.errors import InputError, amount, without_any
 from mnv2_tasks.files import open_regular
 from mnv2_tasks.samples import IGNORED
@@ -79,8 +80,17 @@ Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]  # (M,) the masks that were
 def count_pixels(mask: Callable[[int], Mask], length: int, *, classes: int) -> Pixels:
     """The pixels of each class, 255 left out, in at most 5,000 of `length` masks, evenly spread."""
     chosen = np.linspace(0, length - 1, min(length, COUNTED)).round().astype(np.int64)
+
+    def count(index: int) -> NDArray[np.int64] | str:
+        try:
+            return np.bincount(mask(index).ravel(), minlength=256)[:classes]
+        except InputError as error:
+            return str(error)
+
     with ThreadPoolExecutor(8) as pool:
-        rows = list(pool.map(lambda i: np.bincount(mask(i).ravel(), minlength=256)[:classes], chosen.tolist()))
+        counted = list(pool.map(count, chosen.tolist()))
+    refuse([problem for problem in counted if isinstance(problem, str)])
+    rows = [row if not isinstance(row, str) else np.zeros(classes, np.int64) for row in counted]
     return chosen, np.array(rows, np.int64).reshape(-1, classes)
 
 
@@ -170,6 +180,31 @@ class MaskSplit(FileSplit):
             split._pixels = (np.cumsum(mask) - 1)[chosen[counted]], rows[counted]
         return split
 
+    def joined(self, other: "MaskSplit") -> "MaskSplit":
+        """These pairs, then the other's, whose masks mean the same."""
+        splits = (self, other)
+        both = MaskSplit(
+            [Path(os.path.abspath(split.path(i))) for split in splits for i in range(len(split))],
+            [Path(os.path.abspath(split.mask_path(i))) for split in splits for i in range(len(split))],
+            sizes=np.concatenate([self._sizes, other._sizes]),
+            legend=self.legend,
+            class_names=self.class_names,
+            max_side=self.max_side,
+        )
+        if self._pixels is not None and other._pixels is not None:
+            chosen = np.concatenate([self._pixels[0], len(self) + other._pixels[0]])
+            both._pixels = chosen, np.concatenate([self._pixels[1], other._pixels[1]])
+        both.left_out, both.notes = self.left_out, list(self.notes)
+        return both
+
+    def shown(self) -> NDArray[np.bool_]:
+        """(I, K): which classes each image shows, of those whose masks were counted."""
+        self.pixel_counts()
+        assert self._pixels is not None
+        shown = np.zeros((len(self), len(self.class_names)), np.bool_)
+        shown[self._pixels[0]] = self._pixels[1] > 0
+        return shown
+
     def only(self, classes: tuple[str, ...]) -> "MaskSplit":
         """All pairs, in the numbers of these classes, among which are all of the masks'."""
         if classes == self.class_names:
@@ -201,12 +236,11 @@ def make_split(
     Raises InputError for the first pair that is wrong, and counts the others.
     """
     check_images([*images, *masks])
+    sizes = all_sizes(masks, mask_size)
     with ThreadPoolExecutor(8) as pool:
-        sizes = np.array(list(pool.map(mask_size, masks)), np.int64).reshape(-1, 2)
         declared = [(height, width) for height, width in sizes.tolist()]
         problems = [problem for problem in pool.map(_other_size, images, masks, declared) if problem]
-        if problems:
-            raise InputError(f"{problems[0]} ({len(problems)} of {len(masks)} masks are)")
+        refuse(problems, f" ({len(problems)} of {len(masks)} masks are)")
     split = MaskSplit(images, masks, sizes=sizes, legend=legend, class_names=class_names, max_side=max_side)
     if read:
         split.pixel_counts()
@@ -217,7 +251,10 @@ def _other_size(image: Path, mask: Path, size: tuple[int, int]) -> str | None:
     try:
         check_image(image, declared=size)  # fits as stored, or as its EXIF turns it
     except InputError:
-        height, width = image_size(image)
+        try:
+            height, width = image_size(image)
+        except InputError as error:
+            return str(error)
         return (
             f"{mask}: the mask is {size[1]}x{size[0]} but its image {image} is {width}x{height} (width x height); "
             "make it anew from the image as it is, resized to the nearest value where need be"

@@ -125,6 +125,15 @@ class Shapes:
             np.concatenate([[0], np.cumsum([len(one) for one in packed], dtype=np.int64)]),
         )
 
+    def joined(self, other: "Shapes") -> "Shapes":
+        """These outlines, then the other's."""
+        return Shapes(
+            self.file,
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.data, other.data]),
+            np.concatenate([self.starts, self.starts[-1] + other.starts[1:]]),
+        )
+
     def __bool__(self) -> bool:
         """Whether any object has an outline."""
         return len(self.data) > 0

@@ -35,7 +35,7 @@ def run(config: Mapping[str, Any]) -> None:
     from mnv2_tasks.lab.study.summary import write
 
     folder = Path(config["runs"]) / "study" / config["study"]["name"] / str(config["name"] or "+".join(config["heads"]))
-    overrides = common_overrides()
+    overrides = [*common_overrides(), *_folds(config["study"])]
     runs = plan(config["study"], folder, tasks=list(config["heads"]))
     _same_study(folder, overrides, config["study"]["vary"], runs)
     write_sweep(folder / "sweep.yaml", config["study"], overrides, _varied(config["study"]))
@@ -96,7 +96,7 @@ def execute(
                         failed[log] = "; ".join(filter(None, (said, last_line(log))))
                     word = "done" if one.finished else f"FAILED: {failed[log]}"
                     end = f"; about {clock(left)} left" if left else ""
-                    print(f"[{done}/{total}] {one.variant}, seed {one.seed}: {word} ({clock(took)}){end}", flush=True)
+                    print(f"[{done}/{total}] {one.named}: {word} ({clock(took)}){end}", flush=True)
         finally:
             rest = launcher.leave(list(active))
     except KeyboardInterrupt:
@@ -126,12 +126,25 @@ def _settings(one: Run, shared: Sequence[str]) -> list[str]:
     """Of a run that begins."""
     varied = [f"{key}={override_value(value)}" for key, value in one.settings.items()]
     identity = [f"seed={one.seed}", f"name={quoted(one.folder.name)}", f"study.variant={quoted(one.variant)}"]
-    return [*shared, *varied, *identity]
+    fold = [] if one.fold is None else [f"folds.number={one.fold}"]
+    return [*shared, *varied, *fold, *identity]
+
+
+def _folds(study: Mapping[str, Any]) -> list[str]:
+    """What all runs are told of the folds that they are cut into."""
+    if not study.get("folds"):
+        return []
+    groups = study.get("groups")
+    return [f"folds.count={study['folds']}", *([f"folds.groups={quoted(groups)}"] if groups else [])]
 
 
 def _varied(study: Mapping[str, Any]) -> dict[str, Any]:
     """What varies, as parameters of a W&B sweep."""
-    varied = {key: {"values": [override_value(value) for value in values]} for key, values in study["vary"].items()}
+    varied: dict[str, Any] = {
+        key: {"values": [override_value(value) for value in values]} for key, values in study["vary"].items()
+    }
+    if study.get("folds"):
+        varied["folds.number"] = {"values": list(range(study["folds"]))}
     return {**varied, "seed": {"values": list(study["seeds"])}}
 
 

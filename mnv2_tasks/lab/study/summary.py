@@ -55,8 +55,8 @@ def write(config: Mapping[str, Any], runs: Sequence["Run"], folder: Path) -> dic
 def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
     """Means, deviations and paired differences of finished runs.
 
-    The metric is the mean of the heads' headlines, on test where all heads have one, else on val. Differences are
-    from the first variant, seed by seed, with the 95% interval of Student's t.
+    The metric is the mean of the heads' headlines, on test where all heads have one, else, and of folds, on val.
+    Differences are from the first variant, seed by seed, with the 95% interval of Student's t.
 
     Returns:
         tasks; metric; baseline; equal_cost: whether all variants cost as many multiply-adds within 2%;
@@ -66,7 +66,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
     records = {one.folder: read_run(one.folder / NAME) for one in runs}
     first = records[runs[0].folder]
     headlines = {at: [f"{t}/{name}" for t, name in record.primaries.items()] for at, record in records.items()}
-    tested = all(
+    tested = runs[0].fold is None and all(
         headline in records[at].metrics.get("test", {}) for at, names in headlines.items() for headline in names
     )
     side, metric_names = "test" if tested else "val", list(dict.fromkeys(itertools.chain(*headlines.values())))
@@ -75,7 +75,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
     for name in names:
         variant_runs = [one for one in runs if one.variant == name]
         values = {
-            one.seed: mean(records[one.folder].metrics[side][headline] or 0.0 for headline in headlines[one.folder])
+            one.repeat: mean(records[one.folder].metrics[side][headline] or 0.0 for headline in headlines[one.folder])
             for one in variant_runs
         }
         record = records[variant_runs[0].folder]
@@ -100,6 +100,7 @@ def summarise(runs: Sequence["Run"]) -> dict[str, Any]:
         "tasks": list(dict.fromkeys(task for record in records.values() for task in record.tasks)),
         "metric": f"{side} {_joined(metric_names, mixed=len(metric_names) > len(headlines[runs[0].folder]))}",
         "baseline": names[0],
+        "repeats": "seeds" if runs[0].fold is None else "folds",
         "equal_cost": all(abs(variant["cost_ratio"] - 1) <= EQUAL for variant in variants),
         "variants": variants,
     }
@@ -138,11 +139,11 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def remarks(results: Mapping[str, Any]) -> list[str]:
     """What the table of a study tells, and whether costs are equal."""
-    seeds = {len(variant["values"]) for variant in results["variants"]}
-    paired = ", paired by seed, with their 95% interval (Student's t)"
+    seeds, repeats = {len(variant["values"]) for variant in results["variants"]}, results.get("repeats", "seeds")
+    paired = f", paired by {repeats[:-1]}, with their 95% interval (Student's t)"
     lines = [
-        f"{results['study']} on {'+'.join(results['tasks'])}: {results['metric']}, {_over(seeds)} differences from "
-        f"{results['baseline']}{'' if max(seeds) == 1 else paired}.",
+        f"{results['study']} on {'+'.join(results['tasks'])}: {results['metric']}, {_over(seeds, repeats)} "
+        f"differences from {results['baseline']}{'' if max(seeds) == 1 else paired}.",
     ]
     if results["equal_cost"] and len(results["variants"]) > 1:
         lines.append("Costs are equal within 2%: values.png has the values of every seed, and there is no pareto.png.")
@@ -152,10 +153,10 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _over(seeds: set[int]) -> str:
+def _over(seeds: set[int], repeats: str) -> str:
     if seeds == {1}:
-        return "of one seed, which tells nothing of the spread between seeds;"
-    return f"mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds;"
+        return f"of one {repeats[:-1]}, which tells nothing of the spread between {repeats};"
+    return f"mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} {repeats};"
 
 
 def _difference(change: Mapping[str, Any] | None) -> str:
