@@ -8,9 +8,9 @@ from mnv2_tasks.machine import command_line, environment
 from mnv2_tasks.visual.page import Section, write_report
 
 CAPTIONS = {
-    "curves": "Scores on val over the epochs: mean, least and most of the seeds",
+    "curves": "Scores on val over the epochs: mean, least and most",
     "pareto": "Accuracy against cost",
-    "values": "The values of every seed",
+    "values": "The value of every run",
 }
 
 
@@ -37,7 +37,7 @@ def write_study_report(folder: Path, results: Mapping[str, Any], remarks: Sequen
         sections=[
             Section("Results", remarks, titles=titles, rows=rows),
             Section("Pictures", figures=[(path, caption) for path, caption in figures if path.exists()]),
-            Section("Runs", titles=("variant", "seed", results["metric"]), rows=runs),
+            Section("Runs", titles=("variant", results["repeats"].removesuffix("s"), results["metric"]), rows=runs),
             Section("How to go on", commands=[("Once more: what is finished is not done again", command_line())]),
             Section("Machine", titles=("what", "which"), rows=[list(row) for row in environment().items()]),
         ],
