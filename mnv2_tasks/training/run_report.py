@@ -35,9 +35,9 @@ def write_run_report(folder: Path, record: RunRecord, settings: Mapping[str, Any
     """
     sections = [
         Section("What was done", record.contents or (), commands=_commands(folder)),
-        Section("Metrics", titles=["metric", *record.metrics], rows=list(_metric_rows(record))),
         Section("Curves", figures=_figures(folder, CURVES)),
         *_task_sections(folder, record),
+        Section("Metrics", titles=["metric", *record.metrics], rows=list(_metric_rows(record))),
         Section("Beside single runs", titles=("task", "side", "metric", "joint", "single", "%"), rows=_joint(record)),
         Section("Cost and machine", titles=("what", "how much, or which"), rows=list(_costs(record))),
         Section("How to go on", commands=_next(folder, record)),
