@@ -60,6 +60,8 @@ def main(config) -> None:  # type: ignore[no-untyped-def]
         trainer = make_trainer(settings, folder, stop)
         if trainer.is_global_zero:
             print_start(task, data, folder)
+            if resolved.rates:
+                resolved.rates.write(folder)
         for logger in trainer.loggers:
             logger.log_hyperparams(settings)
         if not fit(trainer, task, data, last):
@@ -95,7 +97,7 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
     from pytorch_lightning import seed_everything
     from pytorch_lightning.utilities import rank_zero_only
 
-    from mnv2_tasks.assembly import build, changes
+    from mnv2_tasks.assembly import auto, build, changes
     from mnv2_tasks.assembly.resolve import resolve
     from mnv2_tasks.assembly.trainer import make_trainer
     from mnv2_tasks.training import joint_gain
@@ -107,7 +109,7 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
     last, checkpoint = read_last(Path(settings["resume"])) if settings["resume"] else (None, None)
     if before is not None and checkpoint is not None:
         changes.refuse_ended(before, settings, epochs=checkpoint["epochs"], steps=checkpoint["step"] or 0)
-    build.check_parts(settings)
+    build.check_parts(auto.filled(settings, auto.STAND_IN))
     check_count(settings["intervals"])
     trainer = make_trainer(settings, None)  # its settings are checked before data is read
 
@@ -115,7 +117,7 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
         for name, section in settings["data"].items():
             place = f" in {section['root']}" if section.get("root") else ""
             rank_zero_only(print)(f"reading {name}{place}", flush=True)
-        data = build.make_data(settings)
+        data = build.make_data(auto.filled(settings, auto.STAND_IN))
         data.tell(("train", "val", "test"))
         return data
 
@@ -130,7 +132,14 @@ def _prepare(settings, before, said):  # type: ignore[no-untyped-def]
             changes.refuse_lost(before, settings, data)
     if settings["baselines"]:
         joint_gain.read_baselines(settings["baselines"], data.classes)
-    task = build.make_task(settings, data)
+    model = build.make_model(settings, data)
+    if auto.asked(settings):
+        known = len(resolved.said)
+        resolved = auto.decide(resolved, model, trainer, begun=checkpoint is not None)
+        settings = resolved.settings
+        for line in resolved.said[known:]:
+            rank_zero_only(print)(line)
+    task = build.make_task(settings, data, model)
     if checkpoint is not None:
         check_fit(task.model, checkpoint["state"], str(last), hint="its run's config.yaml tells of another network")
     return resolved, task, last, trainer

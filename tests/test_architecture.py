@@ -17,7 +17,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-GROUND = {"version", "errors", "samples", "files", "machine", "processes"}
+GROUND = {"version", "errors", "samples", "files", "machine", "memory", "processes"}
 SHOWN = {"metrics", "visual"}
 NETWORK = {"kinds", "blocks", "freezing", "backbone", "model", "complexity", "heads", "weights"}
 # Commands, which may import anything, and which nobody imports.

@@ -147,12 +147,13 @@ def make_model(config: Config, data: DataModule) -> Model:
     return model.to(memory_format=torch.channels_last)
 
 
-def make_task(config: Config, data: DataModule) -> MultiTask:
+def make_task(config: Config, data: DataModule, model: Model | None = None) -> MultiTask:
+    """What trains: a `model` that was made before, or one that is made now."""
     balance = config["balance"]
     if "weights" in balance and balance["_target_"] != "mnv2_tasks.training.loss_balance.Fixed":
         raise InputError(f"balance.weights={balance['weights']}: they are of balance=fixed; leave out one of the two")
     return MultiTask(
-        make_model(config, data),
+        model or make_model(config, data),
         data.classes,
         config=config,
         optimizer=instantiate(config["optim"]["optimizer"]),

@@ -36,7 +36,7 @@ ANEW = "leave it out, or start another run with backbone.weights={last}"
 # Settings that a run keeps: (pattern of names, why, what to do).
 OF_ITS_FOLDER = (
     (r"name|runs", "the run keeps its folder", "move the folder itself, and resume it at its new place"),
-    (r"(study|search|matched)(\..*)?", "it is one run", LEAVE),
+    (r"(study|search|matched|auto)(\..*)?", "it is one run", LEAVE),
     (r"heads\.\w+|heads\.\w+\._target_", "the folder is of a run with the heads that it has", ANEW),
 )
 # Settings that nothing can follow once an epoch was done.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from inspect import signature
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -17,6 +18,9 @@ from mnv2_tasks.model import Classes
 from mnv2_tasks.training.parts import agreed_stride, strides_of
 from mnv2_tasks.weights.trust import look_up
 
+if TYPE_CHECKING:
+    from mnv2_tasks.training.rate_range import RateRange
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -27,6 +31,7 @@ class Resolved:
     sizes: {data set: (H, W)}; of a command without data under "images".
     said: a line for each decision that one might not expect, for the caller to print.
     data: where the command reads any.
+    rates: the range test behind `optim.optimizer.lr=auto`, where there was one.
     """
 
     settings: Config
@@ -34,6 +39,7 @@ class Resolved:
     sizes: dict[str, tuple[int, int]]
     said: tuple[str, ...] = ()
     data: DataModule | None = None
+    rates: "RateRange | None" = None
 
 
 def resolve(

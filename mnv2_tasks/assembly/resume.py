@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from mnv2_tasks.assembly import auto
 from mnv2_tasks.assembly.changes import compose_changes, trusted
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.files import read_text
@@ -46,7 +47,8 @@ def resumed_config(folder: str | Path, changes: list[str], defaults: Config) -> 
     own |= {"trust": [], "resume": str(folder)}  # what is trusted is said now
     refuse_foreign(own, path, trust=trusted(changes))
     refuse_unknown(own, path)
-    if unknown := [key for key in own if key not in defaults and key not in ("trust", "matched", "study", "search")]:
+    known = (*defaults, "trust", "matched", "auto", "study", "search")
+    if unknown := [key for key in own if key not in known]:
         fix = "take it out, or use the version that wrote it"
         raise InputError(f"{path}: this version ({__version__}) has no setting {quote(unknown[0])}; {fix}")
     for name, mark in (("study", "variant"), ("search", "trial")):
@@ -71,6 +73,7 @@ def as_begun(settings: Config, own: Config) -> Config:
         decided |= {key: own["backbone"][key] for key in ("match", "width", "divisor")}
     heads = {task: settings["heads"][task] for task in [*own["heads"], *settings["heads"]] if task in settings["heads"]}
     kept: Config = {key: own[key] for key in ("resume", "matched", "study", "search") if key in own}
+    settings = auto.kept(settings, own)
     depth = settings["depth"] or own["depth"]
     return {**settings, **kept, "backbone": {**settings["backbone"], **decided}, "heads": heads, "depth": depth}
 

@@ -7,6 +7,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from mnv2_tasks.assembly.auto import asked
 from mnv2_tasks.assembly.overrides import ASIDE, CONFIGS, composing_error, expand, known_keys
 from mnv2_tasks.assembly.suggestions import suggested
 from mnv2_tasks.errors import InputError, suggest
@@ -68,6 +69,7 @@ def settle_training(config: DictConfig) -> dict[str, Any]:
         plain.pop(name)
     if plain.get("search") and plain["search"].get("trial") is not None:
         plain["search"] = {key: plain["search"][key] for key in ("name", "trial")}
+    asked(plain)
     return plain
 
 
@@ -90,7 +92,7 @@ def training_settings() -> set[str]:
     """The settings of training at the top level."""
     train, common = (yaml.safe_load((CONFIGS / f"{n}.yaml").read_text(encoding="utf-8")) for n in ("train", "common"))
     groups = {str(group) for entry in train["defaults"] if isinstance(entry, dict) for group in entry}
-    others = {"heads", "matched"}  # of configs/task, and what `backbone.match` found
+    others = {"heads", "matched", "auto"}  # of configs/task; what `backbone.match` and `auto` found
     names = {*train, *common, *others} | {group for group in groups if group.isidentifier()}
     return names - {"defaults", "hydra", "task", "experiment", "suggests"}
 

@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities import rank_zero_only
+from torch.distributed import is_initialized
 
 from mnv2_tasks.assembly.logging_to import make_loggers
 from mnv2_tasks.errors import InputError, quote, reason_of, suggest
@@ -42,22 +43,19 @@ def agree(trainer: pl.Trainer, decide: Callable[[], Path]) -> Path:
     Processes that Lightning starts find it in their environment. Those that torchrun, srun or another launcher started
     are told through their process group, which is made for it. Where the first is refused, it alone says why.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) and RUN_VARIABLE in os.environ:
+    if is_started_by_another():
         return Path(os.environ[RUN_VARIABLE])
-    strategy = trainer.strategy
-    environment = getattr(strategy, "cluster_environment", None)  # of one process: none
-    starts_others = strategy.launcher is not None and not (environment and environment.creates_processes_externally)
-    if starts_others and trainer.num_nodes > 1:
+    begins = starts_others(trainer)
+    if begins and trainer.num_nodes > 1:
         raise InputError(f"trainer.num_nodes={trainer.num_nodes}: start it with torchrun or srun on several machines")
-    if starts_others and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+    if begins and HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise InputError("-m on several processes: start it with torchrun, one run after the other, or as a study")
-    if starts_others or trainer.world_size == 1:
+    if begins or trainer.world_size == 1:
         folder = decide()
-        if starts_others:
+        if begins:
             os.environ[RUN_VARIABLE] = str(folder)
         return folder
-    _join_again(strategy)
-    strategy.setup_environment()
+    strategy = join(trainer)
     answer: str | None = None
     try:
         if trainer.is_global_zero:
@@ -69,13 +67,31 @@ def agree(trainer: pl.Trainer, decide: Callable[[], Path]) -> Path:
     return Path(answer)
 
 
+def is_started_by_another() -> bool:
+    """Whether Lightning has started this process for a run whose first process is at work."""
+    return bool(int(os.environ.get("LOCAL_RANK", 0)) and RUN_VARIABLE in os.environ)
+
+
+def starts_others(trainer: pl.Trainer) -> bool:
+    """Whether the other processes of a run are still to be started, by Lightning."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)  # of one process: none
+    return trainer.strategy.launcher is not None and not (environment and environment.creates_processes_externally)
+
+
+def join(trainer: pl.Trainer) -> Any:
+    """The strategy, in the process group of processes that a launcher has started."""
+    _join_again(trainer.strategy)
+    trainer.strategy.setup_environment()
+    return trainer.strategy
+
+
 def _join_again(strategy: Any) -> None:
     """Make the process group of processes that torchrun has started once more.
 
     All its attempts share one store (torch 2.14), in which they would find the addresses of processes that have ended.
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or is_initialized():
         return
     if strategy.num_nodes > 1:  # whose agents count otherwise
         rank_zero_only(print)(

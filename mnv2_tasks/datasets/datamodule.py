@@ -157,6 +157,9 @@ class DataModule(pl.LightningDataModule):
         self.augment = dict(USUAL if augment is None else augment)
         self.fit = fit
         self.channels = channels
+        if not isinstance(batch_size, int):
+            raise InputError(f"loader.batch_size={batch_size}: give a whole number of images")
+        self.mix = mix
         self.batch_sizes = _shares(self.sources, batch_size, mix)
         if (mixup or cutmix) and not all(kind.mixes for kind in tasks.values()):
             raise InputError("loader.mixup and loader.cutmix mix images of classifiers alone: set both to 0")
@@ -254,10 +257,23 @@ class DataModule(pl.LightningDataModule):
         """The sources that have this side."""
         return [name for name in self.sources if self.split(name, side) is not None]
 
-    def batch(self, source: str, side: str, indices: list[int]) -> Batch:
-        """The images of these indices as for evaluation, and their targets."""
+    def batch(self, source: str, side: str, indices: list[int], *, whole: bool = True) -> Batch:
+        """The images of these indices as for evaluation, and their targets; without `whole`, as training has these."""
         samples = self._samples(source, side, None)
-        return Collate(self.assigned[source], self.classes)([samples[(0, index, False)] for index in indices])
+        read = {index: samples[(0, index, False)] for index in dict.fromkeys(indices)}
+        return Collate(self.assigned[source], self.classes, whole=whole)([read[index] for index in indices])
+
+    def take_batch_size(self, batch_size: int) -> None:
+        """Images a process and step from now on."""
+        self.batch_sizes = _shares(self.sources, batch_size, self.mix)
+
+    def shares(self, batch_size: int | None = None, processes: int = 1) -> dict[str, int]:
+        """{source: its images in a process's training batch}, at most as many as it has for each process.
+
+        batch_size: None: the one that is set.
+        """
+        sizes = self.batch_sizes if batch_size is None else _shares(self.sources, batch_size, self.mix)
+        return {name: min(size, len(self.split(name, "train")) // processes) for name, size in sizes.items()}
 
     def loaders(self, side: str, *, training: bool = False) -> dict[str, DataLoader[Any]]:
         """A loader of batches for each source; only training is shuffled, augmented and cut to whole batches.
@@ -272,8 +288,8 @@ class DataModule(pl.LightningDataModule):
         processes = self.trainer.world_size if self.trainer else 1
         sizes, steps = dict(self.batch_sizes), 0
         if training:
+            sizes = self.shares(None, processes)
             for name in names:
-                sizes[name] = min(sizes[name], len(self.split(name, side)) // processes)
                 if sizes[name] < 2:
                     raise InputError(
                         f"training batches of {sizes[name]} image(s) of {name}: batch norm needs at least 2 a "

@@ -181,6 +181,7 @@ def finish(
         wall_seconds=round(time.monotonic() - began, 1),
         matched=config.get("matched"),
         intervals=intervals if config["intervals"] else None,
+        auto=config.get("auto"),
     )
     if config["baselines"]:
         record = replace(record, joint=joint_gain.compare(record, config["baselines"]))

@@ -35,6 +35,7 @@ class RunRecord:
     wall_seconds: float | None = None
     intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None  # {side: {metric: its 95% [low, high]}}
     matched: Any = None  # what `backbone.match` found
+    auto: Mapping[str, Any] | None = None  # what was found for settings that were `auto`
     joint: Mapping[str, Any] | None = None  # see `joint_gain.compare`
     model: str | None = None  # the file that was evaluated
     contents: list[str] | None = None  # what each side of the data holds, a line each

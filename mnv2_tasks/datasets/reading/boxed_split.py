@@ -175,6 +175,10 @@ class DetectionSplit(FileSplit):
         """(N,) int64: the classes of the boxes of `box_sizes`."""
         return torch.from_numpy(self._objects.labels[~self._objects.crowd])
 
+    def box_counts(self) -> Tensor:
+        """(I,) int64: how many boxes each image has."""
+        return torch.from_numpy(np.diff(self._starts))
+
     def label_counts(self) -> Tensor:
         """(K,) int64: how many images have each class, not counting crowds."""
         single = self._objects.take(~self._objects.crowd)
