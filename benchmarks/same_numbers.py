@@ -27,6 +27,7 @@ RUNS = {  # name -> what is typed
 }
 SHORT = ["data.train=48", "data.val=16", "loader.batch_size=8", "trainer.max_epochs=2", "examples=0"]
 TIMED = ("seconds", "step_ms", "images_per_second", "wall_seconds", "latency_ms")
+TOLD = ("contents", "environment")  # no numbers
 
 
 def numbers(code: Path, run: list[str], runs: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -43,7 +44,7 @@ def numbers(code: Path, run: list[str], runs: Path) -> tuple[list[dict[str, Any]
             for row in csv.DictReader(file)
         ]
     results = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return rows, {name: value for name, value in results.items() if name not in TIMED}
+    return rows, {name: value for name, value in results.items() if name not in (*TIMED, *TOLD)}
 
 
 def differences(one: Any, other: Any, place: str) -> list[str]:
