@@ -181,15 +181,24 @@ class MobileNetV2(nn.Module):
         A parameter that no head uses would stall multi-process training.
         """
         names = set(names)
-        places = {tap: i for found in (self._hidden_taps, self._block_taps) for i, tap in found.items()}
-        there = [t for t in self.taps if (places[t] < len(self.blocks) if t in places else self.last is not None)]
-        if unknown := names - set(there):
-            raise InputError(f"the backbone has no tap {', '.join(sorted(unknown))}; it has {', '.join(there)}")
+        if unknown := names - set(self.there):
+            raise InputError(f"the backbone has no tap {', '.join(sorted(unknown))}; it has {', '.join(self.there)}")
         self._kept = names
         if self._last_tap in names:
             return
         self.last = None
-        self.blocks = self.blocks[: max((places[name] for name in names), default=-1) + 1]
+        self.blocks = self.blocks[: max((self._places[name] for name in names), default=-1) + 1]
+
+    @property
+    def _places(self) -> dict[str, int]:
+        """{tap: the index of its block}; the last convolution's is not among them."""
+        return {tap: i for found in (self._hidden_taps, self._block_taps) for i, tap in found.items()}
+
+    @property
+    def there(self) -> tuple[str, ...]:
+        """The taps whose layers `keep` has not dropped, the finest first."""
+        places = self._places
+        return tuple(t for t in self.taps if (places[t] < len(self.blocks) if t in places else self.last is not None))
 
     @property
     def kept(self) -> tuple[str, ...]:

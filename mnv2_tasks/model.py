@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnv2_tasks.backbone import MobileNetV2
-from mnv2_tasks.heads import Head, Prediction
+from mnv2_tasks.heads import Head, Prediction, Taps
 
 Classes = dict[str, tuple[str, ...]]  # task -> its class names
 
@@ -49,11 +49,14 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, Any]:
         """Outputs of `tasks`, or of all; one forward of the backbone serves them."""
-        size = (images.shape[-2], images.shape[-1])
+        taps, size = self.taps(images), (images.shape[-2], images.shape[-1])
+        return {task: head(taps, size) for task, head in self.heads.items() if tasks is None or task in tasks}
+
+    def taps(self, images: Tensor) -> Taps:
+        """The backbone's taps of the images, those that it keeps."""
         if not images.is_floating_point():
             images = images.to(self.mean.dtype) / 255
-        taps = self.backbone((images - self.mean) / self.std)
-        return {task: head(taps, size) for task, head in self.heads.items() if tasks is None or task in tasks}
+        return self.backbone((images - self.mean) / self.std)
 
     def infer(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, Any]:
         """`forward` as evaluation wants it: a head with `has_views` looks at several views of the images."""

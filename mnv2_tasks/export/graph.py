@@ -110,9 +110,7 @@ class _Raw(nn.Module):
     def forward(self, images: Tensor) -> tuple[Any, ...]:
         model = self.model
         if self.taps:
-            if not images.is_floating_point():
-                images = images.to(torch.float32) / 255
-            taps = model.backbone((images - model.mean) / model.std)
+            taps = model.taps(images)
             return tuple(taps[name] for name in self.taps)
         results: list[tuple[Tensor, ...]] = []
         for task, outputs in model(images).items():

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from mnv2_tasks.errors import InputError
 from mnv2_tasks.kinds import Decoding, Kind, Prediction, Targets
 from mnv2_tasks.metrics.tables import Table
 
@@ -68,6 +69,13 @@ class Head(nn.Module):
     @abstractmethod
     def predict(self, outputs: Any) -> list[Prediction]:
         """One prediction an image, in the pixels of the model's input."""
+
+    def evidence(self, outputs: Any, prediction: Prediction, label: int) -> Tensor:
+        """What speaks for the class `label` in the outputs of one image, a differentiable scalar, for heat maps.
+
+        `prediction` is what is shown of `predict`. Raises InputError where a head of one's own does not say.
+        """
+        raise InputError(f"{type(self).__name__} does not say what its classes come from; leave its heat maps out")
 
     @abstractmethod
     def metrics(self, classes: tuple[str, ...]) -> Metric:

@@ -50,6 +50,10 @@ class _Pooled(Head):
         x = F.adaptive_avg_pool2d(taps[self.needs[0]], 1).flatten(1)  # (B, channels)
         return Outputs(self.linear(self.dropout(x)))
 
+    def evidence(self, outputs: Outputs, prediction: Prediction, label: int) -> Tensor:
+        """The logit of the class."""
+        return outputs.logits[0, label]
+
 
 class Classifier(_Pooled):
     """One class an image, by softmax cross-entropy.

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mnv2_tasks.heads import Head, Prediction, Targets
 from mnv2_tasks.kinds import DETECTION
 from mnv2_tasks.metrics.detection import CocoMAP
@@ -56,3 +59,13 @@ class Detector(Head):
             "precision_recall": precision_recall_table(metric.curves(), classes),
             "confusion": confusion_table(metric.confusion(SCORE, IOU), [*classes, "background"]),
         }
+
+
+def found_again(prediction: Prediction, label: int, boxes: Tensor, scores: Tensor) -> Tensor:
+    """Which of an image's boxes (A, 4), before suppression, those of a class in its prediction (N, 4) are: (N,).
+
+    scores (A,) of that class. Boxes that the image's edge cuts may be equal; their scores then tell them apart.
+    """
+    own = prediction["labels"] == label
+    there = torch.cat([prediction["boxes"][own], prediction["scores"][own, None] * boxes.amax()], 1)  # (N, 5)
+    return torch.cdist(there, torch.cat([boxes, scores[:, None] * boxes.amax()], 1).detach(), p=float("inf")).argmin(1)

@@ -10,7 +10,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
@@ -201,6 +201,14 @@ class FasterRCNN(detector.Detector):
         logits, deltas = outputs.regions or self._classify(outputs.features, proposals, size)
         found = self.roi_heads.postprocess_detections(logits, deltas, proposals, [size] * len(proposals))
         return [{"boxes": b, "scores": s, "labels": n - 1} for b, s, n in zip(*found, strict=True)]
+
+    def evidence(self, outputs: Outputs, prediction: Prediction, label: int) -> Tensor:
+        """The scores of the class's boxes, summed; each is found again among the regions that give all boxes."""
+        assert outputs.regions is not None, "eval mode"
+        logits, deltas = outputs.regions
+        boxes = self.roi_heads.box_coder.decode(deltas, outputs.proposals)[:, label + 1]
+        given = logits.softmax(1)[:, label + 1]
+        return given[detector.found_again(prediction, label, clip_boxes_to_image(boxes, outputs.size), given)].sum()
 
 
 def _objects(targets: Targets, image: int) -> dict[str, Tensor]:

@@ -94,6 +94,10 @@ class Segmenter(Head):
         """[{mask (H, W) uint8: the likeliest class of every pixel of the input}]."""
         return [{"mask": mask} for mask in outputs.logits.argmax(1).to(torch.uint8)]
 
+    def evidence(self, outputs: Any, prediction: Prediction, label: int) -> Tensor:
+        """The logits of the class, summed over the pixels that show it."""
+        return outputs.logits[0, label][prediction["mask"] == label].sum()
+
     def metrics(self, classes: tuple[str, ...]) -> SegmentationMetric:
         return SegmentationMetric(classes)
 

@@ -228,6 +228,13 @@ class SSDLite(detector.Detector):
         most = self.decoding.detections
         return [{"boxes": b[:most], "scores": s[:most], "labels": n[:most]} for b, s, n in rows]
 
+    def evidence(self, outputs: Outputs, prediction: Prediction, label: int) -> Tensor:
+        """The scores of the class's boxes, summed; each is found again among the default boxes that give all boxes."""
+        scores, deltas, defaults, (height, width) = outputs
+        boxes = self.boxes(deltas[0].float(), defaults) * defaults.new_tensor([width, height, width, height])
+        given = self.probabilities(scores.float())[0, :, label]
+        return given[detector.found_again(prediction, label, boxes, given)].sum()
+
     def _candidates(self, outputs: Outputs) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (B, C K, 4) xyxy in input pixels, scores and labels (B, C K): the best C of each of the K classes, so
         that no class crowds another out."""

@@ -164,6 +164,10 @@ class Detection(Kind):
         """The class of every object."""
         return prediction["labels"][prediction["scores"] >= least].tolist()
 
+    def leading(self, prediction: Prediction, classes: tuple[str, ...]) -> int | None:
+        """That of the highest score."""
+        return int(prediction["labels"][0]) if len(prediction["labels"]) else None
+
     def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
         """As COCO's results: [{category_id counted from 1, category, bbox [x, y, width, height], score}]."""
         columns = (prediction[name].tolist() for name in ("boxes", "scores", "labels"))

@@ -182,6 +182,10 @@ class Kind(ABC):
     def labels(self, prediction: Prediction, classes: int, least: float) -> list[int]:
         """The classes that a prediction shows, those of a `scored` kind from the score `least` on."""
 
+    @abstractmethod
+    def leading(self, prediction: Prediction, classes: tuple[str, ...]) -> int | None:
+        """The class that a prediction shows above all; None where it shows none."""
+
     # ------------------------------------------------------------------------------------- files of predictions
 
     @abstractmethod

@@ -27,6 +27,10 @@ class LabelKind(Kind):
         """The likeliest class."""
         return [int(prediction["scores"].argmax())]
 
+    def leading(self, prediction: Prediction, classes: tuple[str, ...]) -> int | None:
+        """The likeliest class."""
+        return int(prediction["scores"].argmax())
+
     def overlays(
         self, sides: Mapping[str, Any], classes: tuple[str, ...], *, picture: Picture, least: float
     ) -> dict[str, Any]:

@@ -123,6 +123,13 @@ class Segmentation(Kind):
     def labels(self, prediction: Prediction, classes: int, least: float) -> list[int]:
         return [label for label in prediction["mask"].unique().tolist() if label < classes]
 
+    def leading(self, prediction: Prediction, classes: tuple[str, ...]) -> int | None:
+        """That of the most pixels; a first class called background only where there is nothing else."""
+        pixels = prediction["mask"].flatten().long().bincount(minlength=256)[: len(classes)]
+        if classes[0].lower() == "background" and pixels[1:].any():
+            pixels[0] = 0
+        return int(pixels.argmax()) if pixels.any() else None
+
     def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
         return {"mask": picture}
 

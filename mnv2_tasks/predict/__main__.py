@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from mnv2_tasks.processes import Stop
 
 if TYPE_CHECKING:
     from mnv2_tasks.predict.films import Film, NamedPicture, Video
+    from mnv2_tasks.predict.heat_maps import HeatMaps
     from mnv2_tasks.predict.pictures import Pictures
     from mnv2_tasks.predict.prediction_files import Drawings, Results
     from mnv2_tasks.predict.predictor import Predictor
 
 MINUTE = 60  # seconds between two lines of a log
+KEPT = ("size", "depth", "draw", "explain", "frames", "score", "classes", "iou")  # settings that a folder is of
 BATCH_BYTES = 2**27  # of pictures that wait for a batch to be full
 
 
@@ -28,6 +31,7 @@ def main(config: Any) -> None:
     settings = settle(config)
     check(settings)
     from mnv2_tasks.predict.films import Film, Video, is_remote, without_password
+    from mnv2_tasks.predict.heat_maps import HeatMaps, taps_for
     from mnv2_tasks.predict.pictures import Pictures, find
     from mnv2_tasks.predict.prediction_files import Drawings, Results, fingerprint, mark_complete, open_folder
     from mnv2_tasks.predict.predictor import Predictor, usable_device
@@ -44,6 +48,9 @@ def main(config: Any) -> None:
         threads=settings["threads"],
         trust=settings["trust"],
     )
+    if settings["explain"] and isinstance(source, Video):
+        raise InputError(f"explain: source={name} is a film or a camera; give pictures, or leave explain out")
+    explained = taps_for(predictor, settings["explain"]) if settings["explain"] else ()
     predictor.choose(**{key: settings[key] for key in ("score", "classes", "iou")})
     if settings["depth"]:
         predictor.depth = settings["depth"]
@@ -57,7 +64,7 @@ def main(config: Any) -> None:
         "model": fingerprint(predictor.path),
         "source": label if is_remote(name) else os.path.abspath(name),
         "source_bytes": os.path.getsize(name) if os.path.isfile(name) else None,
-        **{key: settings[key] for key in ("size", "depth", "draw", "frames", "score", "classes", "iou")},
+        **{key: settings[key] for key in KEPT},
     }
     folder, lock, complete = open_folder(settings["runs"], settings["name"], record)
     with lock, Stop() as stop:
@@ -67,9 +74,14 @@ def main(config: Any) -> None:
         results = Results(predictor, folder, timed=isinstance(source, Video))
         if source.endless and results.next_id:
             raise InputError(f"{folder}: what a camera showed before is there; choose another name=")
-        drawing: Film | Drawings | None = None
-        if settings["draw"]:
-            drawing = Film(predictor, folder, source) if isinstance(source, Video) else Drawings(predictor, folder)
+        drawings: list[Film | Drawings | HeatMaps] = []
+        if settings["draw"] and isinstance(source, Video):
+            drawings.append(Film(predictor, folder, source))
+        elif settings["draw"]:
+            drawings.append(Drawings(predictor, folder))
+        if explained:
+            drawings.append(HeatMaps(predictor, folder, explained))
+            print(f"explain: heat maps of {', '.join(explained)}, of one view of each picture")
         before, began = len(results.done), time.monotonic()
         if results.next_id:
             print(f"{folder}: {amount(before, 'image')} of it done before")
@@ -77,11 +89,11 @@ def main(config: Any) -> None:
         stopped, reasons = False, list[str]()
         try:
             batch_size = 1 if source.endless else settings["batch_size"]
-            stopped = _run(predictor, source, batch_size, results, drawing, stop, reasons)
+            stopped = _run(predictor, source, batch_size, results, drawings, stop, reasons)
         except OSError as error:
             failure = error
         finally:  # what came until then is worth keeping
-            at_the_end = _close(results, drawing)
+            at_the_end = _close(results, drawings)
             failure = failure or at_the_end
         _report(source, results, folder, before, time.monotonic() - began)
         again = f"; the same command with name={settings['name'] or folder.name} goes on"
@@ -138,6 +150,10 @@ def check(settings: dict[str, Any]) -> None:
         settings["classes"] = [str(name) for name in settings["classes"]]
         if not settings["classes"]:
             raise InputError("classes=[]: name some of the model's classes, or leave it out")
+    explain = settings["explain"]
+    if not (explain is None or isinstance(explain, bool) or isinstance(explain, list) and explain):
+        raise InputError(f"explain={explain}: use true, or [taps of the trunk], such as [c4x,c5x]")
+    settings["explain"] = [str(tap) for tap in explain] if isinstance(explain, list) else explain or None
     if not isinstance(settings["draw"], bool):
         raise InputError(f"draw={settings['draw']}: use true or false")
     size = settings["size"]
@@ -150,7 +166,7 @@ def _run(
     source: "Pictures | Video",
     batch_size: int,
     results: "Results",
-    drawing: "Drawings | Film | None",
+    drawings: "Sequence[Drawings | Film | HeatMaps]",
     stop: Stop,
     reasons: list[str],
 ) -> bool:
@@ -166,7 +182,7 @@ def _run(
         nonlocal last_line
         rows = predictor.predict(images, batch_size=batch_size) if images else []
         for named, row in zip(waiting, rows, strict=True):
-            if drawing:
+            for drawing in drawings:
                 drawing.add(named, row)
             results.add(named, row)
         bar.total = source.count
@@ -185,7 +201,7 @@ def _run(
             if stop.number:
                 return True
             if named.name in results.done:  # a frame of a film that was stopped, which is drawn anew
-                if drawing:
+                for drawing in drawings:
                     drawing.add(named, results.recall(named))
                 continue
             if isinstance(named.image, InputError):
@@ -203,13 +219,12 @@ def _run(
     return False
 
 
-def _close(results: "Results", drawing: "Drawings | Film | None") -> OSError | None:
+def _close(results: "Results", drawings: "Sequence[Drawings | Film | HeatMaps]") -> OSError | None:
     """Finish all files; what cannot be written of them, if anything."""
     failure = None
-    for step in (drawing.close if drawing else None, results.finish, results.close):
+    for step in (*(drawing.close for drawing in drawings), results.finish, results.close):
         try:
-            if step:
-                step()
+            step()
         except OSError as error:
             failure = failure or error
     return failure

@@ -24,6 +24,7 @@ from mnv2_tasks.kinds.detection_kind import DRAWN_SCORE, Decides
 from mnv2_tasks.weights.artifacts import local_file
 
 if TYPE_CHECKING:
+    from mnv2_tasks.backbone import MobileNetV2
     from mnv2_tasks.export.session import Exported
     from mnv2_tasks.model import Model
 
@@ -210,6 +211,30 @@ class Predictor:
             task: self.kinds[task].draw(image, row, self.classes[task], seen=size, least=self._score)
             for task, row in prediction.items()
         }
+
+    def shown(self, task: str, row: Prediction) -> Prediction:
+        """What pictures show of a task's prediction, in pixels of the input; its best box where they show none."""
+        kind, chosen = self.kinds[task], self._chosen.get(task)
+        kept = kind.narrow(row, score=self._score, chosen=chosen)
+        drawn = kind.narrow(kept, score=self.drawn_score, chosen=None)
+        return drawn if not kind.scored or len(drawn["scores"]) else {name: values[:1] for name, values in kept.items()}
+
+    def trunk(self, setting: str) -> "MobileNetV2":
+        """The trunk of a checkpoint's model. Raises InputError, for a `setting`, of an exported file."""
+        if self.model is None:
+            raise InputError(
+                f"{setting}: {self.path} is an exported file, which gives predictions alone; give model=<the "
+                "checkpoint that it was exported from>"
+            )
+        return self.model.backbone
+
+    def keep(self, setting: str, taps: Sequence[str]) -> None:
+        """Have the trunk give these taps, too, for a `setting`. Raises InputError where it has no such tap, or none."""
+        backbone = self.trunk(setting)
+        try:
+            backbone.keep([*backbone.kept, *taps])
+        except InputError as error:
+            raise InputError(f"{setting}={','.join(taps)}: {error}") from error
 
     @property
     def drawn_score(self) -> float:
