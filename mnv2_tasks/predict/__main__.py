@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from mnv2_tasks.machine import tune_for_cpu
 from mnv2_tasks.processes import Stop
 
 if TYPE_CHECKING:
+    from mnv2_tasks.predict.embeddings import Embeddings
     from mnv2_tasks.predict.films import Film, NamedPicture, Video
     from mnv2_tasks.predict.heat_maps import HeatMaps
     from mnv2_tasks.predict.pictures import Pictures
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from mnv2_tasks.predict.predictor import Predictor
 
 MINUTE = 60  # seconds between two lines of a log
-KEPT = ("size", "depth", "draw", "explain", "frames", "score", "classes", "iou")  # settings that a folder is of
+KEPT = (
+    "size",
+    "depth",
+    "draw",
+    "explain",
+    "embed",
+    "frames",
+    "score",
+    "classes",
+    "iou",
+)  # settings that a folder is of
 BATCH_BYTES = 2**27  # of pictures that wait for a batch to be full
 
 
@@ -30,6 +41,7 @@ def main(config: Any) -> None:
     tune_for_cpu()
     settings = settle(config)
     check(settings)
+    from mnv2_tasks.predict.embeddings import Embeddings
     from mnv2_tasks.predict.films import Film, Video, is_remote, without_password
     from mnv2_tasks.predict.heat_maps import HeatMaps, taps_for
     from mnv2_tasks.predict.pictures import Pictures, find
@@ -51,6 +63,8 @@ def main(config: Any) -> None:
     if settings["explain"] and isinstance(source, Video):
         raise InputError(f"explain: source={name} is a film or a camera; give pictures, or leave explain out")
     explained = taps_for(predictor, settings["explain"]) if settings["explain"] else ()
+    if settings["embed"] is not None:
+        predictor.keep("embed", [settings["embed"]])
     predictor.choose(**{key: settings[key] for key in ("score", "classes", "iou")})
     if settings["depth"]:
         predictor.depth = settings["depth"]
@@ -82,6 +96,7 @@ def main(config: Any) -> None:
         if explained:
             drawings.append(HeatMaps(predictor, folder, explained))
             print(f"explain: heat maps of {', '.join(explained)}, of one view of each picture")
+        embeddings = Embeddings(predictor, folder, settings["embed"], results) if settings["embed"] else None
         before, began = len(results.done), time.monotonic()
         if results.next_id:
             print(f"{folder}: {amount(before, 'image')} of it done before")
@@ -89,11 +104,12 @@ def main(config: Any) -> None:
         stopped, reasons = False, list[str]()
         try:
             batch_size = 1 if source.endless else settings["batch_size"]
-            stopped = _run(predictor, source, batch_size, results, drawings, stop, reasons)
+            stopped = _run(predictor, source, batch_size, results, drawings, embeddings, stop, reasons)
         except OSError as error:
             failure = error
         finally:  # what came until then is worth keeping
-            at_the_end = _close(results, drawings)
+            closing = [drawing.close for drawing in drawings] + ([embeddings.close] if embeddings else [])
+            at_the_end = _close([*closing, results.finish, results.close])
             failure = failure or at_the_end
         _report(source, results, folder, before, time.monotonic() - began)
         again = f"; the same command with name={settings['name'] or folder.name} goes on"
@@ -154,6 +170,8 @@ def check(settings: dict[str, Any]) -> None:
     if not (explain is None or isinstance(explain, bool) or isinstance(explain, list) and explain):
         raise InputError(f"explain={explain}: use true, or [taps of the trunk], such as [c4x,c5x]")
     settings["explain"] = [str(tap) for tap in explain] if isinstance(explain, list) else explain or None
+    if not (settings["embed"] is None or isinstance(settings["embed"], str) and settings["embed"]):
+        raise InputError(f"embed={settings['embed']}: use a tap of the trunk, such as c5x")
     if not isinstance(settings["draw"], bool):
         raise InputError(f"draw={settings['draw']}: use true or false")
     size = settings["size"]
@@ -167,6 +185,7 @@ def _run(
     batch_size: int,
     results: "Results",
     drawings: "Sequence[Drawings | Film | HeatMaps]",
+    embeddings: "Embeddings | None",
     stop: Stop,
     reasons: list[str],
 ) -> bool:
@@ -181,6 +200,8 @@ def _run(
     def flush() -> None:
         nonlocal last_line
         rows = predictor.predict(images, batch_size=batch_size) if images else []
+        if embeddings and images:
+            embeddings.add(images)
         for named, row in zip(waiting, rows, strict=True):
             for drawing in drawings:
                 drawing.add(named, row)
@@ -219,10 +240,10 @@ def _run(
     return False
 
 
-def _close(results: "Results", drawings: "Sequence[Drawings | Film | HeatMaps]") -> OSError | None:
+def _close(steps: Sequence[Callable[[], None]]) -> OSError | None:
     """Finish all files; what cannot be written of them, if anything."""
     failure = None
-    for step in (*(drawing.close for drawing in drawings), results.finish, results.close):
+    for step in steps:
         try:
             step()
         except OSError as error:

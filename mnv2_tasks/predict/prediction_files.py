@@ -107,12 +107,12 @@ def _json(record: Mapping[str, Any]) -> bytes:
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or, where the disk is full or the process is killed, not at all. Raises OSError."""
-    with _whole(path) as draft:
+    with whole(path) as draft:
         draft.write_bytes(content)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """`replacing` in a folder of results; the OSError has the file's own name."""
     try:
         with replacing(path, path.with_name(DRAFT)) as draft:
@@ -141,19 +141,19 @@ class Results:
         self.next_id = 0
         self._counts: dict[str, Counter[str]] = {task: Counter() for task in predictor.kinds}  # of this process
         self._folders: set[Path] = set()
-        self._lines = _AppendedFile(folder / RESULTS)
+        self._lines = AppendedFile(folder / RESULTS)
         self._lines.cut(self._remember())
         self._tables = {
-            task: _AppendedFile(self.place(task) / kind.table) for task, kind in predictor.kinds.items() if kind.table
+            task: AppendedFile(self.place(task) / kind.table) for task, kind in predictor.kinds.items() if kind.table
         }
         for task, table in self._tables.items():
             table.cut(0)
             times = ["time"] if timed else []
             table.write(_csv(["file", *times, "label", "score", *predictor.classes[task]]))
         if self._tables:
-            for row in self._rows():
+            for row in self.rows():
                 self._label(row)
-        self._past = self._rows()
+        self._past = self.rows()
 
     def place(self, task: str) -> Path:
         """A head's folder."""
@@ -202,10 +202,10 @@ class Results:
             if not kind.gathered:
                 continue
             path = self.place(task) / kind.gathered
-            with _whole(path) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            with whole(path) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("[")
                 separator = "\n"
-                for row in self._rows():
+                for row in self.rows():
                     fields = {key: row[key] for key in ("image_id", "file", "time") if key in row}
                     for entry in row["predictions"][task]:
                         file.write(separator + json.dumps({**fields, **entry}, ensure_ascii=False))
@@ -235,7 +235,8 @@ class Results:
                 self.failed.pop(row["file"], None)
         return size
 
-    def _rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Row]:
+        """The lines of the pictures that are done, in the order in which they were."""
         return (row for _, row in _read(self.folder / RESULTS) if "predictions" in row)
 
     def _write(self, named: NamedPicture, content: Mapping[str, Any]) -> None:
@@ -295,7 +296,7 @@ class Drawings:
         pass
 
 
-class _AppendedFile:
+class AppendedFile:
     """A file that grows by whole lines: of one that cannot be written, nothing stays."""
 
     def __init__(self, path: Path) -> None:

@@ -212,6 +212,13 @@ class Predictor:
             for task, row in prediction.items()
         }
 
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Tensor], tap: str) -> Tensor:
+        """Pictures uint8 (3, H, W) of any size -> (N, C) float32: a tap (see `keep`), averaged over places."""
+        batch = torch.stack([self.prepare(image) for image in images]).to(self.device)
+        assert self.model is not None
+        return self.model.taps(batch)[tap].float().mean((2, 3)).cpu()
+
     def shown(self, task: str, row: Prediction) -> Prediction:
         """What pictures show of a task's prediction, in pixels of the input; its best box where they show none."""
         kind, chosen = self.kinds[task], self._chosen.get(task)
