@@ -58,7 +58,18 @@ USUAL: tuple[tuple[str, list[str]], ...] = (
 )
 GROUPS = ("task", "data", "backbone", "block", "optim", "balance", "trainer", "logger", "callbacks")
 RECIPES = ("study", "search", "experiment")
-COMMANDS = ("evaluate", "predict", "export", "benchmark", "analysis", "budget", "shards", "compare", "doctor")
+COMMANDS = (
+    "evaluate",
+    "calibrate",
+    "predict",
+    "export",
+    "benchmark",
+    "analysis",
+    "budget",
+    "shards",
+    "compare",
+    "doctor",
+)
 HIDDEN = {"defaults", "hydra", "suggests", "_target_", "_partial_"}
 TAKEN = {
     "augment": "how training images are changed, as tasks bring it",

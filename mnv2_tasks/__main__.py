@@ -6,6 +6,7 @@ import sys
 VERBS = {
     "train": "train heads on one trunk: task=ssdlite data=coco data.root=<folder>",
     "evaluate": "the metrics of a checkpoint, or of an exported file: ckpt=<file> split=test",
+    "calibrate": "a temperature, and thresholds of classes, fitted on val: ckpt=<best.ckpt> [precision=0.9]",
     "predict": "pictures, folders, films or a camera: model=<file> source=<...>",
     "export": "files for phones, servers and browsers: ckpt=<file> to=[onnx,litert] precision=[fp32,int8]",
     "benchmark": "size and milliseconds of exported files on this machine: model=<folder>",

@@ -98,6 +98,8 @@ def evaluate_exported(config: Any, names: list[str]) -> None:
     refuse_foreign(made, where, trust=tuple(config.trust))
     refuse_unknown({key: made[key] for key in ("backbone", "heads")}, where)
     model = build_told(partial(build_model, made, classes), where).eval()  # for its metrics and its cost
+    for task, calibration in predictor.calibrations.items():
+        model.heads[task].calibration = calibration
     trained = {**made, "size": list(network.about.size), "fit": predictor.fit, "depth": predictor.depth}
     take_settings(config, trained, [*names, "data"])
     resolved = resolve(settle(config), make_data, classes=predictor.classes)

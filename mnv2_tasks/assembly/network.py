@@ -51,10 +51,13 @@ def load_model(path: str | Path, *, trust: Collection[str] = ()) -> tuple[Model,
 
 
 def restore_model(config: Mapping[str, Any], checkpoint: Mapping[str, Any], path: str | Path) -> Model:
-    """The model that `config` describes, in eval mode, with the tensors of a checkpoint that was read from `path`."""
+    """The model that `config` describes, in eval mode, as a checkpoint that was read from `path` has it."""
     where = f"{path} ({checkpoint['writer']})"
     build = partial(build_model, config, checkpoint["classes"])
-    return build_and_fill(build, checkpoint["state"], config_at=where, tensors_at=where, hint=DISAGREE)
+    model = build_and_fill(build, checkpoint["state"], config_at=where, tensors_at=where, hint=DISAGREE)
+    for task, calibration in checkpoint["calibrations"].items():
+        model.heads[task].calibration = calibration
+    return model
 
 
 def build_and_fill(

@@ -8,7 +8,8 @@ from typing import Any, get_args
 from mnv2_tasks.datasets.transforms import Fit
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export.metadata import Metadata
-from mnv2_tasks.kinds import Decoding, Kind, kind_named
+from mnv2_tasks.kinds import Calibration, Decoding, Kind, kind_named
+from mnv2_tasks.kinds.calibration import parse_calibrations
 from mnv2_tasks.weights.moved_names import with_new_names
 from mnv2_tasks.weights.trust import class_names, refuse_foreign_names, writer
 
@@ -20,6 +21,7 @@ class ExportedModel:
     kinds: dict[str, Kind]  # of each task
     classes: dict[str, tuple[str, ...]]
     decodings: dict[str, Decoding]  # of the detectors among the tasks
+    calibrations: dict[str, Calibration]  # of those that have one; temperatures are in the graph
     size: tuple[int, int]  # (H, W)
     fit: Fit  # how images come to that size
     channels: int
@@ -46,6 +48,7 @@ def exported_model(path: Path, about: Metadata, *, trust: Collection[str] = ()) 
         decodings = {
             task: _decoding(model.get("thresholds"), config, task) for task, kind in kinds.items() if kind.scored
         }
+        calibrations = parse_calibrations(model.get("calibration"), classes)
         fit = model.get("fit", config.get("fit", "stretch"))
         if fit not in get_args(Fit):
             raise InputError(f"its fit is {quote(fit)}")
@@ -62,6 +65,7 @@ def exported_model(path: Path, about: Metadata, *, trust: Collection[str] = ()) 
         kinds,
         classes,
         decodings,
+        calibrations,
         size=about.size,
         fit=fit,
         channels=channels,

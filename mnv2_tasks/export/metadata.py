@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.files import read_json
+from mnv2_tasks.kinds.calibration import Calibration, told
 from mnv2_tasks.version import __version__
 from mnv2_tasks.weights.trust import BEFORE
 
@@ -135,6 +136,8 @@ def describe(model: "Model", settings: Mapping[str, Any], classes: "Classes") ->
             "channels": "RGB" if len(model.mean) == 3 else "grey",
         },
         "thresholds": thresholds,
+        # Temperatures are in the graph; scores to compare with thresholds, one a class, are what it gives.
+        "calibration": told({task: h.calibration for task, h in model.heads.items() if h.calibration != Calibration()}),
         "notes": one_view(model),
         "taps": {name: asdict(tap) for name, tap in model.backbone.taps.items()},
         "license": settings["license"] or "not stated",

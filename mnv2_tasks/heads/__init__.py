@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mnv2_tasks.errors import InputError
-from mnv2_tasks.kinds import Decoding, Kind, Prediction, Targets
+from mnv2_tasks.kinds import Calibration, Decoding, Kind, Prediction, Targets
 from mnv2_tasks.metrics.tables import Table
 
 Taps: TypeAlias = dict[str, Tensor]
@@ -30,6 +30,7 @@ class Head(nn.Module):
         curves: names of the metrics worth a curve over the epochs.
         ranked: what `worst` goes by, such as "by cross-entropy".
         decoding: of a detector.
+        calibration: fitted after training, by `python -m mnv2_tasks.calibrate`; it is no part of the state dict.
         has_views: whether evaluation calls `infer`.
     """
 
@@ -40,6 +41,7 @@ class Head(nn.Module):
     curves: tuple[str, ...]
     ranked: str
     decoding: Decoding | None = None
+    calibration: Calibration = Calibration()
     has_views: bool = False
 
     @abstractmethod

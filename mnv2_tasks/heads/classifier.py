@@ -133,13 +133,16 @@ class Classifier(_Pooled):
     @torch.no_grad()
     def predict(self, outputs: Outputs) -> list[Prediction]:
         """[{scores (K,) float32, which sum to 1}]."""
-        return [{"scores": scores} for scores in outputs.logits.float().softmax(1)]
+        return [{"scores": scores} for scores in self.kind.scores(self._calibrated(outputs))]
+
+    def _calibrated(self, outputs: Outputs) -> Tensor:
+        return outputs.logits.float() / self.calibration.temperature
 
     def metrics(self, classes: tuple[str, ...]) -> ClassificationMetric:
         return ClassificationMetric(classes)
 
     def update(self, metric: ClassificationMetric, outputs: Outputs, targets: Targets) -> None:
-        metric.update(outputs.logits, targets["label"], targets["image_id"])
+        metric.update(self._calibrated(outputs), targets["label"], targets["image_id"])
 
     def worst(self, metric: ClassificationMetric, count: int) -> list[int]:
         return metric.worst(count)
@@ -196,7 +199,7 @@ class MultiLabel(_Pooled):
         return [{"scores": scores} for scores in outputs.logits.float().sigmoid()]
 
     def metrics(self, classes: tuple[str, ...]) -> MultiLabelMetric:
-        return MultiLabelMetric(classes)
+        return MultiLabelMetric(classes, self.calibration.thresholds)
 
     def update(self, metric: MultiLabelMetric, outputs: Outputs, targets: Targets) -> None:
         metric.update(outputs.logits, targets["presence"], targets["image_id"])

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,11 @@ class Detector(Head):
     def predict(self, outputs: Any) -> list[Prediction]:
         """[{boxes (N, 4) xyxy in input pixels, scores (N,), labels (N,)}], highest score first."""
 
+    @property
+    def _least(self) -> float | np.ndarray:
+        """The score from which a prediction counts in pictures; of each class (K,), where thresholds are fitted."""
+        return SCORE if self.calibration.thresholds is None else np.array(self.calibration.thresholds)
+
     def metrics(self, classes: tuple[str, ...]) -> CocoMAP:
         return CocoMAP(classes)
 
@@ -43,7 +49,7 @@ class Detector(Head):
         self.kind.count(metric, self.predict(outputs), targets)
 
     def worst(self, metric: CocoMAP, count: int) -> list[int]:
-        return metric.worst(count, score=SCORE, iou=IOU)
+        return metric.worst(count, score=self._least, iou=IOU)
 
     def plot(self, metric: CocoMAP, classes: tuple[str, ...], folder: Path) -> None:
         """Precision against recall, and the confusion matrix, as PNG files."""
@@ -51,13 +57,14 @@ class Detector(Head):
         from mnv2_tasks.visual.detection_plots import plot_precision_recall
 
         plot_precision_recall(metric.curves(), classes, folder / "precision_recall.png")
-        matrix, title = metric.confusion(SCORE, IOU), f"score at least {SCORE:g}, IoU at least {IOU:g}"
+        least = f"{SCORE:g}" if self.calibration.thresholds is None else "the threshold of its class"
+        matrix, title = metric.confusion(self._least, IOU), f"score at least {least}, IoU at least {IOU:g}"
         plot_confusion(matrix, classes, folder / "confusion.png", background=True, title=title)
 
     def tables(self, metric: CocoMAP, classes: tuple[str, ...]) -> dict[str, Table]:
         return {
             "precision_recall": precision_recall_table(metric.curves(), classes),
-            "confusion": confusion_table(metric.confusion(SCORE, IOU), [*classes, "background"]),
+            "confusion": confusion_table(metric.confusion(self._least, IOU), [*classes, "background"]),
         }
 
 

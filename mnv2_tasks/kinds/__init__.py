@@ -1,6 +1,7 @@
 """Kinds of annotation: what data, heads, pictures, predictions and exported files agree on, a file a kind."""
 
 from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.kinds.calibration import Calibration
 from mnv2_tasks.kinds.classification_kind import CLASSIFICATION
 from mnv2_tasks.kinds.detection_kind import DETECTION, Decoding
 from mnv2_tasks.kinds.kind import Kind, Prediction, Sample, Targets
@@ -8,6 +9,7 @@ from mnv2_tasks.kinds.multilabel_kind import MULTILABEL
 from mnv2_tasks.kinds.segmentation_kind import SEGMENTATION
 
 __all__ = [
+    "Calibration",
     "CLASSIFICATION",
     "DETECTION",
     "Decoding",

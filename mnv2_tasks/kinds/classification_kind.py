@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnv2_tasks.kinds.kind import Prediction, Sample, Targets, check_labels, check_shape
+from mnv2_tasks.kinds.kind import Least, Prediction, Sample, Targets, check_labels, check_shape
 from mnv2_tasks.kinds.label_kind import LabelKind
 
 DRAWN = 3  # classes of a prediction, on pictures
@@ -44,7 +44,7 @@ class Classification(LabelKind):
         classes: tuple[str, ...],
         *,
         seen: tuple[int, int],
-        least: float | None = None,
+        least: Least | None = None,
     ) -> Tensor:
         """The most likely classes with their scores, or the true one."""
         from mnv2_tasks.visual.drawing import draw_label
@@ -59,7 +59,7 @@ class Classification(LabelKind):
         label = int(target["label"])
         return classes[label] if label >= 0 else "unknown", [int(scores.argmax())]
 
-    def counted(self, least: float) -> str:
+    def counted(self, least: Least) -> str:
         return "images"
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mnv2_tasks.kinds.kind import (
     Arrays,
     Decided,
     Kind,
+    Least,
     Picture,
     Prediction,
     Sample,
@@ -21,6 +22,7 @@ from mnv2_tasks.kinds.kind import (
     Targets,
     check_labels,
     check_shape,
+    least_of,
 )
 from mnv2_tasks.samples import as_boxes
 
@@ -80,6 +82,7 @@ class Detection(Kind):
     drawn = f"score at least {DRAWN_SCORE:g}"
     placed = True
     scored = True
+    usual_score = DRAWN_SCORE
     gathered = "detections.json"
 
     def unknown(self, canvas: tuple[int, int], classes: int) -> Sample:
@@ -119,9 +122,10 @@ class Detection(Kind):
         limit = boxes.new_tensor([original[1], original[0]] * 2)
         return {**prediction, "boxes": torch.minimum(boxes * _scale(boxes, seen, original), limit)}
 
-    def narrow(self, prediction: Prediction, *, score: float | None, chosen: Tensor | None) -> Prediction:
+    def narrow(self, prediction: Prediction, *, score: Least | None, chosen: Tensor | None) -> Prediction:
         if score is not None:
-            prediction = {name: values[prediction["scores"] >= score] for name, values in prediction.items()}
+            strong = prediction["scores"] >= least_of(score, prediction["labels"])
+            prediction = {name: values[strong] for name, values in prediction.items()}
         if chosen is not None:
             prediction = {name: values[chosen[prediction["labels"]]] for name, values in prediction.items()}
         return prediction
@@ -133,13 +137,15 @@ class Detection(Kind):
         classes: tuple[str, ...],
         *,
         seen: tuple[int, int],
-        least: float | None = None,
+        least: Least | None = None,
     ) -> Tensor:
         """The boxes of a prediction that score `least`, or of one image's targets."""
         from mnv2_tasks.visual.drawing import draw_boxes
 
         scores = shown.get("scores")
-        real = shown["labels"] >= 0 if scores is None else scores >= (DRAWN_SCORE if least is None else least)
+        real = shown["labels"] >= 0
+        if scores is not None:
+            real = scores >= least_of(DRAWN_SCORE if least is None else least, shown["labels"])
         boxes = shown["boxes"][real] * _scale(shown["boxes"], seen, (image.shape[1], image.shape[2]))
         columns = {name: shown[name][real] for name in ("labels", "scores", "crowd") if name in shown}
         return draw_boxes(image, boxes, columns.pop("labels"), classes, **columns)
@@ -157,18 +163,27 @@ class Detection(Kind):
         known = target["labels"] >= 0
         return {"labels": target["labels"][known], "scores": torch.ones(int(known.sum()))}
 
-    def counted(self, least: float) -> str:
+    def counted(self, least: Least) -> str:
+        if isinstance(least, Tensor):
+            return "objects that reach the threshold of their class"
         return f"objects that score {least:g} or more"
 
-    def labels(self, prediction: Prediction, classes: int, least: float) -> list[int]:
+    def labels(self, prediction: Prediction, classes: int, least: Least) -> list[int]:
         """The class of every object."""
-        return prediction["labels"][prediction["scores"] >= least].tolist()
+        return prediction["labels"][prediction["scores"] >= least_of(least, prediction["labels"])].tolist()
 
     def leading(self, prediction: Prediction, classes: tuple[str, ...]) -> int | None:
         """That of the highest score."""
         return int(prediction["labels"][0]) if len(prediction["labels"]) else None
 
-    def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
+    def line(
+        self,
+        prediction: Prediction,
+        classes: tuple[str, ...],
+        *,
+        picture: str | None = None,
+        least: Least | None = None,
+    ) -> Any:
         """As COCO's results: [{category_id counted from 1, category, bbox [x, y, width, height], score}]."""
         columns = (prediction[name].tolist() for name in ("boxes", "scores", "labels"))
         return [

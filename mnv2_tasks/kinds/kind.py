@@ -19,6 +19,8 @@ Apart: TypeAlias = dict[str, float]  # {"largest", "relative", "unlike", "total"
 # boxes (N, 4), scores (N, K), and the settings of a `Decoding` -> boxes, scores and labels of those kept
 Suppress: TypeAlias = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
 
+Least: TypeAlias = float | Tensor  # a score for all classes, or (K,), one for each
+
 
 class Decided(NamedTuple):
     """How a graph decides: what segmenters give, and how detectors suppress.
@@ -54,6 +56,7 @@ class Kind(ABC):
         placed: whether labels have a place in the image, which cropping it would cut off.
         mixes: whether labels can be soft, as of images that are mixed.
         scored: whether predictions are rows with a score each, and suppressed: what `Decoding` sets.
+        usual_score: from which something is shown, where nothing else is said; of scored and of several labels.
         table: the CSV file with a row a picture, of `row`.
         gathered: the JSON file that lists what all pictures' lines list.
         pictures: the folder of PNG files, of `picture`.
@@ -68,6 +71,7 @@ class Kind(ABC):
     placed = False
     mixes = False
     scored = False
+    usual_score = 0.0
     table: str | None = None
     gathered: str | None = None
     pictures: str | None = None
@@ -135,7 +139,7 @@ class Kind(ABC):
         return prediction
 
     @abstractmethod
-    def narrow(self, prediction: Prediction, *, score: float | None, chosen: Tensor | None) -> Prediction:
+    def narrow(self, prediction: Prediction, *, score: Least | None, chosen: Tensor | None) -> Prediction:
         """What is left of a prediction: where it is `scored`, from `score` on, and the `chosen` (K,) bool classes."""
 
     @abstractmethod
@@ -146,12 +150,12 @@ class Kind(ABC):
         classes: tuple[str, ...],
         *,
         seen: tuple[int, int],
-        least: float | None = None,
+        least: Least | None = None,
     ) -> Tensor:
         """A prediction or one image's targets on the image, uint8 (3, H', W').
 
         They are in pixels of an input whose top left `seen` (h, w) is the image. `least` is the lowest score that is
-        drawn of a kind that is `scored`; None: as `drawn` says.
+        drawn, of objects and of several labels an image; None: as `drawn` says.
         """
 
     def fullest(self, classes: int) -> Prediction | None:
@@ -175,11 +179,11 @@ class Kind(ABC):
         return dict(target)
 
     @abstractmethod
-    def counted(self, least: float) -> str:
+    def counted(self, least: Least) -> str:
         """What `labels` counts, for a line: "images"."""
 
     @abstractmethod
-    def labels(self, prediction: Prediction, classes: int, least: float) -> list[int]:
+    def labels(self, prediction: Prediction, classes: int, least: Least) -> list[int]:
         """The classes that a prediction shows, those of a `scored` kind from the score `least` on."""
 
     @abstractmethod
@@ -189,8 +193,15 @@ class Kind(ABC):
     # ------------------------------------------------------------------------------------- files of predictions
 
     @abstractmethod
-    def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
-        """A prediction as JSON; `picture` is the path of the PNG file that holds the rest of it."""
+    def line(
+        self,
+        prediction: Prediction,
+        classes: tuple[str, ...],
+        *,
+        picture: str | None = None,
+        least: Least | None = None,
+    ) -> Any:
+        """A prediction as JSON; `picture` is the path of the PNG file that holds the rest of it, `least` of `draw`."""
 
     @abstractmethod
     def from_line(self, line: Any, picture: bytes | None) -> Prediction:
@@ -247,6 +258,11 @@ class Picture(NamedTuple):
     image: tuple[int, int]  # its (H, W)
     seen: tuple[int, int]  # the (h, w) of the input that holds it
     canvas: tuple[int, int]  # (H, W) of the picture, in whose upper left it lies
+
+
+def least_of(least: Least, labels: Tensor) -> Least:
+    """Of classes `labels` (N,): one for all, or (N,)."""
+    return least[labels] if isinstance(least, Tensor) else least
 
 
 def check_labels(labels: Tensor, classes: Sequence[str], *, field: str, unknown: int) -> None:

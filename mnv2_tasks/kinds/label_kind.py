@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnv2_tasks.kinds.kind import Apart, Arrays, Decided, Kind, Picture, Prediction, Suppress, apart
+from mnv2_tasks.kinds.kind import Apart, Arrays, Decided, Kind, Least, Picture, Prediction, Suppress, apart
 
 
 class LabelKind(Kind):
@@ -17,13 +17,13 @@ class LabelKind(Kind):
 
     table = "labels.csv"
 
-    def narrow(self, prediction: Prediction, *, score: float | None, chosen: Tensor | None) -> Prediction:
+    def narrow(self, prediction: Prediction, *, score: Least | None, chosen: Tensor | None) -> Prediction:
         """The scores of other classes are 0."""
         if chosen is None:
             return prediction
         return {**prediction, "scores": torch.where(chosen, prediction["scores"], 0.0)}
 
-    def labels(self, prediction: Prediction, classes: int, least: float) -> list[int]:
+    def labels(self, prediction: Prediction, classes: int, least: Least) -> list[int]:
         """The likeliest class."""
         return [int(prediction["scores"].argmax())]
 
@@ -46,7 +46,14 @@ class LabelKind(Kind):
     def caption(self, target: Mapping[str, Tensor], scores: Tensor, classes: tuple[str, ...]) -> tuple[str, list[int]]:
         """The truth in words, and the predicted classes."""
 
-    def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
+    def line(
+        self,
+        prediction: Prediction,
+        classes: tuple[str, ...],
+        *,
+        picture: str | None = None,
+        least: Least | None = None,
+    ) -> Any:
         """{label, score, scores}: the likeliest class by name, its score, and every class's."""
         scores = prediction["scores"].tolist()
         best = max(range(len(scores)), key=scores.__getitem__)
@@ -67,7 +74,8 @@ class LabelKind(Kind):
         return (outputs.logits,)
 
     def decide(self, head: Any, raw: tuple[Tensor, ...], size: tuple[int, int], how: Decided) -> list[Tensor]:
-        return [self.scores(raw[0])]
+        logits, temperature = raw[0], head.calibration.temperature
+        return [self.scores(logits if temperature == 1 else logits / temperature)]
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mnv2_tasks.kinds.kind import (
     Arrays,
     Decided,
     Kind,
+    Least,
     Picture,
     Prediction,
     Sample,
@@ -79,7 +80,7 @@ class Segmentation(Kind):
         part = prediction["mask"][None, None, : seen[0], : seen[1]].to(torch.uint8)
         return {**prediction, "mask": F.interpolate(part, size=original, mode="nearest-exact")[0, 0]}
 
-    def narrow(self, prediction: Prediction, *, score: float | None, chosen: Tensor | None) -> Prediction:
+    def narrow(self, prediction: Prediction, *, score: Least | None, chosen: Tensor | None) -> Prediction:
         """Pixels of other classes are 255."""
         if chosen is None:
             return prediction
@@ -93,7 +94,7 @@ class Segmentation(Kind):
         classes: tuple[str, ...],
         *,
         seen: tuple[int, int],
-        least: float | None = None,
+        least: Least | None = None,
     ) -> Tensor:
         """The mask over the image, and a legend below."""
         from mnv2_tasks.visual.mask_drawing import draw_mask
@@ -117,10 +118,10 @@ class Segmentation(Kind):
             masks[side] = {"mask_data": F.pad(whole, beside, value=IGNORED)[0].numpy(), "class_labels": names}
         return {"masks": masks}
 
-    def counted(self, least: float) -> str:
+    def counted(self, least: Least) -> str:
         return "masks with"
 
-    def labels(self, prediction: Prediction, classes: int, least: float) -> list[int]:
+    def labels(self, prediction: Prediction, classes: int, least: Least) -> list[int]:
         return [label for label in prediction["mask"].unique().tolist() if label < classes]
 
     def leading(self, prediction: Prediction, classes: tuple[str, ...]) -> int | None:
@@ -130,7 +131,14 @@ class Segmentation(Kind):
             pixels[0] = 0
         return int(pixels.argmax()) if pixels.any() else None
 
-    def line(self, prediction: Prediction, classes: tuple[str, ...], *, picture: str | None = None) -> Any:
+    def line(
+        self,
+        prediction: Prediction,
+        classes: tuple[str, ...],
+        *,
+        picture: str | None = None,
+        least: Least | None = None,
+    ) -> Any:
         return {"mask": picture}
 
     def from_line(self, line: Any, picture: bytes | None) -> Prediction:

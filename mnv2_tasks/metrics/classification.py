@@ -1,5 +1,6 @@
 """Classification metrics of a whole run, from a few numbers an image, exact over any number of processes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,31 @@ class ClassificationMetric(PerImage):
         return table[np.argsort(-table[:, LOSS], kind="stable")[:count], IMAGE].astype(np.int64).tolist()
 
 
+class LogitMetric(PerImage):
+    """The logits themselves, for what is fitted to them; takes what `ClassificationMetric` takes.
+
+    `compute` gives "top1".
+    """
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        super().__init__(classes, width=2 + len(classes))
+
+    def update(self, logits: Tensor, labels: Tensor, image_ids: Tensor) -> None:
+        """Add a batch, as `ClassificationMetric.update` says."""
+        logits, labels, image_ids = _known(logits, labels, image_ids, self.classes)
+        self.add(image_ids, labels, logits)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return float64 scalars on the CPU, named as above."""
+        table = self.table()
+        self.last = logits, labels = table[:, 2:], table[:, LABEL].astype(np.int64)
+        return _scalars({"top1": _ratio((logits.argmax(1) == labels).sum(), len(labels))})
+
+    def fitted_to(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits (N, K) and the labels (N,) of the counted images."""
+        return self.computed()
+
+
 class MultiLabelMetric(PerImage):
     """Mean average precision over the classes that an image may have several of, and F1 where a score passes 0.5.
 
@@ -130,9 +156,12 @@ class MultiLabelMetric(PerImage):
     all classes and images together (micro); and `ap/<class>` (see `average_precision`). NaN without a positive.
     """
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        """Take the class names, in the order of the columns."""
+    def __init__(self, classes: tuple[str, ...], thresholds: Sequence[float] | None = None) -> None:
+        """Take the class names, in the order of the columns, and scores in place of 0.5, one a class."""
         super().__init__(classes, width=1 + 2 * len(classes))
+        self.least = np.zeros(len(classes))  # logits
+        if thresholds is not None:
+            self.least = torch.logit(torch.tensor(thresholds, dtype=torch.float64), 1e-12).numpy()
 
     def update(self, logits: Tensor, presence: Tensor, image_ids: Tensor) -> None:
         """Add a batch: logits (B, K), presence (B, K) of 1, 0 and -1 for unknown, image_ids (B,), -1 for repeats.
@@ -147,7 +176,7 @@ class MultiLabelMetric(PerImage):
         """Return float64 scalars on the CPU, named as above."""
         table = self.table()
         logits, presence = self._halves(table)
-        known, positives = presence >= 0, logits > 0
+        known, positives = presence >= 0, logits > self.least
         columns = zip(logits.T, presence.T, known.T, strict=True)
         precision = [average_precision(column[mask], truth[mask] > 0) for column, truth, mask in columns]
         hits, marks = (positives & (presence > 0)).sum(), (positives & known).sum() + (presence > 0).sum()
@@ -156,10 +185,17 @@ class MultiLabelMetric(PerImage):
         return _scalars(result | {f"ap/{name}": value for name, value in zip(self.classes, precision, strict=True)})
 
     def by_image(self) -> Presences:
-        """Return what `compute` saw, an image a row."""
+        """Return what `compute` saw, an image a row; logits from those of the thresholds on."""
         table = self.computed()[0]
         logits, presence = self._halves(table)
-        return Presences(table[:, IMAGE].astype(np.int64), logits, presence.astype(np.int8))
+        return Presences(table[:, IMAGE].astype(np.int64), logits - self.least, presence.astype(np.int8))
+
+    def fitted_to(self) -> list[tuple[np.ndarray, np.ndarray, int]]:
+        """Return of each class the scores (N,), the images that have it (N,) bool, and how many those are."""
+        logits, presence = self._halves(self.computed()[0])
+        scores, known = torch.from_numpy(logits).sigmoid().numpy(), presence >= 0
+        columns = [(scores[known[:, k], k], presence[known[:, k], k] > 0) for k in range(len(self.classes))]
+        return [(column, truth, int(truth.sum())) for column, truth in columns]
 
     def worst(self, count: int) -> list[int]:
         """Return the image_ids with the highest mean binary cross-entropy, the highest first."""

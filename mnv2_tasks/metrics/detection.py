@@ -64,11 +64,12 @@ def evaluate(truths: np.ndarray, predictions: np.ndarray, *, classes: int) -> "C
 
 
 def match_by_image(
-    truths: np.ndarray, predictions: np.ndarray, *, classes: int, score: float, iou: float
+    truths: np.ndarray, predictions: np.ndarray, *, classes: int, score: float | np.ndarray, iou: float
 ) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Pair truths with predictions; boxes are matched greedily by score, whatever their class.
 
-    A prediction that scores `score` or more takes the free truth that it overlaps most, by `iou` or more.
+    A prediction that scores `score`, which may be one a class (K,), or more takes the free truth that it overlaps most,
+    by `iou` or more.
     Crowds do not count, nor does a prediction that matches nothing but lies in a crowd (COCO's overlap).
 
     Args:
@@ -80,7 +81,8 @@ def match_by_image(
     """
     from faster_coco_eval.core.mask import iou as overlaps
 
-    predictions = predictions[predictions[:, VALUE] >= score]
+    least = np.broadcast_to(score, classes)[predictions[:, LABEL].astype(np.int64)]
+    predictions = predictions[predictions[:, VALUE] >= least]
     predictions = predictions[np.argsort(-predictions[:, VALUE], kind="stable")]
     for image, truth, prediction in _by_image(truths, predictions):
         labels, crowd = truth[:, LABEL].astype(np.int64), truth[:, CROWD] > 0
@@ -197,7 +199,7 @@ class CocoMAP(Recalling):
         """Return the precision at IoU 0.5 and the recalls 0, 0.01 .. 1: (101, K), nan for an absent class."""
         return self.computed()[2][0]
 
-    def confusion(self, score: float = 0.5, iou: float = 0.5) -> np.ndarray:
+    def confusion(self, score: float | np.ndarray = 0.5, iou: float = 0.5) -> np.ndarray:
         """Count which class was predicted for which: (K + 1, K + 1) int64, rows truth, last = background."""
         matrix = np.zeros((len(self.classes) + 1,) * 2, np.int64)
         for _, pairs in self._matches(score, iou):
@@ -205,7 +207,7 @@ class CocoMAP(Recalling):
                 matrix[truth, label] += 1
         return matrix
 
-    def worst(self, count: int, *, score: float = 0.5, iou: float = 0.5) -> list[int]:
+    def worst(self, count: int, *, score: float | np.ndarray = 0.5, iou: float = 0.5) -> list[int]:
         """Return the ids of the images with the lowest F1, and of those with as low a one the most mistakes first.
 
         Images without a mistake are left out.
@@ -223,6 +225,14 @@ class CocoMAP(Recalling):
         truths, predictions, _, images = self.computed()
         return match_boxes(truths, predictions, images, classes=len(self.classes))
 
+    def fitted_to(self) -> list[tuple[np.ndarray, np.ndarray, int]]:
+        """Return of each class the scores of its predictions (N,), which are right at IoU 0.5, and its objects."""
+        boxes = self.by_image()
+        counts = ~boxes.ignored[:, 0]
+        rows = [counts & (boxes.label == k) for k in range(len(self.classes))]
+        there = np.bincount(boxes.true[:, 1], weights=boxes.true[:, 2], minlength=len(self.classes))
+        return [(boxes.score[r], boxes.matched[r, 0], int(n)) for r, n in zip(rows, there, strict=True)]
+
     def results(self) -> list[dict[str, Any]]:
         """Return the predictions in the form of a COCO results file, unrounded: bbox xywh.
 
@@ -234,7 +244,7 @@ class CocoMAP(Recalling):
         columns = zip(*ids, predictions[:, BOX].tolist(), predictions[:, VALUE].tolist(), strict=True)
         return [{"image_id": i, "category_id": k + 1, "bbox": box, "score": s} for i, k, box, s in columns]
 
-    def _matches(self, score: float, iou: float) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    def _matches(self, score: float | np.ndarray, iou: float) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         truths, predictions, *_ = self.computed()
         return match_by_image(truths, predictions, classes=len(self.classes), score=score, iou=iou)
 

@@ -187,13 +187,13 @@ class Results:
         for task, counts in self._counts.items():
             parts = [f"{count:,} {name}" for name, count in counts.most_common(LISTED)]
             more = f" and {len(counts) - LISTED} classes more" if len(counts) > LISTED else ""
-            what = self.predictor.kinds[task].counted(self.predictor.drawn_score)
+            what = self.predictor.kinds[task].counted(self.predictor.counted_from(task))
             lines.append(f"{task}: {what}: {', '.join(parts) or 'none'}{more}")
         return lines if self.done else []
 
     def _count(self, task: str, row: Mapping[str, Tensor]) -> None:
         classes = self.predictor.classes[task]
-        labels = self.predictor.kinds[task].labels(dict(row), len(classes), self.predictor.drawn_score)
+        labels = self.predictor.kinds[task].labels(dict(row), len(classes), self.predictor.counted_from(task))
         self._counts[task].update(classes[label] for label in labels)
 
     def finish(self) -> None:
@@ -265,7 +265,8 @@ class Results:
             self._made(path.parent)
             write_whole(path, kind.picture(prediction))
             picture = plain_name(path.relative_to(self.folder).as_posix())
-        return kind.line(prediction, self.predictor.classes[task], picture=picture)
+        least = self.predictor.least(task)
+        return kind.line(prediction, self.predictor.classes[task], picture=picture, least=least)
 
     def _picture(self, task: str, folder: str, named: NamedPicture) -> Path:
         return self.place(task) / folder / f"{named.stem}.png"

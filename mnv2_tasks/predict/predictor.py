@@ -19,8 +19,9 @@ from mnv2_tasks.datasets.transforms import plain, seen_size
 from mnv2_tasks.errors import InputError, quote
 from mnv2_tasks.export.decode import predictions
 from mnv2_tasks.files import open_regular
-from mnv2_tasks.kinds import Decoding, Kind, Prediction
+from mnv2_tasks.kinds import Calibration, Decoding, Kind, Prediction
 from mnv2_tasks.kinds.detection_kind import DRAWN_SCORE, Decides
+from mnv2_tasks.kinds.kind import Least
 from mnv2_tasks.weights.artifacts import local_file
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Predictor:
             self.fit = config["fit"]
             self.channels = config["backbone"]["in_channels"]
             depth = config.get("depth")
+            calibrations = checkpoint["calibrations"]
         else:
             from mnv2_tasks.export import session
             from mnv2_tasks.export.exported_model import exported_model
@@ -95,9 +97,14 @@ class Predictor:
             self.channels = description.channels
             depth = description.depth
             self._built_in = description.built_in
+            calibrations = description.calibrations
         self.size: tuple[int, int] = size or fitted
         self._score: float | None = None
         self._chosen: dict[str, Tensor] = {}  # {task: (K,) bool, the classes that are looked for}
+        self.calibrations: dict[str, Calibration] = calibrations
+        self._thresholds = {
+            task: torch.tensor(one.thresholds) for task, one in calibrations.items() if one.thresholds is not None
+        }
         self.depth = 16 if depth is None else depth  # bits that the values of 16-bit files use
         if self.depth not in DEPTHS:
             raise InputError(f"{path}: 16-bit files use {quote(depth)} bits, it says; that is none of {DEPTHS}")
@@ -108,7 +115,7 @@ class Predictor:
         """What predictions hold from now on; None leaves it as the model was made.
 
         Args:
-            score: of detectors: the lowest score.
+            score: of detectors: the lowest score, in place of the thresholds of a calibrated one.
             classes: names. Detectors find these alone; of segmenters, pixels of others are 255; of classifiers, the
                 scores of others are 0. A head that knows none of the names goes on as before.
             iou: of detectors: the IoU from which the weaker of two boxes of a class is suppressed.
@@ -195,7 +202,7 @@ class Predictor:
                 results.append({})
                 for task, rows in outputs.items():
                     kind, chosen = self.kinds[task], self._chosen.get(task)
-                    row = kind.narrow(rows[i], score=self._score, chosen=chosen)
+                    row = kind.narrow(rows[i], score=self.least(task), chosen=chosen)
                     results[-1][task] = kind.restore(row, seen, original)
         return results
 
@@ -208,7 +215,7 @@ class Predictor:
         """{task: the prediction on the image}, uint8 (3, H', W')."""
         size = (image.shape[-2], image.shape[-1])
         return {
-            task: self.kinds[task].draw(image, row, self.classes[task], seen=size, least=self._score)
+            task: self.kinds[task].draw(image, row, self.classes[task], seen=size, least=self.least(task))
             for task, row in prediction.items()
         }
 
@@ -222,8 +229,8 @@ class Predictor:
     def shown(self, task: str, row: Prediction) -> Prediction:
         """What pictures show of a task's prediction, in pixels of the input; its best box where they show none."""
         kind, chosen = self.kinds[task], self._chosen.get(task)
-        kept = kind.narrow(row, score=self._score, chosen=chosen)
-        drawn = kind.narrow(kept, score=self.drawn_score, chosen=None)
+        kept = kind.narrow(row, score=self.least(task), chosen=chosen)
+        drawn = kind.narrow(kept, score=self.counted_from(task), chosen=None)
         return drawn if not kind.scored or len(drawn["scores"]) else {name: values[:1] for name, values in kept.items()}
 
     def trunk(self, setting: str) -> "MobileNetV2":
@@ -243,10 +250,14 @@ class Predictor:
         except InputError as error:
             raise InputError(f"{setting}={','.join(taps)}: {error}") from error
 
-    @property
-    def drawn_score(self) -> float:
+    def least(self, task: str) -> Least | None:
+        """The lowest score of a task's predictions: the chosen one, those of its calibration, or None."""
+        return self._score if self._score is not None and self.kinds[task].scored else self._thresholds.get(task)
+
+    def counted_from(self, task: str) -> Least:
         """The score from which an object is drawn and counted."""
-        return DRAWN_SCORE if self._score is None else self._score
+        least = self.least(task)
+        return DRAWN_SCORE if least is None else least
 
 
 def as_image(picture: Picture, *, depth: int = 16) -> Tensor:

@@ -5,10 +5,13 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mnv2_tasks.backbone import MobileNetV2
 from mnv2_tasks.errors import InputError, quote
+from mnv2_tasks.files import replacing
+from mnv2_tasks.kinds.calibration import Calibration, parse_calibrations, told
 from mnv2_tasks.model import Classes
 from mnv2_tasks.weights.moved_names import MOST_NESTED, with_new_names
 from mnv2_tasks.weights.tensors import read_file
@@ -20,8 +23,8 @@ OLD_CONFIG = {"fit": "stretch", "assign": {}}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of ours, read without executing code: {"config", "classes", "state", "epoch", "epochs",
-    "step", "writer"}, of which epoch is that in which it was written, and epochs are those done.
+    """A checkpoint of ours, read without executing code: {"config", "classes", "calibrations", "state", "epoch",
+    "epochs", "step", "writer"}, of which epoch is that in which it was written, and epochs are those done.
 
     Settings that its version did not have yet get the values that it worked with. Raises InputError where the file is
     cut short, damaged, or not one of ours.
@@ -40,6 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         config, classes = checked_config(about)
+        calibrations = parse_calibrations(about.get("calibration"), classes)
         config["size"]  # has to be there
         tensors = content["state_dict"]
         if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
@@ -53,7 +57,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     epochs = about.get("epochs")  # done; earlier versions wrote checkpoints at the end of one
     epochs = epochs if isinstance(epochs, int) else (epoch or 0) + 1
     place = {"epoch": epoch, "epochs": epochs, "step": step}
-    return {"config": config, "classes": classes, "state": state, **place, "writer": by}
+    return {
+        "config": config,
+        "classes": classes,
+        "calibrations": calibrations,
+        "state": state,
+        **place,
+        "writer": by,
+    }
+
+
+def write_calibrated(path: str | Path, calibrations: Mapping[str, Calibration]) -> Path:
+    """A checkpoint of ours once more, with what was fitted to its heads: <stem>.calibrated.ckpt beside it.
+
+    Versions that know nothing of it read the copy as they read the original, which stays as it is; what the copy of
+    an earlier calibration held is replaced.
+    """
+    content, path = read_file(path), Path(path)
+    about = {**content["mnv2_tasks"], "calibration": told(calibrations)}
+    calibrated = path.with_name(f"{path.stem.removesuffix('.calibrated')}.calibrated.ckpt")
+    with replacing(calibrated) as draft:
+        torch.save({**content, "mnv2_tasks": about}, draft)
+    return calibrated
 
 
 def checked_config(about: Any) -> tuple[dict[str, Any], Classes]:

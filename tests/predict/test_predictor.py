@@ -57,7 +57,7 @@ def test_what_predictions_hold_can_be_chosen(checkpoint, pictures):
     (found,) = predictor.predict(picture)
     strong = boxes["scores"] >= middle
     assert torch.equal(found["ssdlite"]["boxes"], boxes["boxes"][strong]) and 0 < strong.sum() < len(strong)
-    assert predictor.drawn_score == middle
+    assert predictor.counted_from("ssdlite") == middle
     predictor.choose(score=0.0, iou=1.0)
     (found,) = predictor.predict(picture)
     assert float(found["ssdlite"]["scores"].min()) > float(boxes["scores"].min())  # none of the strongest is suppressed

@@ -47,6 +47,11 @@ function input(source) {
   return { tensor: new ort.Tensor(floats ? "float32" : "uint8", values, shape), seen: [h, w] };
 }
 
+/** The threshold that was fitted to a class, if there is one. */
+const fitted = (task, label) => about.calibration?.[task]?.thresholds?.[label];
+let moved = false; // the slider goes before what was fitted, once somebody has moved it
+if (Object.values(about.calibration ?? {}).some(({ thresholds }) => thresholds)) $("least").textContent = "as fitted, by class";
+
 /** Run the model on an image; what it found is kept for drawing, in pixels of the image. */
 async function look(source) {
   const { tensor, seen } = input(source);
@@ -61,13 +66,14 @@ async function look(source) {
       const [sx, sy] = [source.width / seen[1], source.height / seen[0]];
       for (let i = 0; i < scores.length && scores[i] > 0; i++) {
         const [x, y, right, low] = boxes.slice(4 * i, 4 * i + 4);
-        found.boxes.push({ box: [x * sx, y * sy, right * sx, low * sy], score: scores[i], label: Number(labels[i]), name: names[labels[i]] });
+        found.boxes.push({ box: [x * sx, y * sy, right * sx, low * sy], score: scores[i], label: Number(labels[i]), name: names[labels[i]], own: fitted(task, labels[i]) });
       }
     } else if (kind === "segmentation") {
       if (out[`${task}_mask`]) found.masks.push({ mask: out[`${task}_mask`].data, seen, names });
     } else {
       const rows = [...out[`${task}_scores`].data].map((score, label) => ({ score, label, name: names[label] }));
-      found.labels.push(...rows.sort((a, b) => b.score - a.score).slice(0, 5));
+      const there = rows.filter(({ score, label }) => !(score < fitted(task, label)));
+      found.labels.push(...there.sort((a, b) => b.score - a.score).slice(0, 5));
     }
   }
   return found;
@@ -100,8 +106,8 @@ function draw() {
   pen.lineWidth = Math.max(2, canvas.width / 250);
   pen.font = `${Math.max(12, canvas.width / 36)}px system-ui`;
   pen.textBaseline = "top";
-  for (const { box, score, label, name } of [...result.boxes].reverse()) {
-    if (score < least) continue;
+  for (const { box, score, label, name, own } of [...result.boxes].reverse()) {
+    if (score < (moved ? least : own ?? least)) continue;
     const [x, y, right, low] = box.map((side) => side * zoom);
     const text = `${name} ${score.toFixed(2)}`, size = Math.max(12, canvas.width / 36);
     pen.strokeStyle = pen.fillStyle = colour(label);
@@ -170,7 +176,7 @@ async function camera() {
 
 $("file").addEventListener("change", (event) => event.target.files[0] && open(event.target.files[0]));
 $("camera").addEventListener("click", camera);
-$("threshold").addEventListener("input", (event) => { $("least").textContent = Number(event.target.value).toFixed(2); draw(); });
+$("threshold").addEventListener("input", (event) => { moved = true; $("least").textContent = Number(event.target.value).toFixed(2); draw(); });
 for (const name of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(name, (event) => {
     event.preventDefault();
