@@ -73,7 +73,7 @@ def test_a_run_has_the_settings_that_it_had():
     defaults = settled()
     before = yaml.safe_load((KEPT / "config.yaml").read_text(encoding="utf-8"))
     settings = resumed_config(KEPT, [], defaults)
-    new = {"checkpoint": defaults["checkpoint"]}
+    new = {name: defaults[name] for name in ("checkpoint", "folds", "intervals", "test")}
     assert {**settings, "resume": None} == with_new_names(before) | new
 
 
