@@ -73,8 +73,10 @@ def test_a_run_has_the_settings_that_it_had():
     defaults = settled()
     before = yaml.safe_load((KEPT / "config.yaml").read_text(encoding="utf-8"))
     settings = resumed_config(KEPT, [], defaults)
-    new = {name: defaults[name] for name in ("checkpoint", "folds", "intervals", "test")}
-    assert {**settings, "resume": None} == with_new_names(before) | new
+    expected = with_new_names(before)
+    expected |= {name: defaults[name] for name in ("checkpoint", "folds", "intervals", "test")}  # which it had not
+    expected["trainer"] |= {name: defaults["trainer"][name] for name in ("max_steps", "max_time")}
+    assert {**settings, "resume": None} == expected
 
 
 @pytest.mark.slow
