@@ -410,7 +410,7 @@ def test_an_experiments_own_settings_end_in_what_reads_them(tmp_path):
 
 
 def test_the_settings_of_training_are_those_of_its_configs():
-    assert training_settings() - set(composed()) == {"study", "search", "matched"}
+    assert training_settings() - set(composed()) == {"auto", "study", "search", "matched"}
     assert set(composed()) <= training_settings()
 
 
