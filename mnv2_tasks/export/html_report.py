@@ -1,6 +1,6 @@
 """report.html of an export: what each file is, and how near it comes to PyTorch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,30 +11,15 @@ if TYPE_CHECKING:
     from mnv2_tasks.export.report import Rows
 
 
-def write_export_report(
-    folder: Path, pytorch: Mapping[str, Any], rows: "Rows", side: str, notes: Sequence[str]
-) -> None:
+def write_export_report(folder: Path, rows: "Rows", table: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
     """Write report.html beside the files.
 
     Args:
-        pytorch: {"latency_ms": {how: {threads: milliseconds}}}.
-        side: that the metrics are of.
+        table: the titles, then a line a file.
         notes: what is to be said of the files, a paragraph each.
     """
+    titles, *lines = table
     tasks = list(dict.fromkeys(task for row in rows for task in row.before))
-    threads = list(pytorch["latency_ms"]["eager"])
-    titles = ["file", "MB", "relative difference", "unlike"]
-    titles += [f"{task}, {side}" for task in tasks] + [f"ms, {count} threads" for count in threads]
-    before: Mapping[str, float] = next((row.before for row in rows if row.before), {})
-    lines: list[list[Any]] = [
-        [f"PyTorch, {how}", None, None, None, *(before.get(task) for task in tasks), *timed.values()]
-        for how, timed in pytorch["latency_ms"].items()
-    ]
-    for row in rows:
-        megabytes = None if row.bytes is None else round(row.bytes / 1e6, 2)
-        far = [max((d.get(key, 0.0) for d in row.apart.values()), default=None) for key in ("relative", "unlike")]
-        times = [row.latency_ms.get(count) for count in threads]
-        lines.append([row.file, megabytes, *far, *(row.after.get(task) for task in tasks), *times])
     failed = [f"{row.file}: {row.error}" for row in rows if row.error]
     whole = [row for row in rows if not row.error]
     commands = [

@@ -98,7 +98,8 @@ def prove(model: Any, settings: Mapping[str, Any], data: Any, classes: Any, rows
     remarks = [*one_view(model), f"measured on {processor}"]
     table = markdown(pytorch, rows, side, remarks)
     (folder / "export.md").write_text(table + "\n", encoding="utf-8")
-    write_export_report(folder, pytorch, rows, side, _notes(rows, remarks) + _columns(_tasks(rows), side))
+    notes = _notes(rows, remarks) + _columns(_tasks(rows), side)
+    write_export_report(folder, rows, table_of(pytorch, rows, side), notes)
     print(table)
     return [f"{row.file}: {row.error}" for row in rows if row.error]
 
@@ -229,12 +230,12 @@ def _verdict(row: ExportRow, settings: Mapping[str, Any]) -> str | None:
     return None
 
 
-def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequence[str] = ()) -> str:
-    """The report as a Markdown table, which is also what the terminal shows."""
+def table_of(pytorch: Mapping[str, Any], rows: Rows, side: str) -> list[list[str]]:
+    """A line a file, below PyTorch's own and the titles."""
     tasks = _tasks(rows)
     titles = ["file", "MB", "largest difference", "relative", "unlike"]
     titles += [f"{task}, {side}" for task in tasks] + [f"ms, {n} thread{'s' if n > 1 else ''}" for n in THREADS]
-    lines = [titles, ["---"] * len(titles)]
+    lines = [titles]
     before: dict[str, float] = next((row.before for row in rows if row.before), {})
     for name, timed in pytorch["latency_ms"].items():
         scores = [f"{before[task]:.4f}" if task in before else "" for task in tasks]
@@ -254,8 +255,14 @@ def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequenc
         ]
         times = [f"{row.latency_ms[str(n)]:.1f}" if row.latency_ms else "" for n in THREADS]
         lines.append([row.file, megabytes, *cells, *scores, *times])
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([text, "", *(f"- {line}" for line in (*_notes(rows, remarks), *_columns(tasks, side)))])
+    return lines
+
+
+def markdown(pytorch: Mapping[str, Any], rows: Rows, side: str, remarks: Sequence[str] = ()) -> str:
+    """The report as a Markdown table, which is also what the terminal shows."""
+    titles, *lines = table_of(pytorch, rows, side)
+    text = "\n".join(f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(titles), *lines))
+    return "\n".join([text, "", *(f"- {line}" for line in (*_notes(rows, remarks), *_columns(_tasks(rows), side)))])
 
 
 def _tasks(rows: Rows) -> list[str]:
