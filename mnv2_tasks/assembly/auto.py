@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from mnv2_tasks.assembly.overrides import AUTO
+from mnv2_tasks.assembly.overrides import AUTO, value_of
 from mnv2_tasks.errors import InputError, amount, suggest
 
 if TYPE_CHECKING:
@@ -37,20 +37,12 @@ def asked(config: Mapping[str, Any]) -> list[str]:
     """The settings that are `auto`. Raises InputError for one that is another word."""
     names = []
     for name in (BATCH, RATE):
-        value = get(config, name)
+        value = value_of(config, name)
         if value == AUTO:
             names.append(name)
         elif isinstance(value, str):
             raise InputError(f"{name}={value}: give a number, or {AUTO}{suggest(value, [AUTO]).partition('; --')[0]}")
     return names
-
-
-def get(config: Mapping[str, Any], name: str) -> Any:
-    """A setting by its dotted name; None where there is none."""
-    value: Any = config
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def filled(config: Config, numbers: Mapping[str, float]) -> Config:
@@ -69,7 +61,7 @@ def filled(config: Config, numbers: Mapping[str, float]) -> Config:
 def kept(settings: Config, own: Mapping[str, Any]) -> Config:
     """The settings of a line that began a run, with what that run's `own` found in the place of `auto`."""
     found = own.get("auto") or {}
-    made = filled(settings, {name: get(own, name) for name in found})
+    made = filled(settings, {name: value_of(own, name) for name in found})
     return {**made, "auto": found} if found else made
 
 

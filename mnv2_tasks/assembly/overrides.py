@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,14 @@ def set_aside(arguments: list[str]) -> list[str]:
     remaining = [text for text in arguments if text in here or not _is_setting(text) or _is_of_hydra(text)]
     changes = [text for text in arguments if text not in remaining or text.startswith("hydra.searchpath=")]
     return [*remaining, f"++{ASIDE}changes=[{','.join(map(quoted, changes))}]"]
+
+
+def value_of(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting by its dotted name; None where there is none."""
+    value: Any = settings
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def quoted(text: str) -> str:

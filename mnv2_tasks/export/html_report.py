@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv2_tasks.machine import command_line, environment
-from mnv2_tasks.visual.page import Section, write_report
+from mnv2_tasks.machine import command_line
+from mnv2_tasks.visual.page import Section, machine_section, write_report
 
 if TYPE_CHECKING:
     from mnv2_tasks.export.report import Rows
@@ -45,6 +45,6 @@ def write_export_report(folder: Path, rows: "Rows", table: Sequence[Sequence[str
             Section("Notes", notes),
             Section("What was done", commands=[("", command_line())]),
             Section("How to go on", commands=commands),
-            Section("Machine", titles=("what", "which"), rows=[list(row) for row in environment().items()]),
+            machine_section(),
         ],
     )

@@ -49,6 +49,15 @@ class RunRecord:
         """A task's headline metric on a side; None where it was not measured."""
         return self.metrics.get(side, {}).get(f"{task}/{self.primaries[task]}")
 
+    def checkpoint(self, folder: Path) -> Path | None:
+        """The checkpoint that was measured: that of an evaluation, of the run in `folder` its best, else its last.
+
+        None where it is no longer there, or the file was none.
+        """
+        own = [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        candidates = own if self.model is None else [Path(self.model)]
+        return next((path for path in candidates if path.suffix == ".ckpt" and path.is_file()), None)
+
     def write(self, folder: Path) -> None:
         """Write metrics.json; what is None is left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "metrics"}

@@ -96,8 +96,7 @@ def _task_sections(folder: Path, record: RunRecord) -> Iterator[Section]:
 
 
 def _figures(place: Path, names: Any) -> list[tuple[Path, str]]:
-    files = [(place / f"{name}.png", CAPTIONS.get(name, name.replace("_", " "))) for name in names]
-    return [(path, caption) for path, caption in files if path.exists()]
+    return [(place / f"{name}.png", CAPTIONS.get(name, name.replace("_", " "))) for name in names]
 
 
 def _joint(record: RunRecord) -> list[list[Any]]:
@@ -123,7 +122,7 @@ def _costs(record: RunRecord) -> Iterator[list[Any]]:
 
 def _next(folder: Path, record: RunRecord) -> list[tuple[str, str]]:
     """Commands that go on from here, with the checkpoint that was evaluated."""
-    best = next((path for path in _checkpoints(folder, record) if path.is_file()), None)
+    best = record.checkpoint(folder)
     if best is None:
         return []
     ckpt, model = shlex.quote(f"ckpt={best}"), shlex.quote(f"model={best}")
@@ -137,9 +136,3 @@ def _next(folder: Path, record: RunRecord) -> list[tuple[str, str]]:
         more = f"python train.py {longer} trainer.max_epochs={2 * (record.epochs or 1)}"
         commands.append(("A longer training, where the curves still rise", more))
     return commands
-
-
-def _checkpoints(folder: Path, record: RunRecord) -> list[Path]:
-    if record.model:
-        return [Path(record.model)]
-    return [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]

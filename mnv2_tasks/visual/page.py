@@ -7,11 +7,12 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.files import replacing
+from mnv2_tasks.machine import environment
 
 WIDEST = 1600  # pixels of a picture in a page; wider ones are made smaller
 QUALITY = 80  # of a photo, as WebP counts it
@@ -26,7 +27,7 @@ class Section:
         text: a paragraph each.
         commands: (what it does, the command).
         titles, rows: of a table, which a click on a title sorts.
-        figures: (the file of a picture, what it shows).
+        figures: (the file of a picture, what it shows); one whose file is not there is left out.
         folded: a long text that is seen when asked for.
     """
 
@@ -39,11 +40,17 @@ class Section:
     folded: str = ""
 
 
+def machine_section() -> Section:
+    """What this process runs on."""
+    return Section("Machine", titles=("what", "which"), rows=[list(row) for row in environment().items()])
+
+
 def write_report(
     path: Path, *, title: str, about: str, numbers: Sequence[tuple[str, Any, str]], sections: Sequence[Section]
 ) -> None:
     """A page of headline numbers, each (name, value, remark), and sections; those without content are left out."""
-    shown = [one for one in sections if one.text or one.commands or one.rows or one.figures or one.folded]
+    there = [replace(one, figures=[pair for pair in one.figures if pair[0].exists()]) for one in sections]
+    shown = [one for one in there if one.text or one.commands or one.rows or one.figures or one.folded]
     write_page(path, "report.html", {"title": title, "about": about, "numbers": numbers, "sections": shown})
 
 

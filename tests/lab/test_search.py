@@ -207,11 +207,13 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_that_ran(tmp_path, cap
 
 def test_two_runners_of_one_folder_never_do_the_same_trial(tmp_path):
     launchers = [Written(), Written()]
+    for launcher in launchers:
+        launcher.pause = 0.1  # seconds between two looks: one alone is not through before the other has begun
 
-    def runner(launcher):
-        search_on(opened(tmp_path), Runs(tmp_path, ["x"], []), launcher, most=11)
+    def runner(trials, launcher):
+        search_on(trials, Runs(tmp_path, ["x"], []), launcher, most=11)
 
-    threads = [threading.Thread(target=runner, args=[launcher]) for launcher in launchers]
+    threads = [threading.Thread(target=runner, args=[opened(tmp_path), launcher]) for launcher in launchers]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -69,19 +69,13 @@ def find(paths: Sequence[str], *, trust: Sequence[str], downloads: Path) -> tupl
     shared = Path(os.path.commonpath([folder.absolute().parent for folder, _ in read]))
     runs = []
     for folder, record in read:
-        checkpoint = _checkpoint(folder, record)
+        checkpoint = record.checkpoint(folder)
         of_run = checkpoint is not None and checkpoint.parent.name == "checkpoints"
         origin = checkpoint.parent.parent if checkpoint and of_run else folder
         runs.append(
             FoundRun(folder.absolute().relative_to(shared).as_posix(), folder, record, _settings(origin), checkpoint)
         )
     return runs, left_out
-
-
-def _checkpoint(folder: Path, record: RunRecord) -> Path | None:
-    own = [folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
-    candidates = own if record.model is None else [Path(record.model)]
-    return next((path for path in candidates if path.suffix == ".ckpt" and path.exists()), None)
 
 
 def _below(path: str) -> list[Path]:

@@ -162,20 +162,12 @@ def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> dict[
 def settings_apart(rows: Sequence[Row]) -> tuple[dict[str, list[Any]], list[str]]:
     """{dotted name: the value of each row} of the settings that are not the same, and the rows without settings."""
     from mnv2_tasks.assembly.changes import differences
+    from mnv2_tasks.assembly.overrides import value_of
 
     known = [row for row in rows if row.first.settings is not None]
     names: dict[str, None] = {}
     for row in known[1:]:
         first, other = (_compared(one.first.settings or {}) for one in (known[0], row))
         names |= dict.fromkeys(differences(first, other))
-    apart = {name: [_value(row.first.settings, name) for row in rows] for name in names}
+    apart = {name: [value_of(row.first.settings or {}, name) for row in rows] for name in names}
     return apart, [row.name for row in rows if row not in known]
-
-
-def _value(settings: Mapping[str, Any] | None, name: str) -> Any:
-    node: Any = settings
-    for key in name.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            return None
-        node = node[key]
-    return node

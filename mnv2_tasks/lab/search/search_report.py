@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mnv2_tasks.lab.search.space import shown
-from mnv2_tasks.machine import command_line, environment
-from mnv2_tasks.visual.page import Section, write_report
+from mnv2_tasks.machine import command_line
+from mnv2_tasks.visual.page import Section, machine_section, write_report
 
 CAPTIONS = {
     "history": "The score of every trial in their order, and the best so far",
@@ -37,7 +37,7 @@ def write_search_report(folder: Path, results: Mapping[str, Any], remarks: Seque
         numbers=numbers,
         sections=[
             Section(heading, remarks, titles=_titles(names), rows=_rows(best, names)),
-            Section("Pictures", figures=[(path, caption) for path, caption in figures if path.exists()]),
+            Section("Pictures", figures=figures),
             Section("Every trial", failed, titles=_titles(names), rows=_rows(trials, names)),
             Section(
                 "How to go on",
@@ -46,7 +46,7 @@ def write_search_report(folder: Path, results: Mapping[str, Any], remarks: Seque
                     ("More trials, with a larger search.trials; what has ended is not done again", command_line()),
                 ],
             ),
-            Section("Machine", titles=("what", "which"), rows=[list(row) for row in environment().items()]),
+            machine_section(),
         ],
     )
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnv2_tasks.machine import command_line, environment
-from mnv2_tasks.visual.page import Section, write_report
+from mnv2_tasks.machine import command_line
+from mnv2_tasks.visual.page import Section, machine_section, write_report
 
 CAPTIONS = {
     "curves": "Scores on val over the epochs: mean, least and most",
@@ -36,10 +36,10 @@ def write_study_report(folder: Path, results: Mapping[str, Any], remarks: Sequen
         ],
         sections=[
             Section("Results", remarks, titles=titles, rows=rows),
-            Section("Pictures", figures=[(path, caption) for path, caption in figures if path.exists()]),
+            Section("Pictures", figures=figures),
             Section("Runs", titles=("variant", results["repeats"].removesuffix("s"), results["metric"]), rows=runs),
             Section("How to go on", commands=[("Once more: what is finished is not done again", command_line())]),
-            Section("Machine", titles=("what", "which"), rows=[list(row) for row in environment().items()]),
+            machine_section(),
         ],
     )
 
